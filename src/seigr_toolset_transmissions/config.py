@@ -1,0 +1,106 @@
+"""Every limit, time-out and size of a node, each with its unit and the reason for its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from .errors import STTConfigError
+
+__all__ = ["NodeConfig"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Settings of an `STTNode`. The defaults suit programs on a LAN or the Internet.
+
+    Raises:
+        STTConfigError: A value is not positive, or two of them contradict each other.
+
+    """
+
+    max_message_bytes: int = 4 * MIB
+    """Largest message sent or accepted. What is larger belongs in several messages, so that a slow
+    receiver can push back between them."""
+
+    send_window_bytes: int = 8 * MIB
+    """Messages accepted for one session and not yet acknowledged by the peer, in bytes. They are
+    kept for retransmission, so this bounds the memory of a sender whose peer is away. Must hold at
+    least one message of the largest size."""
+
+    send_window_messages: int = 65_536
+    """The same, in messages: bounds the memory that many small messages take."""
+
+    receive_window_bytes: int = 8 * MIB
+    """Credit: what a peer may send ahead of what the application has consumed. The product of a
+    path's bandwidth and round-trip time must fit in it for full speed: 8 MiB is 640 Mbit/s at
+    100 ms. Must hold one message of the largest size."""
+
+    inbox_bytes: int = 8 * MIB
+    """Received messages that wait in one endpoint's inbox, in bytes; when full, the peer waits."""
+
+    inbox_messages: int = 65_536
+    """The same, in messages."""
+
+    connect_timeout: float = 10.0
+    """Seconds for a dial in all: name look-up, connection and handshake."""
+
+    handshake_timeout: float = 10.0
+    """Seconds that a listener gives a stranger to prove that it knows the shared seed."""
+
+    close_timeout: float = 5.0
+    """Seconds that a close waits for the peer to acknowledge what was sent."""
+
+    send_timeout: float = 10.0
+    """Seconds that one of many recipients may take to accept a message before it counts as full."""
+
+    resume_window: float = 120.0
+    """Seconds that a session without a connection is kept, to be resumed; then it is lost."""
+
+    reconnect_delay: float = 0.2
+    """Seconds: the first reconnect waits a random time up to this; each further one up to twice
+    as long as the one before (full jitter, so that a hub that restarts is not stormed)."""
+
+    reconnect_delay_max: float = 30.0
+    """Seconds: the longest that a reconnect waits."""
+
+    ping_interval: float = 15.0
+    """Seconds of silence after which a peer is asked for a sign of life. Most NAT tables forget a
+    TCP connection later than that."""
+
+    ping_timeout: float = 15.0
+    """Seconds of further silence after which the connection is taken for dead."""
+
+    write_timeout: float = 30.0
+    """Seconds that a connection may refuse all bytes before it is taken for dead."""
+
+    ack_delay: float = 0.025
+    """Seconds that an acknowledgement may wait for other traffic to travel with."""
+
+    max_sessions: int = 4096
+    """Sessions that a node holds at once. A peer beyond them is refused."""
+
+    max_sessions_per_peer: int = 8
+    """Sessions with one peer at once: two when both dial, the rest for several processes that
+    share one node seed."""
+
+    max_suspended: int = 1024
+    """Sessions kept without a connection; beyond it the oldest is given up, and reported."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before it fails at run time."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise STTConfigError(f"{field.name} must be a number above 0, not {value!r}")
+            if field.type == "int" and not isinstance(value, int):
+                raise STTConfigError(f"{field.name} must be a whole number, not {value!r}")
+        room = 2 * self.max_message_bytes
+        for name in ("send_window_bytes", "receive_window_bytes"):
+            if getattr(self, name) < room:
+                raise STTConfigError(
+                    f"{name} must be at least twice max_message_bytes ({room}), "
+                    f"not {getattr(self, name)}"
+                )

@@ -1,0 +1,592 @@
+"""The endpoints that an application talks to: who they are, sending to them, receiving from them.
+
+An endpoint is whatever the application wants to address; its id is any non-empty ``bytes``.
+`EndpointManager` keeps an address, metadata and counters for each, hands what is sent to a
+callback, and keeps what was received until it is consumed (see `inbox` for how). It stands alone:
+it knows no node, session or transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from time import time
+from typing import Any
+
+from .errors import STTConfigError, STTEndpointError
+from .fanout import SendOutcome, fan_out
+from .inbox import Inbox, Inboxes, printable_id
+from .payload import as_bytes
+
+__all__ = ["EndpointManager", "SendOutcome"]
+
+#: Stands for "not given" where None is a value.
+_KEEP: Any = object()
+
+
+class _Endpoint(Inbox):
+    """One endpoint: its inbox, and what is known of it."""
+
+    __slots__ = (
+        "address",
+        "bytes_sent",
+        "connected_at",
+        "last_activity",
+        "metadata",
+        "temporary",
+        "wanted",
+    )
+
+    def begin(
+        self, address: Any, metadata: dict[str, Any] | None, *, connect: bool, temporary: bool
+    ) -> None:
+        """Start as a newly added endpoint; messages and waiters stay."""
+        self.wanted = connect
+        self.temporary = temporary
+        self.address = address
+        self.metadata = {} if metadata is None else metadata
+        self.connected_at = time()
+        self.last_activity: float | None = None
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.retiring = False
+
+
+class EndpointManager:
+    """Keeps endpoints, sends to them and receives from them.
+
+    Adding, removing and looking up take the same short time however many endpoints there are.
+    Not thread-safe: use it from one event loop.
+
+    Args:
+        transport_send_callback: ``async (endpoint_id, data)``, called with positional arguments.
+            It returns when the message was accepted and raises when it was not. It may call
+            anything here: it never runs under a lock. Without it nothing can be sent.
+        inbox_messages: How many received messages one endpoint's inbox holds.
+        inbox_bytes: How many bytes one endpoint's inbox holds. A larger message is accepted
+            when the inbox is empty.
+        send_nowait: ``(endpoint_id, data) -> bool``, tried before the callback: True when it has
+            accepted the message, False when the callback shall be awaited instead. What it
+            raises counts as if the callback had raised it.
+        status: ``(endpoint_id) -> dict``, merged into what `get_endpoint` returns.
+        on_wait: Called whenever a receive finds no message and has to wait.
+        on_wanted: Called with the id when an endpoint was added with ``connect=True``.
+
+    Raises:
+        STTConfigError: A bound is not a positive integer.
+
+    """
+
+    def __init__(
+        self,
+        transport_send_callback: Callable[[bytes, bytes], Awaitable[object]] | None = None,
+        *,
+        inbox_messages: int = 16_384,
+        inbox_bytes: int = 8 * 1024 * 1024,
+        send_nowait: Callable[[bytes, bytes], bool] | None = None,
+        status: Callable[[bytes], Mapping[str, Any]] | None = None,
+        on_wait: Callable[[], None] | None = None,
+        on_wanted: Callable[[bytes], None] | None = None,
+    ) -> None:
+        bounds: dict[str, Any] = {"inbox_messages": inbox_messages, "inbox_bytes": inbox_bytes}
+        for name, bound in bounds.items():
+            if not isinstance(bound, int) or bound < 1:
+                raise STTConfigError(f"{name} must be an int of at least 1, not {bound!r}")
+        for name, function in (
+            ("transport_send_callback", transport_send_callback),
+            ("send_nowait", send_nowait),
+            ("status", status),
+            ("on_wait", on_wait),
+            ("on_wanted", on_wanted),
+        ):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, not {type(function).__name__}")
+        self._callback = transport_send_callback
+        self._send_nowait = send_nowait
+        self._status = status
+        self._on_wait = on_wait
+        self._on_wanted = on_wanted
+        self._endpoints: dict[bytes, _Endpoint] = {}
+        self._inboxes = Inboxes(inbox_messages, inbox_bytes, self._on_drained)
+
+    # -- lifecycle ---------------------------------------------------------------------------
+
+    async def add_endpoint(
+        self,
+        endpoint_id: bytes,
+        address: Any,
+        metadata: dict[str, Any] | None = None,
+        *,
+        connect: bool = False,
+    ) -> None:
+        """Add an endpoint. Never waits.
+
+        Args:
+            endpoint_id: Any non-empty bytes.
+            address: Anything; kept as given.
+            metadata: Kept as given: the very object, for the caller to change at any time.
+            connect: Whether the transport shall connect to it at once and stay connected until
+                it is removed. For a transport that knows no connections this means nothing.
+
+        Raises:
+            STTEndpointError: The endpoint is present already; it stays as it was.
+
+        """
+        self.add_endpoint_nowait(endpoint_id, address, metadata, connect=connect)
+
+    def add_endpoint_nowait(
+        self,
+        endpoint_id: bytes,
+        address: Any,
+        metadata: dict[str, Any] | None = None,
+        *,
+        connect: bool = False,
+        temporary: bool = False,
+    ) -> None:
+        """Add an endpoint without awaiting: as `add_endpoint`.
+
+        ``temporary`` is a note for the transport that adds endpoints by itself: `is_temporary`
+        then tells whether this is still its own, and not one that the user has added anew.
+
+        An endpoint that is retiring (see `retire_endpoint`) is added anew, as the youngest, and
+        keeps the messages that it still has; no error.
+        """
+        _check_id(endpoint_id)
+        _check_metadata(metadata)
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is None:
+            endpoint = _Endpoint(endpoint_id)
+        elif endpoint.retiring:
+            del self._endpoints[endpoint_id]  # it becomes the youngest
+        else:
+            raise STTEndpointError(
+                f"endpoint {printable_id(endpoint_id)} is present already; "
+                "change it with update_endpoint, or remove it first"
+            )
+        endpoint.begin(address, metadata, connect=connect, temporary=temporary)
+        self._endpoints[endpoint_id] = endpoint
+        if connect and self._on_wanted is not None:
+            self._on_wanted(endpoint_id)
+
+    def update_endpoint(
+        self,
+        endpoint_id: bytes,
+        *,
+        address: Any = _KEEP,
+        metadata: dict[str, Any] | None = _KEEP,
+    ) -> None:
+        """Replace the address, the metadata, or both; what is not given stays.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown.
+
+        """
+        endpoint = self._get(endpoint_id)
+        if metadata is not _KEEP:
+            _check_metadata(metadata)
+            endpoint.metadata = {} if metadata is None else metadata
+        if address is not _KEEP:
+            endpoint.address = address
+
+    async def remove_endpoint(self, endpoint_id: bytes) -> None:
+        """Remove an endpoint and drop the messages that nobody has received. Never waits.
+
+        Everybody who waits in `receive_from` or `deliver` for it gets STTEndpointError; sends
+        under way go on.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown.
+
+        """
+        self._remove(self._get(endpoint_id))
+
+    def retire_endpoint(self, endpoint_id: bytes) -> None:
+        """Remove an endpoint once all its messages have been received: at once if it has none.
+
+        Until then it stays visible, but takes no further messages: `deliver` and `offer` raise
+        STTEndpointError, also for those who wait. Adding it again calls this off.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown.
+
+        """
+        endpoint = self._get(endpoint_id)
+        endpoint.retiring = True
+        if endpoint.messages is None:
+            self._remove(endpoint)
+        else:
+            self._inboxes.refuse(endpoint)
+
+    def _on_drained(self, inbox: Inbox) -> None:
+        self._remove(self._endpoints[inbox.endpoint_id])
+
+    def _remove(self, endpoint: _Endpoint) -> None:
+        del self._endpoints[endpoint.endpoint_id]
+        self._inboxes.discard(endpoint)
+
+    def wanted(self, endpoint_id: bytes) -> bool:
+        """Whether the endpoint is there and was added with ``connect=True``."""
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and endpoint.wanted
+
+    def is_temporary(self, endpoint_id: bytes) -> bool:
+        """Whether the endpoint is there and was added with ``temporary=True``."""
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and endpoint.temporary
+
+    # -- looking up --------------------------------------------------------------------------
+
+    def get_endpoint(self, endpoint_id: bytes) -> dict[str, Any] | None:
+        """Return what is known of the endpoint, or None if it is unknown.
+
+        The dict is a new one, with at least these keys:
+
+        ``address``
+            As given.
+        ``metadata``
+            The live dict that was given, or one of the endpoint's own if none was.
+        ``connected_at``
+            When the endpoint was added, in seconds since the epoch.
+        ``state``
+            A word. A manager on its own knows no connections: ``"known"``, or ``"retiring"``.
+        ``bytes_sent``, ``bytes_received``
+            Bytes of messages accepted for sending and into the inbox, since it was added.
+        ``last_activity``
+            When a message was last accepted in either direction, in seconds since the epoch, or
+            None.
+        ``rtt``
+            The round-trip time in seconds, or None while it is unknown.
+
+        The ``status`` function's result is merged in: it overrides these and may add more.
+        """
+        endpoint = self._find(endpoint_id)
+        if endpoint is None:
+            _check_id(endpoint_id)
+            return None
+        info = {
+            "address": endpoint.address,
+            "metadata": endpoint.metadata,
+            "connected_at": endpoint.connected_at,
+            "state": "retiring" if endpoint.retiring else "known",
+            "bytes_sent": endpoint.bytes_sent,
+            "bytes_received": endpoint.bytes_received,
+            "last_activity": endpoint.last_activity,
+            "rtt": None,
+        }
+        if self._status is not None:
+            info.update(self._status(endpoint.endpoint_id))
+        return info
+
+    def list_endpoints(self) -> list[bytes]:
+        """Return the ids of all endpoints, in order of addition."""
+        return list(self._endpoints)
+
+    def find(
+        self, predicate: Callable[[dict[str, Any]], object] | None = None, /, **metadata: Any
+    ) -> list[bytes]:
+        """Return the ids of the endpoints whose metadata match, in order of addition.
+
+        Args:
+            predicate: Called with each metadata dict; true means a match. A KeyError that it
+                raises means that there is no such metadata, and no match. Any other exception
+                propagates.
+            **metadata: Values that the metadata must hold under these keys. Without any
+                argument every endpoint matches.
+
+        """
+        if predicate is not None and not callable(predicate):
+            raise TypeError(
+                f"the predicate must be callable, not {type(predicate).__name__}; "
+                'equalities go by keyword: find(type="relay")'
+            )
+        return self._select(predicate, metadata)
+
+    def _select(
+        self, predicate: Callable[[dict[str, Any]], object] | None, wanted: Mapping[str, Any]
+    ) -> list[bytes]:
+        # A snapshot: the predicate may add or remove endpoints.
+        return [
+            endpoint.endpoint_id
+            for endpoint in list(self._endpoints.values())
+            if _matches(endpoint.metadata, predicate, wanted)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._endpoints)
+
+    def __contains__(self, endpoint_id: object) -> bool:
+        return isinstance(endpoint_id, bytes) and endpoint_id in self._endpoints
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over the ids as they are now; endpoints may come and go meanwhile."""
+        return iter(list(self._endpoints))
+
+    def _find(self, endpoint_id: bytes) -> _Endpoint | None:
+        try:
+            return self._endpoints.get(endpoint_id)
+        except TypeError:  # not hashable, hence no id
+            return None
+
+    def _get(self, endpoint_id: bytes) -> _Endpoint:
+        endpoint = self._find(endpoint_id)
+        if endpoint is None:
+            raise _unknown(endpoint_id)
+        return endpoint
+
+    # -- sending -----------------------------------------------------------------------------
+
+    async def send_to_endpoint(
+        self, endpoint_id: bytes, data: bytes | bytearray | memoryview
+    ) -> None:
+        """Send data to one endpoint; return when it was accepted.
+
+        A success means no more than the callback's own: that it has taken the message. Does not
+        give way to the event loop when ``send_nowait`` accepts at once.
+
+        Args:
+            endpoint_id: The endpoint.
+            data: What is not ``bytes`` is copied first, so the buffer may be reused at once.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown, or there is no callback; nothing was sent.
+            Exception: Whatever the callback raises. Whether the message was accepted before an
+                exception or a cancel is for the callback to say.
+
+        """
+        try:
+            endpoint = self._endpoints[endpoint_id]
+        except (KeyError, TypeError):
+            raise _unknown(endpoint_id) from None
+        if type(data) is not bytes:
+            data = as_bytes(data)
+        nowait = self._send_nowait
+        if nowait is None or not nowait(endpoint.endpoint_id, data):
+            if self._callback is None:
+                raise STTEndpointError(
+                    f"no way to send to endpoint {printable_id(endpoint_id)}: "
+                    "this EndpointManager was made without a transport_send_callback"
+                )
+            await self._callback(endpoint.endpoint_id, data)
+        endpoint.bytes_sent += len(data)
+        endpoint.last_activity = time()
+
+    async def send_to_many(
+        self,
+        ids: Iterable[bytes],
+        data: bytes | bytearray | memoryview,
+        *,
+        timeout: float | None = 10.0,
+    ) -> dict[bytes, SendOutcome]:
+        """Send the same data to several endpoints concurrently; return each one's outcome.
+
+        A slow or failing endpoint neither delays nor harms another, and no exception of one of
+        them escapes. An id that is given twice is sent to once.
+
+        Args:
+            ids: The endpoints, for instance from `find`.
+            data: As for `send_to_endpoint`.
+            timeout: After so many seconds a callback still under way is cancelled, and its
+                outcome is `SendOutcome.FULL`; None: no limit. The call lasts until each callback
+                has ended, so one that resists its cancellation delays the return.
+
+        Returns:
+            One outcome for each id, in the order given.
+
+        On cancel every callback still under way is cancelled and awaited; the message may have
+        been sent to all, some or none.
+
+        Raises:
+            TypeError: Something is no id, or the data no data. Nothing was sent.
+
+        """
+        if isinstance(ids, bytes | bytearray | memoryview | str):
+            raise TypeError(f"ids must be an iterable of ids, not one {type(ids).__name__}")
+        recipients = list(ids)
+        for endpoint_id in recipients:
+            _check_id(endpoint_id)
+        return await self._send(recipients, as_bytes(data), timeout)
+
+    async def broadcast(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        where: Callable[[dict[str, Any]], object] | Mapping[str, Any] | None = None,
+        timeout: float | None = 10.0,
+    ) -> dict[bytes, SendOutcome]:
+        """Send data to all endpoints, or to those whose metadata match: as `send_to_many`.
+
+        Args:
+            data: As for `send_to_endpoint`.
+            where: A predicate over the metadata, or a mapping of what the metadata must hold, as
+                for `find`; None: all endpoints.
+            timeout: As for `send_to_many`.
+
+        """
+        data = as_bytes(data)
+        if where is None:
+            recipients = list(self._endpoints)
+        elif isinstance(where, Mapping):
+            recipients = self._select(None, where)
+        else:
+            recipients = self.find(where)
+        return await self._send(recipients, data, timeout)
+
+    async def _send(
+        self, recipients: list[bytes], data: bytes, timeout: float | None
+    ) -> dict[bytes, SendOutcome]:
+        outcomes = await fan_out(
+            recipients,
+            data,
+            known=self._endpoints,
+            send_nowait=self._send_nowait,
+            send=self._callback,
+            timeout=timeout,
+        )
+        now = time()
+        for endpoint_id, outcome in outcomes.items():
+            endpoint = self._endpoints.get(endpoint_id)
+            if outcome is SendOutcome.ACCEPTED and endpoint is not None:
+                endpoint.bytes_sent += len(data)
+                endpoint.last_activity = now
+        return outcomes
+
+    # -- receiving ---------------------------------------------------------------------------
+
+    async def receive_from(
+        self, endpoint_id: bytes, *, timeout: float | None = None
+    ) -> tuple[bytes, bytes]:
+        """Receive the next message of one endpoint: ``(data, endpoint_id)``.
+
+        Each message is received once: by the oldest waiting `receive_from` for its endpoint, else
+        by the oldest waiting `receive_any`, else by whichever asks first. Does not give way to
+        the event loop when a message is at hand.
+
+        Args:
+            endpoint_id: The endpoint.
+            timeout: How many seconds to wait for a message; None: no limit; 0: only what is there.
+
+        Raises:
+            STTTimeoutError: No message came in time.
+            STTEndpointError: The endpoint is unknown, or was removed meanwhile.
+
+        Nothing is lost or reordered by an error or a cancel: the message stays for the next.
+
+        """
+        endpoint = self._get(endpoint_id)
+        inboxes = self._inboxes
+        message = inboxes.take_from(endpoint)
+        if message is None:
+            if self._on_wait is not None:
+                self._on_wait()
+            message = await inboxes.receive(endpoint, timeout)
+        return message
+
+    async def receive_any(self, *, timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Receive the oldest message of all endpoints, those added later included.
+
+        As `receive_from` in everything else; it waits on while endpoints come and go.
+        """
+        inboxes = self._inboxes
+        message = inboxes.take_any()
+        if message is None:
+            if self._on_wait is not None:
+                self._on_wait()
+            message = await inboxes.receive(None, timeout)
+        return message
+
+    async def deliver(self, endpoint_id: bytes, data: bytes | bytearray | memoryview) -> None:
+        """Put a received message into the endpoint's inbox, waiting while that is full.
+
+        Those who wait go in order. Does not give way to the event loop when there is room.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown or retiring, or is removed meanwhile.
+
+        After an error or a cancel the message was not delivered.
+
+        """
+        endpoint = self._get_accepting(endpoint_id)
+        data = as_bytes(data)
+        if not self._inboxes.put(endpoint, data):
+            await self._inboxes.put_when_room(endpoint, data)
+        endpoint.last_activity = time()
+
+    def offer(
+        self, endpoint_id: bytes, messages: Sequence[bytes], *, beyond_bounds: bool = False
+    ) -> int:
+        """Put as many received messages as there is room for; return how many, from the first on.
+
+        The others remain the caller's, to offer again after `wait_for_room`. None are accepted
+        while somebody waits in `deliver` or `wait_for_room`: they come first.
+
+        Args:
+            endpoint_id: The endpoint.
+            messages: Messages in order, each of them ``bytes``; this is not checked.
+            beyond_bounds: Put all of them, whether or not there is room: for the last messages
+                of a sender that is gone and cannot be made to wait.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown or retiring.
+
+        """
+        endpoint = self._get_accepting(endpoint_id)
+        count = self._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
+        if count:
+            endpoint.last_activity = time()
+        return count
+
+    async def wait_for_room(self, endpoint_id: bytes, size: int = 1, count: int = 1) -> None:
+        """Wait until `offer` would accept ``count`` messages of ``size`` bytes together.
+
+        It then does so for this caller, if called before it next gives way to the event loop. An
+        empty inbox has room, whatever is asked for.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown or retiring, or is removed meanwhile.
+
+        """
+        await self._inboxes.wait_for_room(self._get_accepting(endpoint_id), size, count)
+
+    def _get_accepting(self, endpoint_id: bytes) -> _Endpoint:
+        endpoint = self._get(endpoint_id)
+        if endpoint.retiring:
+            raise STTEndpointError(
+                f"endpoint {printable_id(endpoint_id)} is retiring and takes no more messages; "
+                "add it again first"
+            )
+        return endpoint
+
+
+def _matches(
+    metadata: dict[str, Any],
+    predicate: Callable[[dict[str, Any]], object] | None,
+    wanted: Mapping[str, Any],
+) -> bool:
+    for key, value in wanted.items():
+        if key not in metadata or metadata[key] != value:
+            return False
+    if predicate is None:
+        return True
+    try:
+        return bool(predicate(metadata))
+    except KeyError:
+        return False
+
+
+def _unknown(endpoint_id: bytes) -> STTEndpointError:
+    """Return the error to raise, or raise a better one if this can be no id."""
+    _check_id(endpoint_id)
+    return STTEndpointError(
+        f"endpoint {printable_id(endpoint_id)} is unknown; add it first with add_endpoint"
+    )
+
+
+def _check_id(endpoint_id: Any) -> None:
+    if not isinstance(endpoint_id, bytes):
+        raise TypeError(f"an endpoint id must be bytes, not {type(endpoint_id).__name__}")
+    if not endpoint_id:
+        raise ValueError("an endpoint id must not be empty")
+
+
+def _check_metadata(metadata: object) -> None:
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata must be a dict or None, not {type(metadata).__name__}")

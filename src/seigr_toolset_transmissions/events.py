@@ -1,0 +1,581 @@
+"""EventEmitter: named events, the async handlers registered for them, and how both are run.
+
+What an event means is its user's business. This file decides who is called, when, with what,
+and what becomes of a handler's result, failure or cancellation. An emitter belongs to one
+event loop and is not thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import sys
+from asyncio import CancelledError, current_task
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from .errors import STTEventError
+
+__all__ = ["EventEmitter", "Occurrence"]
+
+_log = logging.getLogger(__name__)
+_UNSET: Any = object()
+_EAGER = sys.version_info >= (3, 12)
+_TASK_OPTIONS: dict[str, Any] = {"eager_start": True} if _EAGER else {}
+
+Handler = Callable[..., Awaitable[Any]]
+_H = TypeVar("_H", bound=Handler)
+
+
+class Occurrence(NamedTuple):
+    """One emit of an event, as `EventEmitter.wait_for` and `EventEmitter.stream` give it."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class EventEmitter:
+    """Runs async handlers when the event they are registered for is emitted.
+
+    A handler is an ``async def`` function, a bound async method, a `functools.partial` of one,
+    or an object with ``async def __call__``. Handlers are held by strong references, and one that
+    is registered twice is called twice.
+
+    Every method and decorator that registers raises `STTEventError` if the handler is anything
+    else, and `TypeError` if the event's name is not a ``str``; nothing was registered then.
+
+    Everything that emits must call ``events.emit(...)``: assigning a wrapper to ``emit`` on the
+    instance then sees every event. `on_any` is the cleaner way to the same.
+    """
+
+    def __init__(self) -> None:
+        # The user's handlers, and nothing else, by event. Never an empty list. Changed in place.
+        self._handlers: dict[str, list[Handler]] = {}
+        # Called as (name, args, kwargs): under None what `on_any` registered, under an event's
+        # name its `wait_for` and `stream`. Never an empty list.
+        self._watchers: dict[str | None, list[Handler]] = {}
+        # The emits that still have handlers to start, to be told of removals.
+        self._starting: set[_Emission] = set()
+
+    def on(self, name: str) -> Callable[[_H], _H]:
+        """Return a decorator that registers a handler for `name` and returns it unchanged."""
+        _check_name(name)
+
+        def decorator(handler: _H) -> _H:
+            self.register(name, handler)
+            return handler
+
+        return decorator
+
+    def register(self, name: str, handler: Handler) -> None:
+        """Call `handler` at every later emit of `name`, after those registered before it."""
+        _check_name(name)
+        _check_handler(handler, f"event {name!r}")
+        self._handlers.setdefault(name, []).append(handler)
+
+    def once(self, name: str) -> Callable[[_H], _H]:
+        """Return a decorator like `on`, for a handler that is called at most once.
+
+        It is removed before it is called, so that neither a nested nor a concurrent emit calls it
+        again. `remove_handler` with the handler itself removes it earlier.
+        """
+        _check_name(name)
+
+        def decorator(handler: _H) -> _H:
+            _check_handler(handler, f"event {name!r}")
+            entry = _Once(handler, lambda entry: self._remove(self._handlers, name, entry))
+            self._handlers.setdefault(name, []).append(entry)
+            return handler
+
+        return decorator
+
+    def on_any(self, handler: _H) -> _H:
+        """Call ``handler(name, args, kwargs)`` at every later emit; return `handler` unchanged.
+
+        It starts before the event's own handlers, and runs and fails like them, but its result is
+        not among the emit's. It also sees the ``error`` events of other handlers' failures.
+        """
+        _check_handler(handler, "on_any")
+        self._watchers.setdefault(None, []).append(handler)
+        return handler
+
+    def remove_handler(self, name: str, handler: Handler) -> None:
+        """Remove the oldest registration of a handler equal to `handler`; none is no error.
+
+        Where an emit has not started it yet, it is not called any more.
+        """
+        self._remove(self._handlers, name, handler)
+
+    def remove_any(self, handler: Handler) -> None:
+        """Remove the oldest `on_any` registration of a handler equal to `handler`, if any."""
+        self._remove(self._watchers, None, handler)
+
+    def clear_event(self, name: str) -> None:
+        """Remove every handler of `name`. What waits in `wait_for` or `stream` goes on waiting."""
+        for handler in self._handlers.get(name, [])[:]:
+            self._remove(self._handlers, name, handler)
+
+    def clear_all(self) -> None:
+        """Remove the handlers of every event and of `on_any`.
+
+        What waits in `wait_for` or `stream` goes on waiting: its own block ends it.
+        """
+        for name in list(self._handlers):
+            self.clear_event(name)
+        for handler in self._watchers.get(None, [])[:]:
+            self._remove(self._watchers, None, handler)
+
+    def handlers(self, name: str) -> list[Handler]:
+        """Return a new list of the handlers of `name`, in order of registration.
+
+        What `on_any`, `wait_for` and `stream` registered is not in it.
+        """
+        return [_original(handler) for handler in self._handlers.get(name, ())]
+
+    def events(self) -> list[str]:
+        """Return a new list of the names that have at least one handler."""
+        return list(self._handlers)
+
+    def observed(self, name: str) -> bool:
+        """Tell whether anything would see an emit of `name`, to spare making what nobody sees.
+
+        Handlers count, `on_any`, `wait_for` and `stream`, and an ``emit`` that was replaced on the
+        instance or in a subclass.
+        """
+        return (
+            name in self._handlers
+            or (bool(self._watchers) and (name in self._watchers or None in self._watchers))
+            or "emit" in self.__dict__
+            or type(self).emit is not EventEmitter.emit
+        )
+
+    async def emit(self, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call every handler that is registered for `name` now, and wait until all have ended.
+
+        They start in order of registration and run concurrently; a single one is awaited directly,
+        several run in a task each. One that is removed before it started is not called; one
+        that is registered meanwhile waits for the next emit.
+
+        A handler that raises (`CancelledError` of its own included, and `TypeError` for arguments
+        it does not take) harms neither the others nor the caller: the failure is logged with its
+        traceback and emitted as ``error`` with ``error_type="handler_failed"`` and ``details`` of
+        ``event``, ``handler`` and ``exception``, which is awaited too. What fails during an
+        ``error`` event, or after the emit was cancelled, is logged only.
+
+        Returns:
+            The handlers' results in order of registration, a failure as its exception object; an
+            empty list if there is no handler.
+
+        Raises:
+            TypeError: `name` is not a ``str``. Nothing was called.
+            CancelledError: The calling task was cancelled. Handlers may have run wholly, in part or
+                not at all; all that were running have been cancelled and have ended. (A single
+                handler that swallows the cancellation and returns, or raises another error
+                ``from`` it, keeps it from the caller, as anything that is awaited does. In a task
+                that was cancelled before the emit, a `CancelledError` of a single handler's own
+                counts as the task's.)
+            BaseException: `KeyboardInterrupt`, `SystemExit` and their like from a handler, after
+                all other handlers were cancelled and have ended.
+
+        """
+        handlers = self._handlers.get(name)
+        watchers = self._watchers
+        if watchers and (None in watchers or name in watchers):
+            return await self._emit_to_several(name, args, kwargs)
+        if not handlers:
+            _check_name(name)
+            return []
+        if len(handlers) > 1:
+            return await self._emit_to_several(name, args, kwargs)
+        handler = handlers[0]
+        try:
+            return [await handler(*args, **kwargs)]
+        except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported, and in the results
+            failure = exc
+        try:
+            if cancellation := _cancellation_in(failure, sys.exception()):
+                if failure is not cancellation:
+                    _log_failure(name, handler, failure)
+                raise cancellation
+            await self._report(name, handler, failure)
+            return [failure]
+        finally:
+            del failure  # its traceback leads here: no cycle of references
+
+    async def wait_for(
+        self,
+        name: str,
+        predicate: Callable[[Occurrence], object] | None = None,
+        timeout: float | None = None,
+    ) -> Occurrence:
+        """Wait for the next emit of `name`, or the next one for which `predicate` is true.
+
+        Args:
+            name: The event's name.
+            predicate: A plain function of the `Occurrence`; None takes the first.
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            The occurrence. An emit that begins after this coroutine has begun is not missed.
+
+        Raises:
+            TimeoutError: Nothing fitted in `timeout` seconds.
+            TypeError: `name` is not a ``str``, or `predicate` is async.
+            Exception: Whatever `predicate` raised; the emit is not affected.
+
+        However it ends, cancelled included, nothing stays registered.
+
+        """
+        _check_name(name)
+        if predicate is not None and _is_async(predicate):
+            raise TypeError(f"the predicate {_describe(predicate)} is async: write it with `def`")
+        outcome: asyncio.Future[Occurrence | Exception]
+        outcome = asyncio.get_running_loop().create_future()
+
+        async def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            occurrence = Occurrence(name, args, kwargs)
+            if outcome.done():
+                return
+            try:
+                if predicate is None or predicate(occurrence):
+                    outcome.set_result(occurrence)
+            except Exception as exc:  # noqa: BLE001 - it is the waiter's, who raises it
+                outcome.set_result(exc)
+
+        self._watchers.setdefault(name, []).append(watch)
+        try:
+            await asyncio.wait((outcome,), timeout=timeout)
+        finally:
+            self._remove(self._watchers, name, watch)
+        if not outcome.done():
+            raise TimeoutError(f"no event {name!r} that was waited for within {timeout} s")
+        result = outcome.result()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    @asynccontextmanager
+    async def stream(
+        self, name: str, *, maxsize: int = 64
+    ) -> AsyncIterator[AsyncIterator[Occurrence]]:
+        """Open an async iterator over the emits of `name` from now on.
+
+        Use it as ``async with events.stream("x") as stream: async for occurrence in stream: ...``.
+        At most `maxsize` occurrences wait in it. When it is full, emits of `name` wait for room
+        (nothing is dropped, unless the waiting emit is cancelled): do not emit more than that
+        from the task that reads. Cancelling a read loses nothing.
+
+        Leaving the block ends the iteration for every reader, discards what was not read, and
+        lets the waiting emits go on.
+
+        Raises:
+            TypeError: On entering: `name` is not a ``str``.
+            ValueError: On entering: `maxsize` is less than 1.
+
+        """
+        _check_name(name)
+        if maxsize < 1:
+            raise ValueError(f"maxsize is a number of occurrences, at least 1, not {maxsize!r}")
+        stream = _Stream(maxsize)
+        self._watchers.setdefault(name, []).append(stream.put)
+        try:
+            yield stream
+        finally:
+            self._remove(self._watchers, name, stream.put)
+            stream.close()
+
+    def _remove(self, table: dict[Any, list[Handler]], key: str | None, handler: Handler) -> None:
+        registered = table.get(key, [])
+        for index, entry in enumerate(registered):
+            if handler in (entry, _original(entry)):
+                del registered[index]
+                for emission in self._starting:
+                    emission.forget(registered, index)
+                break
+        if not registered:
+            table.pop(key, None)
+
+    async def _emit_to_several(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        _check_name(name)
+        emission = _Emission(name, self._report)
+        if watchers := self._watchers:
+            # A copy: what a watcher does to it must not change what handlers are called with.
+            seen = (name, args, kwargs.copy())
+            emission.take(watchers.get(None, []), seen, {})
+            emission.take(watchers.get(name, []), seen, {})
+        watching = len(emission.calls)
+        emission.take(self._handlers.get(name, []), args, kwargs)
+        await emission.run(self._starting)
+        return emission.results(watching)
+
+    async def _report(self, name: str, handler: Handler, exc: BaseException) -> None:
+        _log_failure(name, handler, exc)
+        if name == "error":
+            return  # a failure to handle errors must not make more of them
+        details = {"event": name, "handler": _original(handler), "exception": exc}
+        try:
+            await self.emit("error", error_type="handler_failed", details=details)
+        except Exception:  # noqa: BLE001 - a wrapper's own failure; the handler's is logged
+            _log.exception("the replaced emit of %s failed for an error event", _describe(self))
+
+
+class _Once:
+    """A registration that ends when it is called."""
+
+    __slots__ = ("_remove", "handler")
+
+    def __init__(self, handler: Handler, remove: Callable[[_Once], None]) -> None:
+        self.handler = handler
+        self._remove = remove
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        self._remove(self)
+        return self.handler(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"once({self.handler!r})"
+
+
+class _Emission:
+    """One emit that runs its handlers in a task each: `take` them, `run`, ask for `results`."""
+
+    def __init__(
+        self, name: str, report: Callable[[str, Handler, BaseException], Awaitable[None]]
+    ) -> None:
+        self.calls: list[tuple[Handler, tuple[Any, ...], dict[str, Any]]] = []
+        self._name = name
+        self._report = report
+        # Of each list that was taken from: which of its first items are which of the calls.
+        self._sources: list[tuple[list[Handler], list[int]]] = []
+        self._removed: set[int] = set()  # calls that must not be started any more
+        self._outcomes: list[Any] = []  # of each call; `_UNSET` if it was not made
+        self._tasks: list[asyncio.Task[None]] = []
+        self._fatal: BaseException | None = None
+        self._owner = current_task()
+        self._cancels = 0 if self._owner is None else self._owner.cancelling()
+
+    def take(
+        self, registered: list[Handler], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Add a call of each handler that is in the list now."""
+        first = len(self.calls)
+        self._sources.append((registered, list(range(first, first + len(registered)))))
+        self.calls += [(handler, args, kwargs) for handler in registered]
+
+    def forget(self, registered: list[Handler], index: int) -> None:
+        """Take note that the item at `index` was removed from the list `registered`."""
+        for source, calls in self._sources:
+            if source is registered and index < len(calls):  # later ones are not of this emit
+                self._removed.add(calls.pop(index))
+
+    async def run(self, starting: set[_Emission]) -> None:
+        """Make the calls and wait for their ends; cancellation is as of `EventEmitter.emit`.
+
+        It is in `starting`, to hear of removals, until all handlers have begun.
+        """
+        removed, tasks, loop = self._removed, self._tasks, asyncio.get_running_loop()
+        outcomes = self._outcomes
+        outcomes += [_UNSET] * len(self.calls)
+
+        async def run_one(
+            index: int, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> None:
+            if index in removed:
+                return
+            try:
+                try:
+                    outcomes[index] = await handler(*args, **kwargs)
+                except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported
+                    outcomes[index] = exc
+                    await self._fail(handler, exc)
+            except (CancelledError, GeneratorExit):
+                raise
+            except BaseException as exc:  # noqa: BLE001 - for the emit to raise, not the loop
+                self._abort(exc)
+
+        starting.add(self)
+        try:
+            for index, (handler, args, kwargs) in enumerate(self.calls):
+                coro = run_one(index, handler, args, kwargs)
+                tasks.append(asyncio.Task(coro, loop=loop, **_TASK_OPTIONS))
+                if self._fatal is not None:
+                    break
+            if not _EAGER:
+                await asyncio.sleep(0)  # ordinary tasks start in the next turn, before this one
+            starting.discard(self)
+            for task in tasks:  # mostly all end in one turn: waiting for each would cost more
+                if not task.done():
+                    await asyncio.wait((task,))
+            if not _EAGER and self._fatal is None:
+                for index, task in enumerate(tasks):  # cancelled by others before it began
+                    if outcomes[index] is _UNSET and task.cancelled():
+                        outcomes[index] = CancelledError()
+                        await self._fail(self.calls[index][0], outcomes[index])
+        except BaseException:
+            starting.discard(self)
+            await self._cancel()
+            raise
+
+    def results(self, first: int) -> list[Any]:
+        """Hand over the outcomes from the first-th call on; raise what is for the emit to raise."""
+        if self._fatal is not None:
+            raise self._fatal
+        results = [outcome for outcome in self._outcomes[first:] if outcome is not _UNSET]
+        self._outcomes.clear()  # a failure's traceback leads here: no cycle of references
+        return results
+
+    async def _fail(self, handler: Handler, exc: BaseException) -> None:
+        owner = self._owner
+        cancelled = owner is not None and owner.cancelling() > self._cancels
+        if not cancelled and self._fatal is None:
+            await self._report(self._name, handler, exc)
+        elif isinstance(exc, CancelledError):
+            raise exc
+        else:
+            _log_failure(self._name, handler, exc)
+
+    def _abort(self, exc: BaseException) -> None:
+        if self._fatal is None:
+            self._fatal = exc
+        own = current_task()
+        for task in self._tasks:
+            if task is not own:
+                task.cancel()
+
+    async def _cancel(self) -> None:
+        """Cancel what runs and wait for its end; a cancellation meanwhile only repeats that."""
+        interrupted: CancelledError | None = None
+        while pending := [task for task in self._tasks if not task.done()]:
+            for task in pending:
+                task.cancel()
+            try:
+                await asyncio.wait(pending)
+            except CancelledError as exc:
+                interrupted = exc
+        if interrupted is not None:
+            raise interrupted
+
+
+class _Stream:
+    """A bounded queue of occurrences: `put` waits for room, iteration for an occurrence."""
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._queue: deque[Occurrence] = deque()
+        self._blocked: OrderedDict[asyncio.Future[None], Occurrence] = OrderedDict()
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    async def put(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Add an occurrence; if cancelled while it waits for room, it was not added."""
+        if self._closed:
+            return
+        occurrence = Occurrence(name, args, kwargs)
+        if len(self._queue) < self._maxsize:  # then nobody is blocked, who would come first
+            self._queue.append(occurrence)
+            self._arrived.set()
+            return
+        room = asyncio.get_running_loop().create_future()
+        self._blocked[room] = occurrence
+        try:
+            await room
+        finally:
+            self._blocked.pop(room, None)
+
+    def close(self) -> None:
+        """Discard everything, release who waits in `put`, end every iteration."""
+        self._closed = True
+        self._queue.clear()
+        for room in self._blocked:
+            if not room.done():
+                room.set_result(None)
+        self._arrived.set()
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> Occurrence:
+        while not self._queue:
+            if self._closed:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        occurrence = self._queue.popleft()
+        while self._blocked and len(self._queue) < self._maxsize:
+            room, blocked = self._blocked.popitem(last=False)
+            if not room.done():  # else its emit was cancelled
+                room.set_result(None)
+                self._queue.append(blocked)
+        return occurrence
+
+
+def _cancellation_in(
+    failure: BaseException, handled: BaseException | None
+) -> CancelledError | None:
+    """Return the cancellation of this task that `failure` is, or that it came up in the wake of.
+
+    `handled` is what the task handled before, which ends the chain of contexts. What was raised
+    ``from`` another exception replaces it on purpose, as `asyncio.timeout` does: not looked into.
+    """
+    task = current_task()
+    if task is None or not task.cancelling():
+        return None
+    exc: BaseException | None = failure
+    while exc is not None and exc is not handled:
+        if isinstance(exc, CancelledError):
+            return exc
+        exc = None if exc.__suppress_context__ else exc.__context__
+    return None
+
+
+def _original(handler: Handler) -> Handler:
+    return handler.handler if isinstance(handler, _Once) else handler
+
+
+def _log_failure(name: str, handler: Handler, exc: BaseException) -> None:
+    described = _describe(_original(handler))
+    _log.error("handler %s of event %r failed", described, name, exc_info=exc)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        hint = "; write @events.on('name')" if callable(name) else ""
+        raise TypeError(f"an event's name is a str, not {type(name).__name__}{hint}")
+
+
+def _is_async(handler: object) -> bool:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    call = getattr(type(handler), "__call__", None)  # noqa: B004 - its kind is asked for
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def _check_handler(handler: object, purpose: str) -> None:
+    if _is_async(handler):
+        return
+    if isinstance(handler, type):
+        remedy = "it is a class; give an instance that has `async def __call__(self, ...)`"
+    elif inspect.iscoroutine(handler):
+        remedy = "it is the coroutine of a call; give the `async def` function, without calling it"
+    elif inspect.isasyncgenfunction(handler):
+        remedy = "it is an async generator; write an `async def` without `yield`"
+    elif callable(handler):
+        remedy = "write it as `async def`"
+    else:
+        remedy = "it cannot be called; give an `async def` function"
+    raise STTEventError(f"{_describe(handler)} is no async handler for {purpose}: {remedy}")
+
+
+def _describe(subject: object) -> str:
+    while isinstance(subject, functools.partial):
+        subject = subject.func
+    if inspect.isroutine(subject) or isinstance(subject, type):
+        return f"{getattr(subject, '__module__', None)}.{subject.__qualname__}"
+    return f"an object of {type(subject).__module__}.{type(subject).__qualname__}"

@@ -1,0 +1,159 @@
+"""One message to many recipients at once, with an outcome for each.
+
+A recipient that accepts at once costs no task; the others are waited for concurrently, so that a
+slow or failing one neither delays nor harms another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from typing import TYPE_CHECKING
+
+from .errors import (
+    STTConnectError,
+    STTEndpointError,
+    STTSessionClosedError,
+    STTWindowFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Container, Iterable
+
+__all__ = ["SendOutcome", "fan_out"]
+
+_logger = logging.getLogger(__name__)
+
+
+class SendOutcome(enum.Enum):
+    """What became of one recipient's copy of a message. True only if it was accepted."""
+
+    #: The callback took it.
+    ACCEPTED = "accepted"
+    #: No such recipient; nothing was sent.
+    UNKNOWN = "unknown"
+    #: There is no way to the recipient: no connection, no session, or no callback.
+    UNREACHABLE = "unreachable"
+    #: The recipient takes no more at present, or did not within the time given.
+    FULL = "full"
+    #: The callback raised something else; the traceback is in the log.
+    FAILED = "failed"
+
+    def __bool__(self) -> bool:
+        return self is SendOutcome.ACCEPTED
+
+
+async def fan_out(
+    recipients: Iterable[bytes],
+    data: bytes,
+    *,
+    known: Container[bytes],
+    send_nowait: Callable[[bytes, bytes], bool] | None,
+    send: Callable[[bytes, bytes], Awaitable[object]] | None,
+    timeout: float | None,
+) -> dict[bytes, SendOutcome]:
+    """Send ``data`` to each recipient once; return their outcomes, in the order given.
+
+    Args:
+        recipients: Ids; one that is given twice is sent to once.
+        data: The message.
+        known: Who is known; others get `SendOutcome.UNKNOWN`.
+        send_nowait: Tried first: True when it has accepted, False when ``send`` shall be awaited.
+        send: Returns when the message was accepted. Without it, there is no way to send.
+        timeout: After so many seconds a ``send`` still under way is cancelled, and its outcome is
+            `SendOutcome.FULL`; None: no limit.
+
+    No exception of a recipient escapes. On cancel every ``send`` still under way is cancelled and
+    awaited; the message may have been sent to all, some or none.
+
+    """
+    outcomes: dict[bytes, SendOutcome] = {}
+    waiting: list[bytes] = []
+    for recipient in recipients:
+        if recipient in outcomes:
+            continue
+        if recipient not in known:
+            outcomes[recipient] = SendOutcome.UNKNOWN
+            continue
+        try:
+            if send_nowait is not None and send_nowait(recipient, data):
+                outcomes[recipient] = SendOutcome.ACCEPTED
+                continue
+        except Exception as error:  # noqa: BLE001  one of many: becomes its outcome
+            outcomes[recipient] = _outcome_of(recipient, error)
+            continue
+        outcomes[recipient] = SendOutcome.UNREACHABLE  # keeps the place until `send` has ended
+        waiting.append(recipient)
+    if waiting and send is not None:
+        outcomes.update(await _send_concurrently(waiting, data, send, timeout))
+    return outcomes
+
+
+async def _send_concurrently(
+    recipients: list[bytes],
+    data: bytes,
+    send: Callable[[bytes, bytes], Awaitable[object]],
+    timeout: float | None,
+) -> dict[bytes, SendOutcome]:
+    tasks: dict[asyncio.Task[SendOutcome], bytes] = {}
+    late: set[asyncio.Task[SendOutcome]] = set()
+    try:
+        for recipient in recipients:
+            tasks[asyncio.create_task(_send_one(send, recipient, data))] = recipient
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+    finally:
+        # However we leave, a cancel and KeyboardInterrupt included, no task outlives us.
+        await _end(tasks)
+    outcomes = {}
+    for task, recipient in tasks.items():
+        if not task.cancelled():
+            outcomes[recipient] = task.result()
+        elif task in late:
+            outcomes[recipient] = SendOutcome.FULL
+        else:
+            _logger.error("sending to %s was cancelled by somebody else", recipient.hex())
+            outcomes[recipient] = SendOutcome.FAILED
+    return outcomes
+
+
+async def _send_one(
+    send: Callable[[bytes, bytes], Awaitable[object]], recipient: bytes, data: bytes
+) -> SendOutcome:
+    try:
+        await send(recipient, data)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: the callback raised this by itself, which is its own failure.
+        return _outcome_of(recipient, error)
+    except Exception as error:  # noqa: BLE001  one of many: becomes its outcome
+        return _outcome_of(recipient, error)
+    return SendOutcome.ACCEPTED
+
+
+def _outcome_of(recipient: bytes, error: BaseException) -> SendOutcome:
+    # TimeoutError first: STTTimeoutError is an STTEndpointError as well.
+    if isinstance(error, STTWindowFullError | TimeoutError):
+        return SendOutcome.FULL
+    if isinstance(error, STTConnectError | STTSessionClosedError | STTEndpointError):
+        return SendOutcome.UNREACHABLE
+    _logger.error("sending to %s failed", recipient.hex(), exc_info=error)
+    return SendOutcome.FAILED
+
+
+async def _end(tasks: Iterable[asyncio.Task[SendOutcome]]) -> None:
+    """Cancel what is still running and return when all of it has ended, even if cancelled."""
+    cancelled: asyncio.CancelledError | None = None
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    while running:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        running = [task for task in running if not task.done()]
+    if cancelled is not None:
+        raise cancelled
