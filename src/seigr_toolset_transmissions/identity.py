@@ -1,0 +1,190 @@
+"""From seeds to keys: who a node is, and what its group shares.
+
+A seed is the user's secret; nothing is encrypted with a seed itself. For each seed::
+
+    root = scrypt(seed, salt=SHA-256(label), N=2**15, r=8, p=1, 32 bytes)
+    key  = HKDF-Expand(SHA-256, root, info=purpose, 32 bytes)
+
+scrypt (RFC 7914) makes each guess at a weak phrase cost some 80 ms and 32 MiB; HKDF-Expand (RFC
+5869, Section 2.3) keeps keys of different purposes apart. The labels and purposes are part of the
+protocol (``docs/wire-format.md``): to change one is to change everybody's keys.
+
+Deriving takes long: do it outside the event loop's thread. Results are cached per process, and
+every function here may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from hashlib import sha256
+from threading import Lock
+from typing import Final, Never
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from .errors import STTSeedError
+
+__all__ = [
+    "MIN_SEED_BYTES",
+    "NODE_ID_BYTES",
+    "NODE_ID_LABEL",
+    "NODE_SEED_LABEL",
+    "PSK_PURPOSE",
+    "SHARED_SEED_LABEL",
+    "STATIC_KEY_PURPOSE",
+    "Identity",
+    "check_seed",
+    "derive_psk",
+    "generate_seed",
+    "node_id_of",
+]
+
+MIN_SEED_BYTES: Final = 16
+"""A random seed of that length is beyond guessing. Length alone makes no phrase strong."""
+
+NODE_ID_BYTES: Final = 32
+"""Length of a node id."""
+
+SHARED_SEED_LABEL: Final = b"seigr-stt/1 shared-seed"
+"""Label of the root that comes from the group's seed."""
+
+NODE_SEED_LABEL: Final = b"seigr-stt/1 node-seed"
+"""Label of the root that comes from a node's own seed; another label, so that one seed used for
+both gives unrelated keys."""
+
+PSK_PURPOSE: Final = b"seigr-stt/1 psk"
+"""Purpose of the pre-shared key of the handshake."""
+
+STATIC_KEY_PURPOSE: Final = b"seigr-stt/1 static-key"
+"""Purpose of the node's long-term X25519 private key."""
+
+NODE_ID_LABEL: Final = b"seigr-stt/1 node-id"
+"""What is hashed before the static public key to give the node id."""
+
+_KEY_BYTES: Final = 32
+_SEED_BYTES: Final = 32
+_SCRYPT_N: Final = 2**15
+_SCRYPT_R: Final = 8
+_SCRYPT_P: Final = 1
+
+_CACHE_SIZE: Final = 1024
+"""Keys remembered, some 200 bytes each. A node needs two; simulations run hundreds of nodes."""
+
+_cache: dict[bytes, bytes] = {}
+_cache_key = secrets.token_bytes(32)
+"""Seeds are not kept: the cache knows them by a keyed hash, which is worth nothing elsewhere."""
+_cache_lock = Lock()
+
+
+def generate_seed() -> bytes:
+    """Return a new seed: 32 bytes from the operating system's source of randomness."""
+    return secrets.token_bytes(_SEED_BYTES)
+
+
+def check_seed(seed: object, name: str) -> bytes:
+    """Return ``seed`` if it can be used.
+
+    Args:
+        seed: The seed as the user gave it.
+        name: What the user calls it, for the error: ``"node_seed"`` or ``"shared_seed"``.
+
+    Raises:
+        STTSeedError: It is not ``bytes`` (a ``bytearray`` could change under our hands, and a
+            ``str`` has no one encoding), or shorter than `MIN_SEED_BYTES`. The text says what to do
+            and contains nothing of the seed.
+
+    """
+    if not isinstance(seed, bytes):
+        msg = (
+            f"{name} must be bytes, not {type(seed).__name__}: "
+            "make a seed with `stt keygen` or generate_seed()"
+        )
+        raise STTSeedError(msg)
+    if len(seed) < MIN_SEED_BYTES:
+        msg = (
+            f"{name} must have at least {MIN_SEED_BYTES} bytes, not {len(seed)}: "
+            "make a seed with `stt keygen` or generate_seed()"
+        )
+        raise STTSeedError(msg)
+    return seed
+
+
+def derive_psk(shared_seed: bytes) -> bytes:
+    """Return the group's pre-shared key, 32 bytes. Slow at first: see the module.
+
+    Raises:
+        STTSeedError: See `check_seed`.
+
+    """
+    return _derive(check_seed(shared_seed, "shared_seed"), SHARED_SEED_LABEL, PSK_PURPOSE)
+
+
+def node_id_of(public_key: bytes) -> bytes:
+    """Return the id, 32 bytes, of the node that has this static public key (32 bytes)."""
+    return sha256(NODE_ID_LABEL + public_key).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a node is: its static key pair, and the id by which others know it.
+
+    Two identities are equal if their ids are. The private key appears in no repr, and an identity
+    can be neither pickled nor copied: it is unchangeable, and its key belongs in no file.
+    """
+
+    private_key: X25519PrivateKey = field(repr=False, compare=False)
+    """The static private key."""
+    public_key: bytes = field(init=False, repr=False, compare=False)
+    """The static public key, 32 bytes."""
+    node_id: bytes = field(init=False)
+    """`node_id_of` the public key, 32 bytes."""
+
+    def __post_init__(self) -> None:
+        public_key = self.private_key.public_key().public_bytes_raw()
+        object.__setattr__(self, "public_key", public_key)
+        object.__setattr__(self, "node_id", node_id_of(public_key))
+
+    def __repr__(self) -> str:
+        return f"Identity(node_id={self.node_id.hex()})"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("Identity holds a private key and can neither be pickled nor copied")
+
+    @classmethod
+    def from_seed(cls, node_seed: bytes) -> Identity:
+        """Return the identity that this seed stands for, always the same. Slow at first.
+
+        Raises:
+            STTSeedError: See `check_seed`.
+
+        """
+        key = _derive(check_seed(node_seed, "node_seed"), NODE_SEED_LABEL, STATIC_KEY_PURPOSE)
+        return cls(X25519PrivateKey.from_private_bytes(key))
+
+
+def _derive(seed: bytes, label: bytes, purpose: bytes) -> bytes:
+    """Return the key for a purpose, 32 bytes, from the cache if it is there."""
+    # Seeds have any length: label and purpose come in a block of one length before them.
+    entry = hmac.digest(_cache_key, sha256(label + b"\0" + purpose).digest() + seed, "sha256")
+    key = _cache.get(entry)
+    if key is not None:
+        return key
+    # One at a time: many nodes starting at once take turns with 32 MiB, and the same seed is
+    # derived once.
+    with _cache_lock:
+        key = _cache.get(entry)
+        if key is None:
+            salt = sha256(label).digest()
+            root = Scrypt(
+                salt=salt, length=_KEY_BYTES, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P
+            ).derive(seed)
+            key = HKDFExpand(algorithm=SHA256(), length=_KEY_BYTES, info=purpose).derive(root)
+            if len(_cache) >= _CACHE_SIZE:
+                del _cache[next(iter(_cache))]
+            _cache[entry] = key
+    return key

@@ -1,0 +1,703 @@
+"""The lossless ordered message session: everything that affects its state lives here.
+
+A session outlives its connections. Each side gives every sequenced frame (DATA, DATA_PART) a
+position, keeps it until the peer has acknowledged it, and sends it again on the next connection if
+the last one was cut before that; the receiving side counts what it has accepted, so that each frame
+is accepted once and in order. Credit, in bytes, keeps a sender from running ahead of an
+application that does not consume. ``docs/wire-format.md`` states the rules for both sides.
+
+There is no I/O, clock or task here. The owner calls these verbs:
+
+* `SessionMachine.send` accepts a message; `SessionMachine.close` asks for the end;
+* `SessionMachine.receive` takes frames and returns messages, which the owner must report as
+  `SessionMachine.consumed` once the application has them;
+* after any of these, if `SessionMachine.output_due`, take `SessionMachine.data_to_send` and write
+  it to the connection;
+* `SessionMachine.detach` when a connection ends; then `SessionMachine.reopening` (dialer) or
+  `SessionMachine.resume` (listener) to go on over a new one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from .errors import (
+    STTLimitError,
+    STTMessageSizeError,
+    STTProtocolError,
+    STTSessionClosedError,
+)
+from .frames import (
+    MAX_DATA_BYTES,
+    Ack,
+    Close,
+    CloseAck,
+    Frame,
+    Part,
+    Ping,
+    Pong,
+    Welcome,
+    WelcomeStatus,
+    encode_data,
+    encode_part,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .config import NodeConfig
+
+__all__ = ["FRAME_COST", "Link", "Phase", "SessionMachine", "Undelivered"]
+
+FRAME_COST = 64
+"""Bytes that each sequenced frame counts in windows and credit beyond its payload: about what an
+empty message takes in memory, so that a flood of them is bounded too."""
+
+ACK_SHARE = 4
+"""An acknowledgement goes out alone once this share of the receive window is unacknowledged: often
+enough that the sender's credit never runs dry, seldom enough to cost little."""
+
+MAX_PONGS = 64
+"""PONGs that may wait for a connection that takes no bytes, before its peer counts as flooding."""
+
+
+class Phase(Enum):
+    """Where a session is in its life. A session only moves down this list."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    """Closed by us: what was accepted still goes out, then CLOSE; the peer's CLOSE_ACK ends it."""
+    PEER_CLOSED = "peer closed"
+    """Closed by the peer, whose messages are all here: its answer to our CLOSE_ACK ends it."""
+    CLOSED = "closed"
+
+
+class Link(Enum):
+    """Whether the session has a connection."""
+
+    DOWN = "down"
+    OPENING = "opening"
+    """The dialer has sent its opening and waits for WELCOME."""
+    UP = "up"
+
+
+_LIVE = frozenset({Phase.OPEN, Phase.CLOSING})
+_UNTIL_CLOSED = _LIVE | {Phase.PEER_CLOSED}
+
+
+class Undelivered(NamedTuple):
+    """What became of the messages that were accepted but not acknowledged, oldest first."""
+
+    unsent: tuple[bytes, ...]
+    """The peer has certainly not received these."""
+    unknown: tuple[bytes, ...]
+    """Sent, but not acknowledged: the peer may or may not have received these."""
+
+
+class _Slice:
+    """One frame's share of a message that is sent in parts."""
+
+    __slots__ = ("last", "message", "start", "stop")
+
+    def __init__(self, message: bytes, start: int, stop: int, *, last: bool) -> None:
+        self.message = message
+        self.start = start
+        self.stop = stop
+        self.last = last
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class SessionMachine:
+    """One side of a session.
+
+    Positions count sequenced frames, costs count bytes (payload plus `FRAME_COST` for each such
+    frame); both are totals since the session began and never go back.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_accepted_cost",
+        "_ack_sent",
+        "_ack_sent_cost",
+        "_acked",
+        "_acked_cost",
+        "_close_ack_due",
+        "_close_ack_sent",
+        "_close_sent",
+        "_consumed_cost",
+        "_control",
+        "_credit_sent",
+        "_dialer",
+        "_ever_sent",
+        "_extra_received",
+        "_extra_sent",
+        "_max_frame",
+        "_max_message",
+        "_max_receive",
+        "_parts",
+        "_parts_bytes",
+        "_parts_frames",
+        "_peer_credit",
+        "_pending",
+        "_ping_due",
+        "_ping_time",
+        "_ping_token",
+        "_pongs",
+        "_recv_cost",
+        "_recv_next",
+        "_sent_cost",
+        "_slices",
+        "_unacked",
+        "_window",
+        "_window_bytes",
+        "_window_frames",
+        "epoch",
+        "last_received",
+        "link",
+        "min_rtt",
+        "phase",
+        "refusal",
+        "rtt",
+        "session_id",
+    )
+
+    def __init__(
+        self,
+        session_id: bytes,
+        config: NodeConfig,
+        *,
+        link: Link,
+        peer_max_message: int,
+        peer_credit: int = 0,
+        now: float,
+    ) -> None:
+        self.session_id = session_id
+        self.phase = Phase.OPEN
+        self.link = link
+        self._dialer = link is Link.OPENING
+        self.epoch = 0
+        self.refusal: WelcomeStatus | None = None
+        """Why the listener would not open or resume the session; None while it has not refused."""
+        self.rtt: float | None = None
+        """Smoothed round-trip time in seconds (RFC 6298, alpha 1/8); None before the first PONG."""
+        self.min_rtt: float | None = None
+        self.last_received = now
+        """When the last authenticated bytes arrived, by the owner's clock."""
+        self._max_receive = config.max_message_bytes
+        self._max_message = min(config.max_message_bytes, peer_max_message)
+        self._max_frame = min(self._max_message, MAX_DATA_BYTES)
+
+        # Sending: accepted >= sent >= acked. A frame waits in _pending, then in _unacked.
+        self._window_bytes = config.send_window_bytes
+        self._window_frames = config.send_window_messages
+        self._accepted = 0
+        self._accepted_cost = 0
+        self._sent_cost = 0
+        self._acked = 0
+        self._acked_cost = 0
+        self._peer_credit = peer_credit
+        self._ever_sent = 0  # frames below this position have been sent at least once
+        self._pending: list[bytes | _Slice] = []
+        self._unacked: list[bytes | _Slice] = []
+        self._slices = 0  # how many _Slice objects wait in _pending
+        self._extra_sent = 0  # frames beyond one for each message
+        self._close_sent = False  # these three: on the present connection
+        self._close_ack_due = False
+        self._close_ack_sent = False
+
+        # Receiving: recv_cost >= consumed_cost, and recv_cost <= credit_sent.
+        self._window = config.receive_window_bytes
+        self._recv_next = 0
+        self._recv_cost = 0
+        self._consumed_cost = 0
+        self._ack_sent = 0
+        self._ack_sent_cost = 0
+        self._credit_sent = self._window
+        self._parts: list[bytes] | None = None  # of a message that has begun and not ended
+        self._parts_bytes = 0
+        self._parts_frames = 0
+        self._extra_received = 0
+
+        self._control: list[bytes] = []  # encoded frames to go out first
+        self._pongs = 0
+        self._ping_token = 0
+        self._ping_due = False
+        self._ping_time: float | None = None  # when the unanswered PING was sent
+
+    # ------------------------------------------------------------------ sending
+
+    def send(self, message: bytes) -> int:
+        """Accept a message for delivery; return how many bytes are pending now, above 0.
+
+        0 says that the send window is full, and nothing was accepted.
+
+        Raises:
+            STTSessionClosedError: The session is closing or closed.
+            STTMessageSizeError: The message is longer than this side or the peer allows.
+
+        """
+        if self.phase is not Phase.OPEN:
+            raise STTSessionClosedError("the session is closed and takes no more messages")
+        size = len(message)
+        if size > self._max_frame:
+            return self._send_in_parts(message, size)
+        cost = self._accepted_cost + size + FRAME_COST
+        accepted = self._accepted
+        if (
+            cost - self._acked_cost > self._window_bytes
+            or accepted - self._acked >= self._window_frames
+        ):
+            return 0
+        self._accepted_cost = cost
+        self._accepted = accepted + 1
+        self._pending.append(message)
+        return cost - self._sent_cost
+
+    def _send_in_parts(self, message: bytes, size: int) -> int:
+        if size > self._max_message:
+            raise STTMessageSizeError(
+                f"a message of {size} bytes; the limit of this session is {self._max_message} "
+                f"(max_message_bytes of both sides): send it in several messages"
+            )
+        # The last slice is what is left over full parts, and may be empty: see FrameDecoder.
+        frames = size // MAX_DATA_BYTES + 1
+        cost = self._accepted_cost + size + frames * FRAME_COST
+        used = self._accepted - self._acked
+        if cost - self._acked_cost > self._window_bytes or used >= self._window_frames:
+            return 0
+        self._accepted_cost = cost
+        self._accepted += frames
+        self._extra_sent += frames - 1
+        self._slices += frames
+        for start in range(0, frames * MAX_DATA_BYTES, MAX_DATA_BYTES):
+            stop = min(start + MAX_DATA_BYTES, size)
+            last = start + MAX_DATA_BYTES > size
+            self._pending.append(_Slice(message, start, stop, last=last))
+        return cost - self._sent_cost
+
+    @property
+    def accepted(self) -> int:
+        """Position behind the last frame accepted for sending; the next frame will have it."""
+        return self._accepted
+
+    @property
+    def acked(self) -> int:
+        """Position behind the last frame that the peer has acknowledged."""
+        return self._acked
+
+    @property
+    def unacked_cost(self) -> int:
+        """Bytes accepted and not yet acknowledged: what the send window holds."""
+        return self._accepted_cost - self._acked_cost
+
+    @property
+    def output_due(self) -> bool:
+        """Whether `data_to_send` should be taken now rather than in a while."""
+        if self.link is not Link.UP:
+            return False
+        return (
+            bool(self._control)
+            or self._ping_due
+            or self._can_send()
+            or self._close_ack_due
+            or self._close_due()
+            or self._ack_due()
+        )
+
+    @property
+    def ack_owed(self) -> bool:
+        """Whether the peer has not been told yet what was received or consumed."""
+        if self._close_sent:
+            return False  # the next ACK is the one that answers CLOSE_ACK
+        return (
+            self._recv_next != self._ack_sent
+            or self._consumed_cost + self._window != self._credit_sent
+        )
+
+    def _can_send(self) -> bool:
+        if not self._pending or self._close_ack_sent:
+            return False
+        return self._sent_cost + len(self._pending[0]) + FRAME_COST <= self._peer_credit
+
+    def _close_due(self) -> bool:
+        return self.phase is Phase.CLOSING and not self._close_sent and not self._pending
+
+    def _ack_due(self) -> bool:
+        if self._close_sent:
+            return False
+        if (self._recv_cost - self._ack_sent_cost) * ACK_SHARE >= self._window:
+            return True
+        # A sender that has used most of its credit must hear of new credit without delay.
+        gained = self._consumed_cost + self._window - self._credit_sent
+        return gained > 0 and (self._credit_sent - self._recv_cost) * 2 < self._window
+
+    def data_to_send(self, budget: int) -> list[bytes | memoryview]:
+        """Return buffers to be sent, in order, as the plaintext of the next records.
+
+        Stops taking messages once they exceed ``budget`` bytes, so that a connection that is
+        written to in turns is asked again. Empty if there is nothing to send or no connection.
+        """
+        if self.link is not Link.UP:
+            return []
+        buffers: list[bytes | memoryview] = []
+        if self._control:
+            buffers += self._control
+            self._control.clear()
+            self._pongs = 0
+        if self.ack_owed:
+            self._note_ack()
+            buffers.append(Ack(self._ack_sent, self._credit_sent).encode())
+        if self._pending and not self._close_ack_sent:
+            self._take_pending(buffers, budget)
+        if self._ping_due:  # behind the messages: the PONG brings their acknowledgement along
+            self._ping_due = False
+            buffers.append(Ping(self._ping_token).encode())
+        if self._close_ack_due and not self._can_send():
+            self._close_ack_due = False
+            self._close_ack_sent = True
+            buffers.append(CloseAck(self._sent_position()).encode())
+        if self._close_due():
+            self._close_sent = True
+            buffers.append(Close(self._accepted).encode())
+        return buffers
+
+    def _note_ack(self) -> None:
+        self._ack_sent = self._recv_next
+        self._ack_sent_cost = self._recv_cost
+        self._credit_sent = self._consumed_cost + self._window
+
+    def _take_pending(self, buffers: list[bytes | memoryview], budget: int) -> None:
+        pending = self._pending
+        cost = self._accepted_cost
+        if cost <= self._peer_credit and cost - self._sent_cost <= budget:
+            taken = pending
+            self._pending = []
+        else:
+            cost = self._sent_cost
+            count = 0
+            budget += cost
+            for item in pending:
+                after = cost + len(item) + FRAME_COST
+                if after > self._peer_credit or cost >= budget:
+                    break
+                cost = after
+                count += 1
+            taken = pending[:count]
+            del pending[:count]
+        self._sent_cost = cost
+        if self._unacked:
+            self._unacked += taken
+        else:
+            self._unacked = taken
+        if not self._slices:
+            buffers += encode_data(taken)  # type: ignore[arg-type]  # no slice is among them
+        else:
+            self._encode_slices(taken, buffers)
+        self._ever_sent = max(self._ever_sent, self._sent_position())
+
+    def _encode_slices(
+        self, taken: list[bytes | _Slice], buffers: list[bytes | memoryview]
+    ) -> None:
+        for item in taken:
+            if isinstance(item, bytes):
+                buffers += encode_data([item])
+            else:
+                self._slices -= 1
+                view = memoryview(item.message)[item.start : item.stop]
+                buffers += encode_data([view]) if item.last else (encode_part(len(item)), view)
+
+    def _sent_position(self) -> int:
+        """Position behind the last frame handed to the present connection, or acknowledged."""
+        return self._acked + len(self._unacked)
+
+    # ---------------------------------------------------------------- receiving
+
+    def receive(self, frames: Iterable[Frame], now: float) -> list[bytes]:
+        """Take frames from the connection and return the messages that they complete, in order.
+
+        Raises:
+            STTProtocolError: The peer sent what it may not send in this phase, or contradicts
+                what it said before. The session must be ended.
+            STTLimitError: It sent more than it may.
+
+        """
+        self.last_received = now
+        messages: list[bytes] = []
+        for frame in frames:
+            if self.phase is Phase.CLOSED:
+                break  # a PONG, say, that was under way while the session ended
+            handler, phases, link = self._RULES[type(frame)]
+            if self.phase not in phases or self.link is not link:
+                name = type(frame).__name__ if type(frame) is not list else "DATA"
+                raise STTProtocolError(
+                    f"a {name} frame while the session is {self.phase.value} and its connection "
+                    f"{self.link.value}"
+                )
+            handler(self, frame, messages, now)
+        return messages
+
+    def _on_data(self, run: list[bytes], messages: list[bytes], _now: float) -> None:
+        if self._max_receive < MAX_DATA_BYTES:
+            self._check_message_size(max(map(len, run)))
+        if self._parts is not None:
+            self._check_message_size(self._parts_bytes + len(run[0]))
+        self._count_received(sum(map(len, run)), len(run))
+        if self._parts is not None:
+            self._parts.append(run[0])
+            run = [b"".join(self._parts), *run[1:]]
+            # The application consumes one message: what its other frames cost is given back now.
+            self._consumed_cost += self._parts_frames * FRAME_COST
+            self._extra_received += self._parts_frames
+            self._parts = None
+            self._parts_bytes = self._parts_frames = 0
+        messages += run
+
+    def _on_part(self, part: Part, _messages: list[bytes], _now: float) -> None:
+        size = sum(map(len, part.pieces))
+        self._check_message_size(self._parts_bytes + size)
+        self._count_received(size, 1)
+        if self._parts is None:
+            self._parts = []
+        self._parts += part.pieces
+        self._parts_bytes += size
+        self._parts_frames += 1
+
+    def _check_message_size(self, size: int) -> None:
+        if size > self._max_receive:
+            raise STTLimitError(f"a message longer than max_message_bytes ({self._max_receive})")
+
+    def _count_received(self, size: int, count: int) -> None:
+        cost = self._recv_cost + size + count * FRAME_COST
+        if cost > self._credit_sent:
+            raise STTLimitError(f"{cost - self._credit_sent} bytes beyond the credit")
+        self._recv_cost = cost
+        self._recv_next += count
+
+    def consumed(self, size: int, count: int) -> None:
+        """Report that the application has taken ``count`` messages of ``size`` bytes in all."""
+        self._consumed_cost += size + count * FRAME_COST
+
+    def _on_ack(self, ack: Ack, _messages: list[bytes], _now: float) -> None:
+        self._acknowledge(ack.recv_next, ack.credit)
+        if self._close_ack_sent and self.phase is Phase.PEER_CLOSED and not self._unacked:
+            self.phase = Phase.CLOSED
+
+    def _acknowledge(self, recv_next: int, credit: int) -> None:
+        """Let go of the frames below ``recv_next``."""
+        unacked = self._unacked
+        count = recv_next - self._acked
+        if not self._acked <= recv_next <= self._sent_position():
+            raise STTProtocolError(
+                f"an acknowledgement at frame {recv_next}, "
+                f"not from {self._acked} to {self._sent_position()}"
+            )
+        if credit < self._peer_credit:
+            raise STTProtocolError("an acknowledgement that takes credit back")
+        self._peer_credit = credit
+        if count:
+            freed = sum(map(len, unacked[:count]))
+            del unacked[:count]
+            self._acked += count
+            self._acked_cost += freed + count * FRAME_COST
+
+    # ---------------------------------------------------------------- liveness
+
+    def ping(self, now: float) -> None:
+        """Ask the peer for a PONG, to measure the round trip or to see whether it lives.
+
+        Does nothing while an earlier PING is unanswered or there is no connection.
+        """
+        if self.link is Link.UP and self._ping_time is None:
+            self._ping_token += 1
+            self._ping_time = now
+            self._ping_due = True
+
+    @property
+    def ping_time(self) -> float | None:
+        """When the PING that is still unanswered was sent; None if none is."""
+        return self._ping_time
+
+    def _on_ping(self, ping: Ping, _messages: list[bytes], _now: float) -> None:
+        if self._pongs >= MAX_PONGS:
+            raise STTLimitError("a flood of PING frames")
+        self._pongs += 1
+        self._control.append(Pong(ping.token).encode())
+
+    def _on_pong(self, pong: Pong, _messages: list[bytes], now: float) -> None:
+        if self._ping_time is None or pong.token != self._ping_token:
+            raise STTProtocolError("a PONG that answers no PING")
+        sample = now - self._ping_time
+        self._ping_time = None
+        self.rtt = sample if self.rtt is None else self.rtt + (sample - self.rtt) / 8
+        self.min_rtt = sample if self.min_rtt is None else min(self.min_rtt, sample)
+
+    # ------------------------------------------------------- connections and close
+
+    def detach(self) -> None:
+        """Note that the connection has ended. Frames that were half received are forgotten.
+
+        For a listener, a session that the peer has closed, and all of whose messages it has, is
+        over: should our CLOSE_ACK be lost, the dialer comes back and hears that it has ended. A
+        dialer must come back, for its listener cannot.
+        """
+        self._drop_link()
+        done = not self._unacked and not self._pending
+        if self.phase is Phase.PEER_CLOSED and done and not self._dialer:
+            self.phase = Phase.CLOSED
+
+    def _drop_link(self) -> None:
+        self.link = Link.DOWN
+        self._control.clear()
+        self._pongs = 0
+        self._ping_time = None
+        self._ping_due = False
+        self._close_sent = self._close_ack_due = self._close_ack_sent = False
+
+    def reopening(self) -> tuple[int, int, int]:
+        """Begin to resume over a new connection (dialer).
+
+        Return the epoch, position and credit that the opening must carry. From here on the old
+        connection must not be read any more.
+        """
+        self.link = Link.OPENING
+        self.refusal = None
+        self.epoch += 1
+        self._note_ack()
+        return self.epoch, self._recv_next, self._credit_sent
+
+    def resume(self, epoch: int, recv_next: int, credit: int) -> None:
+        """Go on over a new connection, whose dialer sent this opening (listener).
+
+        From here on the old connection must not be read any more.
+
+        Raises:
+            STTProtocolError: The opening is stale or contradicts what was acknowledged before.
+                The session is as it was.
+
+        """
+        if epoch <= self.epoch:
+            raise STTProtocolError(f"an opening of epoch {epoch} after one of epoch {self.epoch}")
+        self._acknowledge(recv_next, credit)
+        self._drop_link()
+        self.epoch = epoch
+        self.link = Link.UP
+        self._send_again()
+        self.welcome()
+
+    def welcome(self) -> None:
+        """Answer the opening (listener). It is the first frame on the connection."""
+        self._note_ack()
+        answer = Welcome(WelcomeStatus.ACCEPTED, self._ack_sent, self._credit_sent)
+        self._control.insert(0, answer.encode())
+
+    def _on_welcome(self, welcome: Welcome, _messages: list[bytes], _now: float) -> None:
+        if welcome.status is WelcomeStatus.ACCEPTED:
+            self._acknowledge(welcome.recv_next, welcome.credit)
+            self.link = Link.UP
+            self._send_again()
+            # The listener holds the session for established when it hears from us.
+            self._note_ack()
+            self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
+            return
+        self.refusal = welcome.status
+        if welcome.status is WelcomeStatus.ENDED:
+            self._acknowledge(welcome.recv_next, self._peer_credit)
+            self._ever_sent = self._acked  # the rest has certainly not arrived
+        if welcome.status is WelcomeStatus.REFUSED:
+            return  # for now; the session may still be there
+        if not self._pending and not self._unacked:
+            self.phase = Phase.CLOSED  # all arrived: as good as an acknowledged close
+
+    def _send_again(self) -> None:
+        """Put what the last connection did not deliver back in front of what is pending."""
+        if self._unacked:
+            self._slices += sum(not isinstance(item, bytes) for item in self._unacked)
+            self._pending[:0] = self._unacked
+            self._unacked = []
+        self._sent_cost = self._acked_cost
+        self._ever_sent = self._acked  # the peer reads nothing more of the last connection
+
+    def close(self) -> None:
+        """Accept no more messages; deliver those accepted, then end. Does nothing when closing."""
+        if self.phase is Phase.OPEN:
+            self.phase = Phase.CLOSING
+
+    def _on_close(self, close: Close, _messages: list[bytes], _now: float) -> None:
+        if close.final != self._recv_next or self._parts is not None:
+            raise STTProtocolError(
+                f"a CLOSE at frame {close.final}, when {self._recv_next} had arrived"
+            )
+        if not self._close_sent:  # else both sides close at once: each waits for its own CLOSE_ACK
+            self.phase = Phase.PEER_CLOSED
+        self._close_ack_due = True  # goes out behind the messages for which there is credit
+
+    def _on_close_ack(self, answer: CloseAck, _messages: list[bytes], _now: float) -> None:
+        if not self._close_sent:
+            raise STTProtocolError("a CLOSE_ACK that answers no CLOSE")
+        # It may break off a message in parts, if the peer had no credit for the next part.
+        if answer.final != self._recv_next:
+            raise STTProtocolError(
+                f"a CLOSE_ACK at frame {answer.final}, when {self._recv_next} had arrived"
+            )
+        self._acknowledge(self._accepted, self._peer_credit)
+        self.phase = Phase.CLOSED
+        self._note_ack()
+        self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
+
+    def abandon(self) -> Undelivered:
+        """End the session at once; return the messages that were accepted and not acknowledged."""
+        unsent: list[bytes] = []
+        unknown: list[bytes] = []
+        position = self._acked
+        for item in (*self._unacked, *self._pending):
+            whole = item if isinstance(item, bytes) else item.message
+            if isinstance(item, bytes) or item.last:
+                # Without its last frame a message has certainly not been received.
+                (unknown if position < self._ever_sent else unsent).append(whole)
+            position += 1
+        self.phase = Phase.CLOSED
+        self._drop_link()
+        self._pending, self._unacked, self._parts = [], [], None
+        return Undelivered(tuple(unsent), tuple(unknown))
+
+    @property
+    def position(self) -> int:
+        """How many sequenced frames were received in all: what a tombstone must remember."""
+        return self._recv_next
+
+    # -------------------------------------------------------------------- counts
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages accepted for sending since the session began."""
+        return self._accepted - self._extra_sent
+
+    @property
+    def bytes_sent(self) -> int:
+        """Their bytes."""
+        return self._accepted_cost - self._accepted * FRAME_COST
+
+    @property
+    def messages_received(self) -> int:
+        """Messages received since the session began, one that has only begun not counted."""
+        return self._recv_next - self._extra_received - self._parts_frames
+
+    @property
+    def bytes_received(self) -> int:
+        """Their bytes, with those of a message that has only begun."""
+        return self._recv_cost - self._recv_next * FRAME_COST
+
+    _RULES: ClassVar[dict[type, tuple[Callable[..., None], frozenset[Phase], Link]]] = {
+        list: (_on_data, _LIVE, Link.UP),
+        Part: (_on_part, _LIVE, Link.UP),
+        Ack: (_on_ack, _UNTIL_CLOSED, Link.UP),
+        Ping: (_on_ping, _UNTIL_CLOSED, Link.UP),
+        Pong: (_on_pong, _UNTIL_CLOSED, Link.UP),
+        Close: (_on_close, _UNTIL_CLOSED, Link.UP),
+        CloseAck: (_on_close_ack, frozenset({Phase.CLOSING}), Link.UP),
+        Welcome: (_on_welcome, _UNTIL_CLOSED, Link.OPENING),
+    }
+    """Each frame's handler, the phases in which the peer may send it, and on what kind of link."""
