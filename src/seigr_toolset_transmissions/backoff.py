@@ -1,0 +1,28 @@
+"""How long to wait before dialling again: full jitter, so that many peers do not dial at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import NodeConfig
+
+__all__ = ["pause"]
+
+
+async def pause(config: NodeConfig, attempts: int, retry: asyncio.Event, longest: float) -> None:
+    """Wait before the next attempt, the first being number 0.
+
+    The time is random, between 0 and a bound that doubles with each attempt, and never more than
+    ``longest`` seconds. Returns early when ``retry`` is set, and clears it.
+    """
+    bound = min(config.reconnect_delay_max, config.reconnect_delay * 2 ** min(attempts, 32))
+    seconds = min(longest, random.uniform(0, bound))  # noqa: S311 - jitter is no secret
+    try:
+        async with asyncio.timeout(seconds):
+            await retry.wait()
+    except TimeoutError:
+        pass
+    retry.clear()

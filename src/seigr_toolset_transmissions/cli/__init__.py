@@ -1,0 +1,1 @@
+"""The `stt` command. `main.run` is its entry point; it uses the library's public names only."""

@@ -1,0 +1,111 @@
+"""One session between standard input and output, until one of its ends comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..errors import STTSessionClosedError
+from .failures import Failure
+from .streams import STDIN, STDOUT, OutputStream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .. import STTNode
+
+__all__ = ["Ends", "Output", "converse", "is_terminal"]
+
+
+class Output:
+    """Standard output for received messages. The first failure to write ends the command."""
+
+    def __init__(self) -> None:
+        self._stream = OutputStream(STDOUT)
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets the OSError."""
+
+    async def write(self, data: bytes, observe: Callable[[bytes], object] | None = None) -> None:
+        """Write all of the data, waiting as long as that takes; drop it after a failure."""
+        if self.failed.done():
+            return
+        try:
+            await self._stream.write(data, observe)
+        except OSError as error:
+            if not self.failed.done():
+                self.failed.set_exception(error)
+                self.failed.exception()  # retrieved: nobody may wait for it any more
+
+
+class Ends:
+    """Knows of each session of a node whether it has ended, and how."""
+
+    def __init__(self, node: STTNode) -> None:
+        self._ended: dict[bytes, asyncio.Future[None]] = {}
+        node.events.register("error", self._on_error)
+        node.events.register("session_closed", self._on_closed)
+
+    def of(self, session_id: bytes) -> asyncio.Future[None]:
+        """Return a future that is done when all that the session brought has been handled.
+
+        It gets a Failure if the session was lost.
+        """
+        if session_id not in self._ended:
+            self._ended[session_id] = asyncio.get_running_loop().create_future()
+        return self._ended[session_id]
+
+    async def _on_error(self, error_type: str, details: dict[str, Any]) -> None:
+        if error_type == "session_lost":
+            future = self.of(details["session_id"])
+            future.set_exception(Failure(f"the session was lost: {details['reason']}"))
+            future.exception()  # retrieved: not everybody asks
+
+    async def _on_closed(self, session_id: bytes) -> None:
+        future = self.of(session_id)
+        if not future.done():
+            future.set_result(None)
+
+
+async def converse(
+    ended: asyncio.Future[None], output: Output, feed: Awaitable[None] | None
+) -> None:
+    """Wait until the session has ended and its messages are written; ``feed`` sends meanwhile.
+
+    Args:
+        ended: See `Ends.of`.
+        output: Where its messages go.
+        feed: Sends, and closes the session if that is wanted. Cancelled if the session ends first.
+
+    Raises:
+        Failure: The session was lost, or ended before the feed had sent all it had.
+        OSError: A message could not be written.
+
+    """
+    feeding = None if feed is None else asyncio.ensure_future(feed)
+    waiting: set[asyncio.Future[None]] = {ended, output.failed}
+    try:
+        if feeding is not None:
+            await asyncio.wait({feeding, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done() and not ended.done():
+                error = feeding.exception()
+                if error is not None and not isinstance(error, STTSessionClosedError):
+                    raise error
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if output.failed.done():
+            output.failed.result()
+        ended.result()
+        if feeding is not None and feeding.done():
+            try:
+                feeding.result()
+            except STTSessionClosedError as error:
+                raise Failure("the peer closed the session before it had all input") from error
+    finally:
+        if feeding is not None and not feeding.done():
+            feeding.cancel()
+            await asyncio.wait((feeding,))
+
+
+def is_terminal(descriptor: int = STDIN) -> bool:
+    """Tell whether a person types there."""
+    return os.isatty(descriptor)

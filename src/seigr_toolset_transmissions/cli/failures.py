@@ -1,0 +1,35 @@
+"""How a command ends: its exit codes, and the errors that carry one."""
+
+from __future__ import annotations
+
+__all__ = ["FAILED", "INTERRUPTED", "OK", "TERMINATED", "USAGE", "Failure", "Interrupted", "Misuse"]
+
+OK = 0
+FAILED = 1
+"""It could not be done: not reached, refused, lost, not written."""
+USAGE = 2
+"""What was asked for cannot be meant: a wrong option, address or seed."""
+INTERRUPTED = 130
+"""Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+TERMINATED = 143
+"""SIGTERM, likewise."""
+
+
+class Failure(Exception):  # noqa: N818 - its text is what the user reads
+    """The command failed. The text is one line that says what to do; empty: say nothing."""
+
+    exit_code = FAILED
+
+
+class Misuse(Failure):
+    """The user asked for something that cannot be meant."""
+
+    exit_code = USAGE
+
+
+class Interrupted(BaseException):
+    """A signal told the command to end, and it has cleaned up."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code

@@ -1,0 +1,41 @@
+"""Keeping what is typed, and the ``^C`` that a terminal shows, out of a drawing."""
+
+from __future__ import annotations
+
+import os
+import termios
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .streams import STDIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["unechoed"]
+
+_LOCAL_FLAGS = 3
+"""Where `termios.tcgetattr` has them."""
+
+
+@contextmanager
+def unechoed() -> Iterator[None]:
+    """Have the terminal not show what is typed; it does again at the end.
+
+    Does nothing if standard input is no terminal, or another program's at present.
+    """
+    try:
+        ours = os.isatty(STDIN) and os.tcgetpgrp(STDIN) == os.getpgrp()
+        before = termios.tcgetattr(STDIN) if ours else None
+    except (OSError, termios.error):
+        before = None
+    if before is None:
+        yield
+        return
+    quiet = before.copy()
+    quiet[_LOCAL_FLAGS] &= ~termios.ECHO
+    termios.tcsetattr(STDIN, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(STDIN, termios.TCSANOW, before)

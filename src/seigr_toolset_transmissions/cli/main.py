@@ -1,0 +1,55 @@
+"""The entry point of the `stt` command.
+
+It needs nothing but the library itself, so that it can say what to install.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from .failures import FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["run"]
+
+_EXTRA = ("click", "rich")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code.
+
+    Args:
+        arguments: Those after the program's name; those of the process if None.
+
+    """
+    _open_standard_streams()
+    try:
+        from .app import main  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        sys.stderr.write(
+            f"stt: {missing} is missing: run `pip install 'seigr-toolset-transmissions[cli]'`\n"
+        )
+        return FAILED
+    return main(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _open_standard_streams() -> None:
+    """Open the standard descriptors that the caller has closed, lest a socket gets their number.
+
+    Reading from them finds the end, and writing to them fails.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # gets the lowest free number, which is this one
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal cannot show

@@ -1,0 +1,92 @@
+"""The node of a command: made of the user's seeds, and telling what happens on standard error."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from .. import NodeConfig, Session, STTNode
+from .addresses import format_address, short_id
+from .notes import note
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .seeds import Seeds
+
+__all__ = ["connect_to", "note_listening", "running"]
+
+_GOODBYE_SECONDS = 1.0
+"""Commands close their sessions themselves; this is for what is left when one is interrupted."""
+
+_FOR_THIS_RUN = " (an identity for this run: no node seed was given)"
+
+
+@asynccontextmanager
+async def running(
+    seeds: Seeds, config: NodeConfig, listen: tuple[str, int] | None = None
+) -> AsyncIterator[STTNode]:
+    """Run a node; stop it at the end.
+
+    Args:
+        seeds: What the node is made of.
+        config: Its settings.
+        listen: Where to listen; None: it only dials.
+
+    """
+    host, port = listen or ("127.0.0.1", 0)
+    node = STTNode(seeds.node, seeds.shared, host, port, config=config)
+    _tell(node)
+    await node.start(server_mode=listen is not None)
+    try:
+        yield node
+    finally:
+        await node.stop(drain=_GOODBYE_SECONDS)
+
+
+async def connect_to(
+    node: STTNode, address: tuple[str, int], *, expect: bytes | None, seeds: Seeds
+) -> Session:
+    """Connect to a peer; note who it is, and who we are if that is new."""
+    session = await node.connect(*address, expect=expect)
+    me = f" as {short_id(node.node_id)}{_FOR_THIS_RUN}" if seeds.ephemeral else ""
+    note(f"connected to {session.peer_node_id.hex()}{me}")
+    return session
+
+
+def note_listening(node: STTNode, seeds: Seeds) -> None:
+    """Note where the node listens, and as whom."""
+    assert node.address is not None  # noqa: S101  it listens
+    new = _FOR_THIS_RUN if seeds.ephemeral else ""
+    note(f"listening on {format_address(node.address)} as {node.node_id.hex()}{new}")
+
+
+def _tell(node: STTNode) -> None:
+    """Note the troubles of the node's sessions."""
+    wait = node.config.resume_window
+
+    async def on_suspended(session_id: bytes) -> None:
+        note(
+            f"the connection{_to(node, session_id)} is broken; "
+            f"it has {wait:g} s to come back, and nothing is lost meanwhile"
+        )
+
+    async def on_resumed(session_id: bytes) -> None:
+        note(f"the connection{_to(node, session_id)} is back")
+
+    async def on_error(error_type: str, details: dict[str, Any]) -> None:
+        if error_type == "handshake_failed":
+            address, count = details["address"], details["count"]
+            others = f" (and {count - 1} more)" if count > 1 else ""
+            note(f"refused a stranger from {address[0]}{others}: {details['reason']}")
+        elif error_type in ("limit_reached", "protocol_error"):
+            note(details["reason"])
+
+    node.events.register("session_suspended", on_suspended)
+    node.events.register("session_resumed", on_resumed)
+    node.events.register("error", on_error)
+
+
+def _to(node: STTNode, session_id: bytes) -> str:
+    session = node.get_session(session_id)
+    return "" if session is None else f" to {short_id(session.peer_node_id)}"

@@ -1,0 +1,241 @@
+"""An established connection: joins one session to one transport through one secure channel.
+
+It holds what a session loses with each connection: the ciphers, the half-received frame, and
+whether the transport takes bytes. It reads at all times, also when the application does not
+consume: credit bounds what a peer may send, so acknowledgements and PONGs never wait behind it.
+
+Once `Connection.drop` was called, nothing that still arrives reaches the session. That is the
+fence on which resuming rests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import STTProtocolError
+from .frames import FrameDecoder
+from .records import seal, unseal
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from .noise import Channel
+    from .session import SessionMachine
+    from .transports.base import Address, Transport
+
+__all__ = ["CLOSE_SECONDS", "Connection", "ConnectionUser", "FlushTurn"]
+
+FIRST_WRITE_BYTES = 4 * 1024
+WRITE_BYTES = 256 * 1024
+"""What is taken from a session for one write: a few records, so that the system calls are few and
+the ciphertext in memory little. The first writes of a connection are smaller, each twice as large
+as the one before: what is cut off within a record is lost whole, and so a session gets on even if
+none of its connections lives for a large record."""
+
+CLOSE_SECONDS = 5.0
+"""How long an ended connection may take to send its last bytes before it is aborted."""
+
+
+class ConnectionUser(Protocol):
+    """Who is told what arrives: the session as its application sees it."""
+
+    @property
+    def machine(self) -> SessionMachine:
+        """The session's state."""
+
+    def messages_arrived(self, messages: list[bytes]) -> None:
+        """Take messages, in order; called between two frames' effects, so only keep them."""
+
+    def progressed(self) -> None:
+        """Look at the machine again: bytes of the peer have changed it."""
+
+    def connection_ended(self, connection: Connection, cause: Exception | None) -> None:
+        """Note that the connection has ended, or that its peer broke the protocol (``cause``)."""
+
+
+class FlushTurn:
+    """Batches what the connections of one event loop write in one turn of it.
+
+    The first message of a turn goes out at once, so that a lone one does not wait; what follows in
+    the same turn goes out together at its end.
+    """
+
+    __slots__ = ("_loop", "_open", "_waiting", "number")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._open = False  # whether the end of this turn has been asked for
+        self._waiting: list[Connection] = []
+        self.number = 0
+
+    def end_soon(self) -> None:
+        """See that the turn is ended."""
+        if not self._open:
+            self._open = True
+            self._loop.call_soon(self._end)
+
+    def add(self, connection: Connection) -> None:
+        """Flush the connection at the end of the turn."""
+        self._waiting.append(connection)
+
+    def _end(self) -> None:
+        self._open = False
+        self.number += 1
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.flush()
+
+
+class Connection:
+    """A `Receiver` for the time after the handshake; ``gone`` is called when its transport ends."""
+
+    __slots__ = (
+        "_ack_timer",
+        "_budget",
+        "_close_timer",
+        "_decoder",
+        "_flushed_in",
+        "_gone",
+        "_loop",
+        "_receive_cipher",
+        "_send_cipher",
+        "_transport",
+        "_turn",
+        "_user",
+        "flushing",
+        "stalled_since",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        channel: Channel,
+        user: ConnectionUser,
+        loop: asyncio.AbstractEventLoop,
+        turn: FlushTurn,
+        gone: Callable[[Connection], None],
+    ) -> None:
+        self._transport = transport
+        self._send_cipher = channel.send_cipher
+        self._receive_cipher = channel.receive_cipher
+        self._user: ConnectionUser | None = user
+        self._loop = loop
+        self._decoder = FrameDecoder()
+        self._budget = FIRST_WRITE_BYTES
+        self._turn = turn
+        self._flushed_in = -1  # the number of the turn of the last write by `flush_soon`
+        self.flushing = False
+        """Whether the end of this turn of the loop will bring a `flush`."""
+        self._ack_timer = False
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._gone = gone
+        self.stalled_since: float | None = None
+        """Since when the transport takes no bytes, by the loop's clock; None while it does."""
+
+    @property
+    def peer_address(self) -> Address:
+        """Where the peer is: host and port."""
+        return self._transport.peer_address
+
+    # ------------------------------------------------------------------ sending
+
+    def flush_soon(self) -> None:
+        """Write what is due: at once, or at the end of this turn of the loop if it has written."""
+        turn = self._turn
+        if self._flushed_in != turn.number:
+            self._flushed_in = turn.number
+            turn.end_soon()
+            self.flush()
+        elif not self.flushing:
+            self.flushing = True
+            turn.add(self)
+
+    def flush(self) -> None:
+        """Write what is due, as long as the transport takes it."""
+        self.flushing = False
+        user = self._user
+        if user is None:
+            return
+        machine = user.machine
+        while self.stalled_since is None:
+            buffers = machine.data_to_send(self._budget)
+            if not buffers:
+                return
+            self._transport.write(seal(self._send_cipher, buffers))
+            if self._budget < WRITE_BYTES:
+                self._budget *= 2
+            if not machine.output_due:
+                return
+
+    def acknowledge_later(self, delay: float) -> None:
+        """Send an acknowledgement after ``delay`` seconds, unless it goes out with others before.
+
+        One timer serves all messages that arrive before it fires.
+        """
+        if not self._ack_timer:
+            self._ack_timer = True
+            self._loop.call_later(delay, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._ack_timer = False
+        if self._user is not None and self._user.machine.ack_owed:
+            self.flush()
+
+    # ------------------------------------------------- what the transport calls
+
+    def connection_made(self, transport: Transport) -> None:
+        """Never called: the handshake has had this call."""
+
+    def bytes_received(self, data: memoryview) -> int:
+        """Take whole records; what is left is presented again."""
+        user = self._user
+        if user is None:
+            return len(data)
+        machine = user.machine
+        done = 0
+        try:
+            while record := unseal(self._receive_cipher, data, done):
+                plaintext, done = record
+                frames = self._decoder.feed(plaintext)
+                if frames:
+                    messages = machine.receive(frames, self._loop.time())
+                    if messages:
+                        user.messages_arrived(messages)
+        except STTProtocolError as error:
+            self.drop()
+            user.connection_ended(self, error)
+            return len(data)
+        user.progressed()
+        return done
+
+    def pause_writing(self) -> None:
+        """Keep what is due in the session until the transport takes bytes again."""
+        self.stalled_since = self._loop.time()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.stalled_since = None
+        self.flush()
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        """Tell the session, unless it has let go of this connection before."""
+        user, self._user = self._user, None
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        self._gone(self)
+        if user is not None:
+            user.connection_ended(self, cause)
+
+    # ------------------------------------------------------------------- ending
+
+    def drop(self) -> None:
+        """Let go of the session and of the transport, at once. May be called again."""
+        self._user = None
+        self._transport.abort()
+
+    def finish(self) -> None:
+        """Let go of the session; send what was written, and end within `CLOSE_SECONDS`."""
+        self._user = None
+        self._transport.close()
+        self._close_timer = self._loop.call_later(CLOSE_SECONDS, self._transport.abort)

@@ -1,0 +1,315 @@
+"""Handshakes over a transport: both sides, up to the secure channel.
+
+The listener's side is driven by callbacks, so that a stranger costs no task. It sends nothing
+before its peer has proven that it knows the shared seed, and ends in silence whatever is wrong.
+The dialer's side is a coroutine; its user waits for it anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import STTAuthenticationError, STTHandshakeError, STTIdentityError, STTProtocolError
+from .hello import HELLO_BYTES, OPENING_BYTES, REPLY_BYTES, VERSION, Hello, Opening, Reply
+from .identity import node_id_of
+from .noise import KEY_BYTES, XXPSK0
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .noise import Channel, Handshake
+    from .transports.base import Address, Network, Transport
+
+__all__ = [
+    "Answering",
+    "Dialed",
+    "FirstMessages",
+    "dial",
+]
+
+_FIRST = XXPSK0.message_size(0, HELLO_BYTES)
+_SECOND = XXPSK0.message_size(1, REPLY_BYTES)
+_THIRD = XXPSK0.message_size(2, OPENING_BYTES)
+
+
+class FirstMessages:
+    """Remembers the keys of recent first messages, so that a replayed one is met with silence.
+
+    Only what its writer could encrypt under the shared seed is remembered, so a stranger cannot
+    fill it.
+    """
+
+    __slots__ = ("_keys", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._keys: dict[bytes, None] = {}
+
+    def seen(self, message: bytes) -> bool:
+        """Whether this first message was seen before; from now on it was."""
+        key = message[:KEY_BYTES]
+        if key in self._keys:
+            return True
+        self._keys[key] = None
+        if len(self._keys) > self._limit:
+            del self._keys[next(iter(self._keys))]
+        return False
+
+
+class Answering:
+    """The listener's side of one handshake: a `Receiver` until the channel is made.
+
+    Args:
+        handshake: A fresh copy of the node's.
+        reply: The payload of our message.
+        first_messages: Those seen by this node.
+        done: Called with this object, the transport, the channel and the dialer's opening. It must
+            hand the transport over to another receiver, or end it.
+        failed: Called with this object and the reason when the handshake fails; the transport has
+            been aborted.
+        gone: Called with this object when the transport has ended, unless it was handed over.
+        deadline: Seconds for all of it.
+
+    """
+
+    __slots__ = (
+        "_answered",
+        "_done",
+        "_failed",
+        "_first_messages",
+        "_gone",
+        "_handshake",
+        "_reply",
+        "_timer",
+        "_transport",
+        "deadline",
+        "heard",
+    )
+
+    def __init__(
+        self,
+        handshake: Handshake,
+        reply: Reply,
+        first_messages: FirstMessages,
+        *,
+        done: Callable[[Answering, Transport, Channel, Opening], None],
+        failed: Callable[[Answering, Exception | None], None],
+        gone: Callable[[Answering], None],
+        deadline: float,
+    ) -> None:
+        self._handshake: Handshake | None = handshake
+        self._answered = False
+        self.heard = False
+        """Whether the dialer has sent anything."""
+        self._reply = reply
+        self._first_messages = first_messages
+        self._done = done
+        self._failed = failed
+        self._gone = gone
+        self._transport: Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.deadline = deadline
+
+    def connection_made(self, transport: Transport) -> None:
+        """Begin to wait for the first message."""
+        self._transport = transport
+        if self._handshake is None:  # aborted before
+            transport.abort()
+            return
+        self._timer = asyncio.get_running_loop().call_later(self.deadline, self._too_late)
+
+    def bytes_received(self, data: memoryview) -> int:
+        """Take the next message once it is there whole."""
+        handshake = self._handshake
+        if handshake is None:
+            return len(data)
+        self.heard = True
+        size = _THIRD if self._answered else _FIRST
+        if len(data) < size:
+            return 0
+        if len(data) > size:
+            # The dialer has nothing to say before it has our answer.
+            self.abort(STTProtocolError("more than one handshake message at once"))
+            return len(data)
+        try:
+            if self._answered:
+                self._finish(handshake, data)
+            else:
+                self._answered = True
+                self._answer(handshake, bytes(data))
+        except (STTProtocolError, STTIdentityError) as error:
+            self.abort(error)
+        return size
+
+    def _answer(self, handshake: Handshake, message: bytes) -> None:
+        hello = Hello.decode(handshake.read_message(message))
+        if self._first_messages.seen(message):
+            raise STTAuthenticationError("a replayed first message")
+        if not hello.min_version <= VERSION <= hello.max_version:
+            raise STTProtocolError(
+                f"a dialer that speaks versions {hello.min_version} to {hello.max_version}, "
+                f"not {VERSION}"
+            )
+        assert self._transport is not None  # noqa: S101  connection_made comes first
+        self._transport.write(handshake.write_message(self._reply.encode()))
+
+    def _finish(self, handshake: Handshake, message: memoryview) -> None:
+        opening = Opening.decode(handshake.read_message(message))
+        self._stop_timer()
+        self._handshake = None
+        assert self._transport is not None  # noqa: S101  connection_made comes first
+        self._done(self, self._transport, handshake.finish(), opening)
+
+    @property
+    def peer_address(self) -> Address:
+        """Where the dialer is: host and port."""
+        assert self._transport is not None  # noqa: S101  connection_made comes first
+        return self._transport.peer_address
+
+    def end(self) -> None:
+        """Send what was written and end the connection, in what is left of the deadline."""
+        if self._transport is not None:
+            self._transport.close()
+            self._timer = asyncio.get_running_loop().call_later(
+                self.deadline, self._transport.abort
+            )
+
+    def _too_late(self) -> None:
+        self.abort(STTHandshakeError(f"no complete handshake within {self.deadline} s"))
+
+    def pause_writing(self) -> None:
+        """Nothing to do: a handshake writes one short message."""
+
+    def resume_writing(self) -> None:
+        """Nothing to do: see `pause_writing`."""
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        """Report the failure, unless it was reported before."""
+        self.abort(cause)
+        self._gone(self)
+
+    def abort(self, cause: Exception | None) -> None:
+        """End the connection in silence and report why, unless that was done before."""
+        self._stop_timer()
+        if self._transport is not None:
+            self._transport.abort()
+        if self._handshake is not None:
+            self._handshake = None
+            self._failed(self, cause)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Dialing:
+    """The dialer's `Receiver` until the channel is made: collects the listener's message."""
+
+    __slots__ = ("_arrived", "_cause", "_message", "lost")
+
+    def __init__(self) -> None:
+        self._message = b""
+        self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cause: Exception | None = None
+        self.lost = False
+        """Whether the connection has ended."""
+
+    async def message(self) -> bytes:
+        """Wait for the message; raise STTHandshakeError if the connection ends first."""
+        await self._arrived
+        if not self._message:
+            raise _closed() from self._cause
+        return self._message
+
+    def connection_made(self, transport: Transport) -> None:
+        pass
+
+    def bytes_received(self, data: memoryview) -> int:
+        if self._message or len(data) < _SECOND:
+            return 0
+        self._message = bytes(data[:_SECOND])
+        self._wake()
+        return _SECOND
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        pass
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        self.lost = True
+        self._cause = cause
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._arrived.done():
+            self._arrived.set_result(None)
+
+
+def _closed() -> STTHandshakeError:
+    return STTHandshakeError(
+        "the peer closed during the handshake: "
+        "most likely it has another shared_seed, or is not an STT node"
+    )
+
+
+class Dialed(NamedTuple):
+    """A connection whose listener is authenticated and waits for the third message."""
+
+    transport: Transport
+    receiver: _Dialing
+    handshake: Handshake
+    reply: Reply
+    peer_node_id: bytes
+
+    def open(self, opening: Opening) -> Channel:
+        """Send the third message; return the channel. Hand the transport over in the same turn.
+
+        Raises:
+            STTHandshakeError: The connection has ended: nobody would be told so any more.
+
+        """
+        if self.receiver.lost:
+            raise _closed()
+        self.transport.write(self.handshake.write_message(opening.encode()))
+        return self.handshake.finish()
+
+
+async def dial(network: Network, host: str, port: int, handshake: Handshake) -> Dialed:
+    """Connect and shake hands up to the third message, which the caller writes.
+
+    Raises:
+        OSError: Nobody could be reached there.
+        STTHandshakeError: Whoever answered does not know the shared seed, or speaks another
+            version or protocol.
+        STTIdentityError: Whoever answered has this very node's key.
+
+    After an error or a cancel no connection is left open. The time is for the caller to limit.
+
+    """
+    receiver = _Dialing()
+    transport = await network.dial(receiver, host, port)
+    try:
+        transport.write(handshake.write_message(Hello(VERSION, VERSION).encode()))
+        reply = _read_reply(handshake, await receiver.message())
+    except BaseException:
+        transport.abort()
+        raise
+    assert handshake.remote_static is not None  # noqa: S101  known from the second message on
+    return Dialed(transport, receiver, handshake, reply, node_id_of(handshake.remote_static))
+
+
+def _read_reply(handshake: Handshake, message: bytes) -> Reply:
+    try:
+        reply = Reply.decode(handshake.read_message(message))
+    except STTAuthenticationError as error:
+        raise STTHandshakeError(
+            "the peer's answer is not of this group: "
+            "most likely it has another shared_seed, or is not an STT node"
+        ) from error
+    if reply.version != VERSION:
+        raise STTHandshakeError(f"the peer chose version {reply.version}, not {VERSION}")
+    return reply

@@ -1,0 +1,688 @@
+"""A session as its application sees it: sending, flushing, closing, and handing on what arrives.
+
+`Session` joins three things that know nothing of each other: the sans-I/O state in `session`, the
+present `connection.Connection` (if there is one), and the application's events and inboxes, which
+it reaches through its owner, the node.
+
+Everything that the application is told about one session goes through one queue and comes in
+order: that it was created, its messages, that it was suspended or resumed, that it is closed. A
+task works the queue off, and exists only while there is something in it. Messages for an inbox
+with room need neither queue nor task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import (
+    STTAuthenticationError,
+    STTProtocolError,
+    STTSessionClosedError,
+    STTSessionLostError,
+    STTWindowFullError,
+)
+from .frames import WelcomeStatus
+from .payload import as_bytes
+from .session import Link, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .config import NodeConfig
+    from .connection import Connection
+    from .endpoints import EndpointManager
+    from .events import EventEmitter
+    from .session import SessionMachine
+    from .transports.base import Address
+
+__all__ = ["Session", "SessionOwner", "SessionState", "SessionStats"]
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[], Coroutine[Any, Any, None]]
+"""Something that the application is told, in its turn."""
+
+_FLUSH_BYTES = 64 * 1024
+"""With so much to send, it goes out at once and not at the end of the loop's turn: the peer can
+work meanwhile, and memory stays small."""
+
+_TURN_MESSAGES = 64
+"""Messages handed to handlers before others get a turn of the loop, should no handler wait."""
+
+_OFFER_MESSAGES = 1024
+"""Queued messages offered to an inbox at a time."""
+
+
+class SessionState(StrEnum):
+    """What a session can do now."""
+
+    OPEN = "open"
+    SUSPENDED = "suspended"
+    """Without a connection: messages are accepted into the window and wait."""
+    CLOSING = "closing"
+    """Takes no more messages; those accepted are being delivered."""
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStats:
+    """Totals since the session began."""
+
+    messages_sent: int
+    """Messages accepted for sending."""
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    unacknowledged_bytes: int
+    """Accepted and not yet acknowledged: what the send window holds now, overhead included."""
+    resumes: int
+    """How often the session went on over a new connection."""
+
+
+class SessionOwner(Protocol):
+    """What a session needs of its node."""
+
+    @property
+    def config(self) -> NodeConfig:
+        """The node's settings."""
+
+    @property
+    def events(self) -> EventEmitter:
+        """Where handlers are registered."""
+
+    @property
+    def endpoints(self) -> EndpointManager:
+        """Where messages go that no handler wants."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The node's event loop."""
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node."""
+
+    async def emit(self, event: str, **details: Any) -> None:
+        """Emit an event; never raises, but if cancelled."""
+
+    def session_opened(self, session: Session) -> None:
+        """Note that both sides hold the session for established."""
+
+    def session_refused(self, session: Session, cause: Exception | None) -> None:
+        """Note that the session was never opened, or that the peer will not resume it."""
+
+    def session_suspended(self, session: Session, cause: Exception | None) -> None:
+        """Note that the session lost its connection."""
+
+    def session_resumed(self, session: Session) -> None:
+        """Note that the session goes on over a new connection."""
+
+    def session_closing(self, session: Session) -> None:
+        """Note that the session takes no more messages."""
+
+    def session_ended(self, session: Session, cause: Exception | None) -> None:
+        """Note that the session is over; ``cause`` says why unless that is its acknowledged end."""
+
+    def ensure_endpoint(self, session: Session) -> None:
+        """Make sure that the peer is an endpoint: the user may have removed it."""
+
+
+class Session:
+    """An ordered, lossless stream of messages with one peer. Made by `STTNode`.
+
+    Attributes:
+        peer_node_id: The peer's authenticated identity, 32 bytes.
+        peer_incarnation: 16 random bytes that the peer's process drew; another value means that
+            the peer was restarted.
+        dial_address: Host and port if this side dialled and dials again, else None.
+        error: Why the session ended if messages may have been lost with it, else None.
+
+    """
+
+    __slots__ = (
+        "_closed",
+        "_connection",
+        "_end_waiters",
+        "_flushers",
+        "_live",
+        "_opened",
+        "_owner",
+        "_pump",
+        "_queue",
+        "_resumes",
+        "_room",
+        "_senders",
+        "address",
+        "attempts",
+        "dial_address",
+        "error",
+        "live_since",
+        "machine",
+        "peer_incarnation",
+        "peer_node_id",
+    )
+
+    def __init__(
+        self,
+        owner: SessionOwner,
+        machine: SessionMachine,
+        *,
+        peer_node_id: bytes,
+        peer_incarnation: bytes,
+        dial_address: Address | None,
+    ) -> None:
+        self.machine = machine
+        self.peer_node_id = peer_node_id
+        self.peer_incarnation = peer_incarnation
+        self.dial_address = dial_address
+        self.address: Address = dial_address or ("", 0)
+        """Where the peer is, or was last: host and port."""
+        self.live_since = owner.loop.time()
+        """Since when the peer uses the present or last connection, by the loop's clock."""
+        self.attempts = 0
+        """How often this side has dialled since the last stable connection."""
+        self.error: STTSessionLostError | None = None
+        self._owner = owner
+        self._connection: Connection | None = None
+        self._live = False  # whether the peer has used the present connection
+        self._opened = False  # whether it ever was live
+        self._closed = False
+        self._resumes = 0
+        self._senders: deque[asyncio.Future[None]] | None = None
+        self._flushers: list[tuple[int, asyncio.Future[None]]] | None = None
+        self._end_waiters: list[asyncio.Future[None]] | None = None
+        self._queue: deque[bytes | Step] = _NO_QUEUE
+        self._pump: asyncio.Task[None] | None = None
+        self._room: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session {self.session_id.hex()} with {self.peer_node_id.hex()[:16]} "
+            f"{self.state.value}>"
+        )
+
+    # -------------------------------------------------------------- public facts
+
+    @property
+    def session_id(self) -> bytes:
+        """16 bytes, the same on both sides."""
+        return self.machine.session_id
+
+    @property
+    def state(self) -> SessionState:
+        """What the session can do now."""
+        if self._closed:
+            return SessionState.CLOSED
+        if self.machine.phase is not Phase.OPEN:
+            return SessionState.CLOSING
+        return SessionState.OPEN if self._live else SessionState.SUSPENDED
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the session takes messages: they may have to wait for a connection."""
+        return self.machine.phase is Phase.OPEN
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at present."""
+        return self._connection is not None
+
+    @property
+    def rtt(self) -> float | None:
+        """Smoothed round-trip time in seconds; None before it was measured."""
+        return self.machine.rtt
+
+    @property
+    def min_rtt(self) -> float | None:
+        """Shortest round-trip time in seconds; None before it was measured."""
+        return self.machine.min_rtt
+
+    @property
+    def stats(self) -> SessionStats:
+        """Totals since the session began."""
+        machine = self.machine
+        return SessionStats(
+            messages_sent=machine.messages_sent,
+            messages_received=machine.messages_received,
+            bytes_sent=machine.bytes_sent,
+            bytes_received=machine.bytes_received,
+            unacknowledged_bytes=machine.unacked_cost,
+            resumes=self._resumes,
+        )
+
+    # ------------------------------------------------------------------ sending
+
+    def try_send(self, data: bytes) -> bool:
+        """Accept a message if there is room for it; False: wait with `send`.
+
+        Raises as `send_nowait`, but for a full window.
+        """
+        # Who waits already comes first.
+        if self._senders:
+            return False
+        pending = self.machine.send(data)
+        connection = self._connection
+        if connection is not None:
+            if pending >= _FLUSH_BYTES:
+                connection.flush()
+            elif not connection.flushing:
+                connection.flush_soon()
+        return pending > 0
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> None:
+        """Accept a message for delivery, without waiting.
+
+        An accepted message is delivered exactly once and in order as long as both processes live,
+        across broken connections; else it is reported in the event ``error`` (``session_lost``).
+
+        Raises:
+            STTWindowFullError: There is no room in the send window; nothing was accepted.
+            STTSessionClosedError: The session takes no more messages.
+            STTMessageSizeError: The message is too long.
+            TypeError: ``data`` is not bytes-like.
+
+        """
+        if not self.try_send(as_bytes(data)):
+            raise STTWindowFullError(
+                f"{self.machine.unacked_cost} bytes wait for the peer's acknowledgement: "
+                "await send(), or raise send_window_bytes or send_window_messages"
+            )
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Accept a message for delivery; wait while the send window is full.
+
+        Messages of several tasks are accepted in the order of their calls. If cancelled, the
+        message was not accepted. Raises as `send_nowait`, but for a full window.
+        """
+        message = as_bytes(data)
+        if self.try_send(message):
+            return
+        if self._senders is None:
+            self._senders = deque()
+        loop = self._owner.loop
+        turn = loop.create_future()
+        self._senders.append(turn)
+        self.ping()  # the PONG brings an acknowledgement along, and with it room
+        try:
+            await turn
+            while not self.machine.send(message):
+                self._senders[0] = turn = loop.create_future()
+                await turn
+        finally:
+            self._senders.remove(turn)
+            self._wake_sender()
+        if self._connection is not None:
+            self._connection.flush_soon()
+
+    def _wake_sender(self) -> None:
+        if self._senders and not self._senders[0].done():
+            self._senders[0].set_result(None)
+
+    async def flush(self) -> None:
+        """Wait until the peer has acknowledged every message accepted so far.
+
+        Raises:
+            STTSessionLostError: The session ended first; it tells which messages are uncertain.
+            STTSessionClosedError: The session ended first.
+
+        """
+        machine = self.machine
+        target = machine.accepted
+        if machine.acked >= target:
+            return
+        if self._closed:
+            raise self._end_error()
+        waiter = self._owner.loop.create_future()
+        if self._flushers is None:
+            self._flushers = []
+        self._flushers.append((target, waiter))
+        if self._connection is not None:
+            machine.ping(self._owner.loop.time())  # the PONG brings the acknowledgement along
+            self._connection.flush()
+        await waiter
+
+    async def close(self) -> None:
+        """Accept no more, deliver what was accepted, and end the session on both sides.
+
+        Ends within ``close_timeout``; may be called again, and from a handler. If cancelled, the
+        session goes on closing.
+
+        Raises:
+            STTSessionLostError: Messages could not be delivered in that time; it tells which. The
+                session has ended all the same.
+
+        """
+        self.start_closing()
+        try:
+            async with asyncio.timeout(self._owner.config.close_timeout):
+                await self.wait_closed()
+        except TimeoutError:
+            self.lose("the peer did not acknowledge the close in time")
+        if self.error is not None and (self.error.unsent or self.error.unknown):
+            raise self.error
+
+    async def wait_closed(self) -> None:
+        """Wait until the session has ended, in whatever way; `error` then tells whether well."""
+        if not self._closed:
+            waiter = self._owner.loop.create_future()
+            if self._end_waiters is None:
+                self._end_waiters = []
+            self._end_waiters.append(waiter)
+            await waiter
+
+    # ------------------------------------------------------ for the node: its ends
+
+    def start_closing(self) -> None:
+        """Accept no more messages, and say so to the peer once it has all of them."""
+        if self._closed or self.machine.phase is not Phase.OPEN:
+            return
+        self.machine.close()
+        self._leave_open()
+        if self._connection is not None:
+            self._connection.flush_soon()
+
+    def give_up(self) -> None:
+        """End a session that nobody waits for any more: in silence, unless it is established."""
+        if self._opened:
+            self.start_closing()
+        else:
+            self.lose("given up")
+
+    def lose(self, reason: str, cause: Exception | None = None) -> None:
+        """End the session without the peer's consent. Does nothing if it has ended."""
+        if self._closed:
+            return
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
+        self._finish(cause or STTSessionClosedError(reason), reason)
+
+    def _finish(self, cause: Exception | None, reason: str) -> None:
+        """Record the end and tell everybody who waits for something of this session."""
+        self._closed = True
+        self._live = False
+        undelivered = self.machine.abandon()
+        if cause is not None or undelivered.unsent or undelivered.unknown:
+            self.error = STTSessionLostError(
+                f"{reason}: {len(undelivered.unsent)} messages were not sent and "
+                f"{len(undelivered.unknown)} not acknowledged",
+                session_id=self.session_id,
+                peer_node_id=self.peer_node_id,
+                unsent=undelivered.unsent,
+                unknown=undelivered.unknown,
+            )
+            self.error.__cause__ = cause
+        self._leave_open()
+        for _, flusher in self._flushers or ():
+            if not flusher.done():
+                flusher.set_exception(self._end_error())
+        for waiter in self._end_waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+        self._flushers = self._end_waiters = None
+        if self._room is not None:
+            self._room.cancel()  # what waits for room in the inbox goes there all the same
+        if self._opened:
+            self._owner.session_ended(self, cause)
+        else:
+            self._owner.session_refused(self, cause)
+
+    def _leave_open(self) -> None:
+        """Tell senders that wait, and the node, that no more messages are accepted."""
+        for sender in self._senders or ():
+            if not sender.done():
+                sender.set_result(None)  # each tries again, and gets the error
+        if self._opened:
+            self._owner.session_closing(self)
+
+    def _end_error(self) -> STTSessionClosedError:
+        return self.error or STTSessionClosedError("the session has ended")
+
+    # ------------------------------------------------------------ the connection
+
+    def attach(self, connection: Connection) -> None:
+        """Go on over a connection; whatever the last one had not delivered to us is void."""
+        old, self._connection = self._connection, connection
+        if old is not None:
+            old.drop()
+        self._live = False
+        self.address = connection.peer_address
+        connection.flush()
+
+    def go_live(self) -> None:
+        """Note that both sides use the present connection."""
+        self._live = True
+        self.live_since = self._owner.loop.time()
+        if self._opened:
+            self._resumes += 1
+            self._owner.session_resumed(self)
+        else:
+            self._opened = True
+            self._owner.session_opened(self)
+
+    def messages_arrived(self, messages: list[bytes]) -> None:
+        """Hand messages on, in order: to the inbox at once, or through the queue."""
+        if not self._live:
+            self.go_live()
+        if self._pump is None and not self._owner.events.observed("data_received"):
+            taken = self._offer(messages)
+            if taken == len(messages):
+                return
+            messages = messages[taken:]
+        self._enqueue(messages)
+
+    def progressed(self) -> None:
+        """Act on what the peer's bytes have changed in the session's state."""
+        machine = self.machine
+        if not self._live:
+            if machine.refusal is not None:
+                self._refused()
+                return
+            if machine.link is Link.UP:
+                self.go_live()
+        if self._senders:
+            self._wake_sender()
+        if self._flushers:
+            self._settle_flushers(self._flushers)
+        connection = self._connection
+        if connection is None:
+            return
+        if machine.phase is Phase.PEER_CLOSED:
+            self._leave_open()
+        if machine.output_due:
+            connection.flush()
+        if machine.phase is Phase.CLOSED:
+            self._connection = None
+            connection.finish()
+            self._finish(None, "the session was closed")
+        else:
+            self._acknowledge()
+
+    def _refused(self) -> None:
+        machine, connection = self.machine, self._connection
+        self._connection = None
+        if connection is not None:
+            connection.finish()
+        machine.detach()
+        if not self._opened:
+            self._closed = True
+            self._owner.session_refused(self, None)
+        elif machine.refusal is WelcomeStatus.REFUSED:
+            machine.refusal = None
+            self._owner.session_suspended(self, None)
+        elif machine.phase is Phase.CLOSED:
+            self._finish(None, "the session had ended, with all messages delivered")
+        else:
+            self.lose("the peer does not know the session any more")
+
+    def _settle_flushers(self, flushers: list[tuple[int, asyncio.Future[None]]]) -> None:
+        acked = self.machine.acked
+        waiting = []
+        for target, waiter in flushers:
+            if waiter.done():
+                continue  # cancelled
+            if target > acked:
+                waiting.append((target, waiter))
+            else:
+                waiter.set_result(None)
+        self._flushers = waiting or None
+
+    def _acknowledge(self) -> None:
+        """See that the peer hears, soon enough, of what was received and consumed."""
+        connection = self._connection
+        if connection is None:
+            return
+        if self.machine.output_due:
+            connection.flush_soon()
+        elif self.machine.ack_owed:
+            connection.acknowledge_later(self._owner.config.ack_delay)
+
+    def connection_ended(self, connection: Connection, cause: Exception | None) -> None:
+        """Suspend the session, or end it if that is what the connection's end means."""
+        if connection is not self._connection:
+            return
+        self._connection = None
+        self._live = False
+        self.machine.detach()
+        if self.machine.phase is Phase.CLOSED:
+            self._finish(None, "the session was closed by the peer")
+        elif isinstance(cause, STTProtocolError) and not isinstance(cause, STTAuthenticationError):
+            self.lose(f"the peer broke the protocol ({cause})", cause)
+        elif self._opened:
+            self._owner.session_suspended(self, cause)
+        elif self.dial_address is not None:
+            self._closed = True
+            self._owner.session_refused(self, cause)
+        # else the dialer may hold it for established, and resume it
+
+    def cut(self, reason: str) -> None:
+        """Give the present connection up, to go on over another one."""
+        connection = self._connection
+        if connection is not None:
+            connection.drop()
+            self.connection_ended(connection, TimeoutError(reason))
+
+    def check(self, now: float) -> None:
+        """See whether the peer lives: ask after a silence, give up after a longer one."""
+        connection = self._connection
+        if connection is None:
+            return
+        machine, config = self.machine, self._owner.config
+        stalled, asked = connection.stalled_since, machine.ping_time
+        if stalled is not None and now - stalled >= config.write_timeout:
+            self.cut("the connection took no bytes")
+        elif asked is None:
+            # Spread over a fifth of the interval, so that many sessions do not ask at once.
+            jitter = 0.9 + 0.2 * self.session_id[0] / 255
+            if now - machine.last_received >= config.ping_interval * jitter:
+                machine.ping(now)
+                connection.flush()
+        elif now - max(asked, machine.last_received) >= config.ping_timeout:
+            self.cut("the peer gave no sign of life")
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life, to measure the round trip, if there is a connection."""
+        if self._connection is not None:
+            self.machine.ping(self._owner.loop.time())
+            self._connection.flush()
+
+    # ------------------------------------------------------- what the application is told
+
+    def _offer(self, messages: Sequence[bytes]) -> int:
+        """Put as many messages as it holds into the peer's inbox; return how many."""
+        endpoints = self._owner.endpoints
+        if self.peer_node_id not in endpoints:
+            self._owner.ensure_endpoint(self)
+        taken = endpoints.offer(self.peer_node_id, messages, beyond_bounds=self._closed)
+        size = sum(map(len, messages if taken == len(messages) else messages[:taken]))
+        self.machine.consumed(size, taken)
+        return taken
+
+    def tell(self, step: Step) -> None:
+        """Run ``step`` once all that came before has been handed on."""
+        self._enqueue((step,))
+
+    def _enqueue(self, items: Sequence[bytes | Step]) -> None:
+        if self._pump is None:
+            self._queue = deque(items)
+            self._pump = self._owner.own(self._work_off())
+        else:
+            self._queue.extend(items)
+
+    async def _work_off(self) -> None:
+        queue = self._queue
+        try:
+            while queue:
+                if not isinstance(queue[0], bytes):
+                    await queue.popleft()()  # type: ignore[operator]  # no message
+                elif self._owner.events.handlers("data_received"):
+                    await self._call_handlers(queue)
+                else:
+                    await self._fill_inbox(queue)
+        except asyncio.CancelledError:
+            # The node stops, and the handlers' time is over. The end is told all the same.
+            count = sum(isinstance(item, bytes) for item in queue)
+            if count:
+                logger.warning("%r ended with %d messages not handed on", self, count)
+            while queue:
+                item = queue.popleft()
+                if not isinstance(item, bytes):
+                    await item()
+            raise
+        finally:
+            self._pump = None
+            self._queue = _NO_QUEUE
+
+    async def _call_handlers(self, queue: deque[bytes | Step]) -> None:
+        """Hand the messages at the front to the handlers, one at a time."""
+        events, machine, session_id = self._owner.events, self.machine, self.session_id
+        count = 0
+        while (
+            queue
+            and count < _TURN_MESSAGES
+            and isinstance(data := queue[0], bytes)
+            and events.handlers("data_received")  # the last one may have gone meanwhile
+        ):
+            del queue[0]
+            await self._owner.emit("data_received", session_id=session_id, data=data)
+            machine.consumed(len(data), 1)
+            count += 1
+        self._acknowledge()
+        await asyncio.sleep(0)
+
+    async def _fill_inbox(self, queue: deque[bytes | Step]) -> None:
+        """Put the messages at the front into the inbox; wait if there is no room."""
+        messages = []
+        for item in islice(queue, _OFFER_MESSAGES):
+            if not isinstance(item, bytes):
+                break
+            messages.append(item)
+        events = self._owner.events
+        taken = self._offer(messages)
+        for data in messages[:taken]:
+            del queue[0]
+            if events.observed("data_received"):
+                await self._owner.emit("data_received", session_id=self.session_id, data=data)
+        if taken:
+            self._acknowledge()
+            return
+        # Room for many, lest this task is woken for each message that the application takes.
+        room = self._owner.endpoints.wait_for_room(
+            self.peer_node_id, sum(map(len, messages)), len(messages)
+        )
+        self._room = asyncio.ensure_future(room)
+        try:
+            await asyncio.wait((self._room,))
+        finally:
+            self._room.cancel()
+            self._room = None
+
+
+_NO_QUEUE: deque[bytes | Step] = deque(maxlen=0)
+"""Stands in for the queue of a session that has nothing to hand on: a deque takes 600 bytes."""

@@ -1,0 +1,160 @@
+"""Sessions without a connection: who waits for which peer, how long, and who dials again.
+
+Only the side that dialled a session dials it again, with full-jitter back-off, so that the peers of
+a hub that restarts do not storm it. The other side waits. Both give the session up after
+``resume_window`` seconds, or at once when the peer turns out to have been restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from .backoff import pause
+from .errors import STTConnectError, STTProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from .config import NodeConfig
+    from .handshaking import Dialed
+    from .hello import Opening
+    from .live_session import Session
+    from .noise import Channel
+    from .transports.base import Transport
+
+__all__ = ["Reconnects"]
+
+_STABLE_SECONDS = 10.0
+"""A connection that lasted so long lets the back-off begin anew."""
+
+
+class _Node(Protocol):
+    """What is needed of the node."""
+
+    config: NodeConfig
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def tell(self, session: Session, event: str) -> None: ...
+    async def dial(self, host: str, port: int, expect: bytes | None) -> Dialed: ...
+    def resume_opening(self, session: Session) -> Opening: ...
+    def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None: ...
+
+
+class _Suspension:
+    """One session without a connection."""
+
+    __slots__ = ("outcome", "retry", "task", "timer")
+
+    def __init__(self) -> None:
+        self.timer: asyncio.TimerHandle | None = None  # the listener's: gives the session up
+        self.task: asyncio.Task[None] | None = None  # the dialer's: dials
+        self.retry = asyncio.Event()  # set to dial without further delay
+        self.outcome: asyncio.Future[bool] | None = None  # of the attempt to resume: succeeded?
+
+    def settle(self, succeeded: bool) -> None:
+        if self.outcome is not None and not self.outcome.done():
+            self.outcome.set_result(succeeded)
+
+    def end(self) -> None:
+        self.settle(succeeded=True)
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+
+class Reconnects:
+    """The suspended sessions of a node, oldest first."""
+
+    def __init__(self, node: _Node) -> None:
+        self._node = node
+        self._suspensions: dict[Session, _Suspension] = {}
+
+    def suspended(self, session: Session, cause: Exception | None) -> None:
+        """Take care of a session that has lost its connection, or could not be resumed just now."""
+        node = self._node
+        suspension = self._suspensions.get(session)
+        if suspension is not None:
+            suspension.settle(succeeded=False)
+            return
+        suspension = self._suspensions[session] = _Suspension()
+        node.tell(session, "session_suspended")
+        if session.dial_address is None:
+            suspension.timer = node.loop.call_later(
+                node.config.resume_window, session.lose, _given_up(node.config), cause
+            )
+        else:
+            suspension.task = node.own(self._reconnect(session, suspension, cause))
+        if len(self._suspensions) > node.config.max_suspended:
+            oldest = next(iter(self._suspensions))
+            oldest.lose(f"more than {node.config.max_suspended} sessions have no connection")
+
+    def resumed(self, session: Session) -> None:
+        """Note that a session has a connection again."""
+        suspension = self._suspensions.pop(session, None)
+        if suspension is None:
+            # The peer has noticed before us that the old connection was gone.
+            self._node.tell(session, "session_suspended")
+        else:
+            suspension.settle(succeeded=True)
+            if suspension.timer is not None:
+                suspension.timer.cancel()
+        self._node.tell(session, "session_resumed")
+
+    def forget(self, session: Session) -> None:
+        """Note that a session has ended."""
+        suspension = self._suspensions.pop(session, None)
+        if suspension is not None:
+            suspension.end()
+
+    def retry_now(self, peer_node_id: bytes) -> None:
+        """Dial the peer's suspended sessions without waiting for the back-off to pass."""
+        for session, suspension in self._suspensions.items():
+            if session.peer_node_id == peer_node_id:
+                session.attempts = 0
+                suspension.retry.set()
+
+    async def _reconnect(
+        self, session: Session, suspension: _Suspension, cause: Exception | None
+    ) -> None:
+        config, loop = self._node.config, self._node.loop
+        deadline = loop.time() + config.resume_window
+        if loop.time() - session.live_since >= _STABLE_SECONDS:
+            session.attempts = 0
+        while True:
+            attempts = session.attempts
+            session.attempts += 1
+            await pause(config, attempts, suspension.retry, deadline - loop.time())
+            if loop.time() >= deadline:
+                session.lose(_given_up(config), cause)
+                return
+            try:
+                async with asyncio.timeout_at(min(deadline, loop.time() + config.connect_timeout)):
+                    if await self._resume(session, suspension):
+                        return
+            except (STTConnectError, STTProtocolError, TimeoutError) as error:
+                cause = error
+                session.cut("the peer did not answer in time")
+
+    async def _resume(self, session: Session, suspension: _Suspension) -> bool:
+        """Dial, and ask the peer to resume; return whether that settles the matter."""
+        node = self._node
+        assert session.dial_address is not None  # noqa: S101  only dialers come here
+        host, port = session.dial_address
+        dialed = await node.dial(host, port, session.peer_node_id)
+        if dialed.reply.incarnation != session.peer_incarnation:
+            dialed.transport.abort()
+            session.lose("the peer was restarted")
+            return True
+        suspension.outcome = node.loop.create_future()
+        channel = dialed.open(node.resume_opening(session))
+        node.connect_session(session, dialed.transport, channel)
+        return await suspension.outcome
+
+
+def _given_up(config: NodeConfig) -> str:
+    return f"no connection for {config.resume_window} s"

@@ -1,0 +1,253 @@
+"""Memory: a network within one process, to run nodes, and test applications, without sockets.
+
+It behaves as TCP does towards its user (back-pressure, partial reads, flushing close, reset) and
+passes the same contract tests, but it is deterministic: each step is one callback of the event
+loop, in a fixed order, and nothing depends on the clock or on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+from seigr_toolset_transmissions.transports.base import (
+    WRITE_HIGH_BYTES,
+    WRITE_LOW_BYTES,
+    Address,
+    Listener,
+    Network,
+    Receiver,
+    StreamTransport,
+    Transport,
+    receiver_or_nobody,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MemoryNetwork", "memory_pair"]
+
+_CLIENT_HOST = "127.0.0.1"
+"""Whoever dials is on this machine, and nowhere else."""
+
+_FIRST_FREE_PORT = 49152
+"""The first of the ports that no service owns (RFC 6335, section 6)."""
+
+_ALL_HOSTS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - no socket is bound here
+
+
+class _End(StreamTransport):
+    """One end of a connection. Its attributes without underscore are for the other end."""
+
+    __slots__ = ("_address", "_loop", "_reading", "broken", "chunks", "peer", "waiting")
+
+    peer: _End
+
+    def __init__(self, receiver: Receiver, address: Address) -> None:
+        super().__init__(receiver)
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+        self._reading = False  # a _read is scheduled
+        self.chunks: deque[memoryview] = deque()  # written here and not read by the peer yet
+        self.waiting = 0  # their bytes
+        self.broken = False  # both ends at once: nothing moves any more, the end is on its way
+
+    @property
+    def peer_address(self) -> Address:
+        return self._address
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stream written here has ended and was read to its end."""
+        return self._closing and not self.chunks
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or self.broken or not data:
+            return
+        self.chunks.append(memoryview(data))
+        self.waiting += len(data)
+        if self.waiting > WRITE_HIGH_BYTES and not self._paused:
+            self._press(True)
+        self.peer.wake()
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._rest = b""
+            self.peer.wake()
+
+    def abort(self) -> None:
+        self._closing = True
+        self.lose(None)
+        self.peer.lose(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+
+    def open(self) -> None:
+        self._begin()
+
+    def wake(self) -> None:
+        """See what the peer has written, in a later turn."""
+        if not self._reading:
+            self._reading = True
+            self._loop.call_soon(self._read)
+
+    def lose(self, cause: Exception | None) -> None:
+        """Move nothing any more, and report the end, once, in a later turn."""
+        if not self.broken:
+            self.broken = True
+            self.chunks.clear()
+            self.waiting = 0
+            self._loop.call_soon(self._end, cause)
+
+    def take(self, space: memoryview) -> int:
+        """Move as many written bytes as fit to ``space``; return how many."""
+        count = 0
+        chunks = self.chunks
+        while chunks and count < len(space):
+            chunk = chunks.popleft()
+            room = len(space) - count
+            if len(chunk) > room:
+                chunks.appendleft(chunk[room:])
+                chunk = chunk[:room]
+            space[count : count + len(chunk)] = chunk
+            count += len(chunk)
+        self.waiting -= count
+        if self._paused and self.waiting <= WRITE_LOW_BYTES:
+            self._press(False)
+        return count
+
+    def _read(self) -> None:
+        self._reading = False
+        peer = self.peer
+        count = peer.take(self._space())
+        if count:
+            self._deliver(count)
+        if peer.chunks:
+            self.wake()
+        elif peer.finished:
+            # The end of the peer's stream. It reads no more: what waits for it is dropped.
+            self.lose(None)
+            peer.lose(None)
+
+
+def memory_pair(receiver_a: Receiver, receiver_b: Receiver) -> tuple[Transport, Transport]:
+    """Connect two receivers to each other, without a listener, on the running event loop.
+
+    Each ``connection_made`` is called in a later turn of the loop, ``receiver_a``'s first. The
+    transport returned first belongs to ``receiver_a``.
+    """
+    a, b = _connect(receiver_a, ("memory", 2), receiver_b, ("memory", 1))
+    loop = asyncio.get_running_loop()
+    loop.call_soon(a.open)
+    loop.call_soon(b.open)
+    return a, b
+
+
+def _connect(
+    receiver_a: Receiver, address_of_b: Address, receiver_b: Receiver, address_of_a: Address
+) -> tuple[_End, _End]:
+    a, b = _End(receiver_a, address_of_b), _End(receiver_b, address_of_a)
+    a.peer, b.peer = b, a
+    return a, b
+
+
+class MemoryNetwork(Network):
+    """A network of its own: who listens on one instance is reached through that instance only.
+
+    Host names are any text; ``""``, ``"0.0.0.0"`` and ``"::"`` stand for every name, as with TCP.
+    All nodes that talk to each other run on the same event loop.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: dict[Address, _MemoryListener] = {}
+        self._last_port = _FIRST_FREE_PORT - 1
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
+        """Connect to a host and port of this network.
+
+        Raises:
+            ConnectionRefusedError: Nobody listens there (on this event loop). ``receiver`` was
+                not called.
+
+        If cancelled, no connection is left open: either ``receiver`` was not called, or its
+        ``connection_lost`` follows.
+
+        """
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[_End] = loop.create_future()
+        loop.call_soon(self._make, made, receiver, (host, port))
+        try:
+            return await made
+        except asyncio.CancelledError:
+            if made.done() and not made.cancelled() and made.exception() is None:
+                made.result().abort()
+            raise
+
+    async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
+        """Accept connections at a host and port of this network; port 0 takes any free port.
+
+        Raises:
+            OSError: The address is taken.
+
+        """
+        if port == 0:
+            port = self._free_port()
+        for taken_host, taken_port in self._listeners:
+            if taken_port == port and (taken_host == host or _ALL_HOSTS & {taken_host, host}):
+                raise OSError(errno.EADDRINUSE, f"{host!r} port {port} is taken")
+        listener = _MemoryListener(self._listeners, accept, (host, port))
+        self._listeners[listener.address] = listener
+        return listener
+
+    def _free_port(self) -> int:
+        taken = {port for _, port in self._listeners}
+        self._last_port += 1
+        while self._last_port in taken:
+            self._last_port += 1
+        return self._last_port
+
+    def _make(self, made: asyncio.Future[_End], receiver: Receiver, address: Address) -> None:
+        if made.cancelled():
+            return
+        host, port = address
+        names = (host, *_ALL_HOSTS)
+        listener = next(filter(None, (self._listeners.get((name, port)) for name in names)), None)
+        if listener is None or listener.loop is not made.get_loop():
+            made.set_exception(
+                ConnectionRefusedError(
+                    errno.ECONNREFUSED, f"nobody listens on {host!r} port {port}"
+                )
+            )
+            return
+        client, server = _connect(
+            receiver,
+            address,
+            receiver_or_nobody(listener.accept),
+            (_CLIENT_HOST, self._free_port()),
+        )
+        client.open()
+        server.open()
+        made.set_result(client)
+
+
+class _MemoryListener(Listener):
+    def __init__(
+        self,
+        listeners: dict[Address, _MemoryListener],
+        accept: Callable[[], Receiver],
+        address: Address,
+    ) -> None:
+        self._listeners = listeners
+        self._address = address
+        self.accept = accept
+        self.loop = asyncio.get_running_loop()
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    async def close(self) -> None:
+        if self._listeners.get(self._address) is self:
+            del self._listeners[self._address]

@@ -1,0 +1,407 @@
+"""TCP: the transport that carries bytes between machines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, cast
+
+from seigr_toolset_transmissions.transports.base import (
+    NOBODY,
+    WRITE_HIGH_BYTES,
+    WRITE_LOW_BYTES,
+    Address,
+    Listener,
+    Network,
+    Nobody,
+    Receiver,
+    StreamTransport,
+    Transport,
+    receiver_or_nobody,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["TcpNetwork", "TcpTransport"]
+
+_ATTEMPT_DELAY = 0.25
+"""Seconds before the next address of a name is tried as well (RFC 8305, section 8)."""
+
+_BACKLOG = 256
+"""Connections that the system holds until they are accepted, and that one turn of the loop accepts
+at most: enough for a burst of dials, and not so many that the loop stands still for long."""
+
+_PORT_ATTEMPTS = 16
+"""How often another free port is tried when it is not free for each address of a name."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""``struct linger``: closing drops what waits and tells the peer so."""
+
+
+class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
+    """One TCP connection. Made by `TcpNetwork`.
+
+    It is asyncio's protocol and this library's transport in one object, because an idle connection
+    should cost little. It reads into one buffer for all connections of the loop. That is safe
+    because each read is one synchronous sequence, ``get_buffer``, ``recv_into``,
+    ``buffer_updated``: in asyncio's selector loop within ``_read_ready__get_buffer``, in the
+    proactor loop within ``_feed_data_to_buffered_proto``, and in uvloop because libuv calls
+    its allocation callback directly before ``read(2)`` and the read callback directly after it.
+    When the read in the middle fails, ``get_buffer`` is simply called again later.
+    """
+
+    __slots__ = ("_address", "_stream")
+
+    def __init__(self, receiver: Receiver) -> None:
+        super().__init__(receiver)
+        self._stream: asyncio.Transport | None = None
+        self._address: Address = ("", 0)
+
+    @property
+    def peer_address(self) -> Address:
+        """Host and port; ``("", 0)`` if the peer was gone before it could be asked for."""
+        return self._address
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send ``data``, as `Transport.write` says."""
+        stream = self._stream
+        # is_closing: after an error asyncio would count and log each write until it reports it.
+        if not self._closing and stream is not None and not stream.is_closing():
+            stream.write(data)
+
+    def close(self) -> None:
+        """Send what was written, then end the stream, as `Transport.close` says."""
+        # Closing a socket that still has something to read makes the system send a reset, which
+        # may destroy what is on its way to the peer. So the stream is ended in one direction,
+        # and the rest of the other one read and thrown away until the peer has seen the end.
+        if self._closing:
+            return
+        self._closing = True
+        self._rest = b""
+        stream = self._stream
+        if stream is None or stream.is_closing():
+            return
+        if stream.get_write_buffer_size():
+            stream.set_write_buffer_limits(0)  # now resume_writing tells that all has gone out
+        else:
+            self._end_stream()
+
+    def abort(self) -> None:
+        """End the connection at once, with a TCP reset, as `Transport.abort` says."""
+        self._closing = True
+        self._rest = b""
+        stream = self._stream
+        if stream is None:
+            return
+        sock = stream.get_extra_info("socket")  # uvloop has none once it is closed
+        if sock is not None and not stream.is_closing():
+            # Without this the peer would take a message cut off in the middle for a clean end,
+            # and the system would keep megabytes for a peer that does not read.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        stream.abort()
+
+    def _end_stream(self) -> None:
+        stream = self._stream
+        if stream is not None and not stream.is_closing():
+            try:
+                stream.write_eof()
+            except OSError:  # the peer is gone already
+                stream.abort()
+
+    def adopt(self, receiver: Receiver) -> None:
+        """Give the connection, just made, to its real receiver. For `TcpNetwork.dial` only."""
+        self._receiver = receiver
+        receiver.connection_made(self)
+
+    def disown(self) -> None:
+        """End a connection whose dial was cancelled. For `TcpNetwork.dial` only."""
+        self.abort()
+        # uvloop reports no end to a connection whose creation was cancelled.
+        asyncio.get_running_loop().call_soon(self.connection_lost, None)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        # Selector loops and uvloop turn Nagle's algorithm off (TCP_NODELAY) on their own.
+        stream = self._stream = cast("asyncio.Transport", transport)
+        stream.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        name = stream.get_extra_info("peername")
+        if name is not None:
+            self._address = name if len(name) == 2 else name[:2]
+        self._begin()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        return self._space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        self._deliver(nbytes)
+
+    def eof_received(self) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        # Who has ended its stream reads no more (see close): what waits for it can be dropped.
+        if self._stream is not None:
+            self._stream.abort()
+
+    def pause_writing(self) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        self._press(True)  # asyncio calls this within write()
+
+    def resume_writing(self) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        if self._closing:
+            # Later: asyncio does not expect the stream to be ended in the midst of its own write.
+            asyncio.get_running_loop().call_soon(self._end_stream)
+        else:
+            self._press(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        if self._stream is not None:
+            self._stream = None
+            self._end(exc)
+
+
+class _TcpListener(Listener):
+    def __init__(self, accept: Callable[[], Receiver], address: Address) -> None:
+        self._accept = accept
+        self._address = address
+        self._servers: list[asyncio.Server] = []
+        self._closed = False
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    async def start(self, sockets: Iterable[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(
+                await loop.create_server(
+                    self._make_transport, sock=sock, backlog=_BACKLOG, start_serving=False
+                )
+            )
+        for server in self._servers:
+            await server.start_serving()
+
+    async def close(self) -> None:
+        self._closed = True
+        # Not wait_closed(): from Python 3.12.1 on it waits for the connections to end.
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _make_transport(self) -> TcpTransport:
+        # The loop may have accepted a connection already when the listener is closed.
+        return TcpTransport(NOBODY if self._closed else receiver_or_nobody(self._accept))
+
+
+class TcpNetwork(Network):
+    """Reaches peers over TCP, by IPv4 and IPv6."""
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> TcpTransport:
+        """Connect to a host name or address.
+
+        Each address of a name is tried, the families in turn, the next one as soon as one fails
+        or has not answered in 0.25 s ("happy eyeballs", RFC 8305). The time for all is for the
+        caller to limit.
+
+        Raises:
+            OSError: The name is unknown, or none of its addresses could be reached. ``receiver``
+                was not called.
+
+        If cancelled, no connection is left open: either ``receiver`` was not called, or its
+        ``connection_lost`` follows.
+
+        """
+        race = _Race(receiver)
+        try:
+            return await race.run(await _resolve(host, port))
+        except BaseException:
+            race.give_up()
+            raise
+
+    async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
+        """Accept connections at a host name or address; ``""`` stands for all of this machine's.
+
+        All addresses of a name (``localhost`` may have one of each family) are listened on, with
+        the same port. `Listener.address` is the first of them.
+
+        Raises:
+            OSError: An address is taken, or none is of this machine.
+
+        If cancelled, nothing is left open.
+
+        """
+        sockets = _bind(await _resolve(host or None, port, socket.AI_PASSIVE))
+        name: tuple[Any, ...] = sockets[0].getsockname()
+        listener = _TcpListener(accept, (name[0], name[1]))
+        try:
+            await listener.start(sockets)
+        except BaseException:
+            await listener.close()
+            for sock in sockets:
+                sock.close()
+            raise
+        return listener
+
+
+_AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
+
+
+async def _resolve(host: str | None, port: int, flags: int = 0) -> list[_AddressInfo]:
+    """Look a host up; raise OSError for whatever cannot be an address."""
+    if not 0 <= port <= 65535:
+        raise OSError(errno.EINVAL, f"not a port: {port}")
+    numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:
+        # Without a thread, which the look-up of a name needs.
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=flags
+        )
+    except ValueError as error:  # a label too long for a domain name, or a zero byte
+        raise OSError(errno.EINVAL, f"not a host: {host!r}") from error
+
+
+class _Race(Nobody):
+    """Dials all addresses of a name; the first connection made is the receiver's.
+
+    As the receiver of each attempt it learns of the connection before anything can be read from it.
+    (``create_connection(happy_eyeballs_delay=...)`` does the same, but uvloop does not know it, and
+    on a loop with eager tasks it fails before Python 3.12.8 and 3.13.1. To race with sockets and
+    hand over the connected one is no way either: if its connection is lost at once, or the dial
+    cancelled, uvloop leaves the socket object open, with a file number that is not its own.)
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._winner: TcpTransport | None = None
+        self._given_up = False
+
+    async def run(self, infos: list[_AddressInfo]) -> TcpTransport:
+        """Return the connection made; raise OSError if none of the addresses answers."""
+        if len(infos) == 1:
+            return await self._attempt(infos[0])
+        waiting = _alternate_families(infos)
+        running: set[asyncio.Task[TcpTransport]] = set()
+        errors: list[OSError] = []
+        try:
+            while running or (waiting and self._winner is None):
+                if waiting and self._winner is None:
+                    running.add(asyncio.create_task(self._attempt(waiting.pop(0))))
+                done, running = await asyncio.wait(
+                    running,
+                    timeout=_ATTEMPT_DELAY if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    try:
+                        if task.result() is self._winner:
+                            return self._winner
+                    except OSError as error:
+                        errors.append(error)
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+        if len({error.errno for error in errors}) == 1:
+            raise errors[0]
+        raise OSError("; ".join(str(error) for error in errors))
+
+    def give_up(self) -> None:
+        """Leave nothing open."""
+        self._given_up = True
+        if self._winner is not None:
+            self._winner.disown()
+
+    async def _attempt(self, info: _AddressInfo) -> TcpTransport:
+        _, transport = await asyncio.get_running_loop().create_connection(
+            lambda: TcpTransport(self), _host(info), info[4][1], family=info[0]
+        )
+        return transport
+
+    def connection_made(self, transport: Transport) -> None:
+        """Give the connection of an attempt to the receiver, if it is the first."""
+        if self._given_up or self._winner is not None:
+            transport.abort()
+        else:
+            self._winner = cast("TcpTransport", transport)
+            self._winner.adopt(self._receiver)
+
+
+def _alternate_families(infos: list[_AddressInfo]) -> list[_AddressInfo]:
+    first = [info for info in infos if info[0] == infos[0][0]]
+    other = [info for info in infos if info[0] != infos[0][0]]
+    return [info for info in chain(*zip_longest(first, other)) if info is not None]
+
+
+def _host(info: _AddressInfo) -> str:
+    """Return the numeric address, with its zone where it has one (a link-local one of IPv6)."""
+    address = info[4]
+    return f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
+
+
+def _bind(infos: list[_AddressInfo]) -> list[socket.socket]:
+    """Bind a socket to each address, all with the same port; raise OSError if that cannot be."""
+    any_port = infos[0][4][1] == 0
+    attempts = _PORT_ATTEMPTS if any_port and len(infos) > 1 else 1
+    while True:
+        try:
+            return _bind_once(infos)
+        except OSError as error:
+            attempts -= 1
+            if error.errno != errno.EADDRINUSE or attempts == 0:
+                raise
+
+
+def _bind_once(infos: list[_AddressInfo]) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    port: int = infos[0][4][1]
+    try:
+        for family, kind, protocol, _, address in infos:
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # this machine has no such family
+                missing = error
+                continue
+            sockets.append(sock)
+            sock.setblocking(False)
+            if os.name == "posix" and sys.platform != "cygwin":
+                # A restarted node must not wait for connections of its former life to be
+                # forgotten. (SO_REUSEPORT would let two nodes share a port unnoticed.)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # IPv4 has a socket of its own, whose peers' addresses look as they should.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise OSError(
+                        error.errno, f"cannot listen on {address[0]} port {port}: {error.strerror}"
+                    ) from error
+                missing = error
+                sockets.pop().close()
+                continue
+            port = sock.getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    if not sockets:
+        raise missing or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    return sockets
