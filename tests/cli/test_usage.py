@@ -1,0 +1,192 @@
+"""What the command says to a user who asks, or asks for the wrong thing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli.processes import MODULE, environment, run_stt
+from seigr_toolset_transmissions import __version__
+from seigr_toolset_transmissions.cli.app import app
+from seigr_toolset_transmissions.cli.main import run
+
+COMMANDS = ["demo", "keygen", "id", "listen", "connect", "send", "ping"]
+
+
+@pytest.fixture(autouse=True)
+def no_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("STT_"):
+            monkeypatch.delenv(name)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """Run the command, see that it refuses in one line, and return the line."""
+    assert run(arguments) == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("stt: ")
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+def test_the_help_lists_the_commands_and_the_exit_codes() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    listed = result.output.partition("Commands:\n")[2]
+    assert [line.split()[0] for line in listed.splitlines()] == COMMANDS
+    for text in ("Exit codes", "130", "STT_SHARED_SEED_FILE", "hex digits", "stt demo"):
+        assert text in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_with_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"  stt {command}" in result.output.partition("Example")[2]
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_the_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"stt {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nonsense"], "No such command 'nonsense'; see `stt --help`"),
+        (["connect"], "Missing argument 'HOST:PORT'; see `stt connect --help`"),
+        (["send", "localhost:1"], "see `stt send --help`"),
+        (["ping", "localhost:1", "-c", "x"], "'x' is not a valid integer"),
+        (["ping", "localhost:1", "-i", "0"], "0"),
+        (["connect", "localhost:1", "--wait", "0"], "'--wait'"),
+        (["connect", "nonsense"], "'nonsense' is no address: write HOST:PORT"),
+        (["listen", "70000"], "ports go up to 65535"),
+        (["listen", "9000", "--keep"], "--keep goes with --raw"),
+        (["ping", "localhost:1", "--expect", "ab"], "no node id: 64 hex digits"),
+        (["connect", "localhost:1"], "no shared seed: make one with `stt keygen"),
+        (["connect", "localhost:1", "--shared", "none"], "cannot read seed file none"),
+        (["id"], "no node seed: make one with `stt keygen"),
+    ],
+)
+def test_a_misuse_is_one_line_that_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert expected in refused(capsys, *arguments)
+
+
+def test_a_seed_in_the_environment_that_is_too_short_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT_SHARED_SEED", "hunter2")
+    line = refused(capsys, "listen", "0")
+    assert "STT_SHARED_SEED" in line
+    assert "hunter2" not in line
+
+
+def test_a_file_to_send_that_is_not_there_is_refused_before_anything_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STT_SHARED_SEED", "ab" * 16)
+    assert "cannot read" in refused(capsys, "send", "localhost:1", str(tmp_path / "none"))
+    assert "is a directory" in refused(capsys, "send", "localhost:1", str(tmp_path))
+
+
+def test_keygen_prints_the_path_and_never_the_seed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["keygen"]) == 0
+    assert capsys.readouterr().out == "stt.seed\n"
+    seed = Path("stt.seed").read_text()
+    assert "exists already" in refused(capsys, "keygen", code=1)
+    assert run(["keygen", "--force"]) == 0
+    assert Path("stt.seed").read_text() != seed
+
+
+def test_keygen_gives_the_seed_to_a_pipe_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keygen", "-"]) == 0
+    assert len(bytes.fromhex(capsys.readouterr().out)) == 32
+
+
+def test_the_node_id_depends_on_the_seed_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "node.seed")
+    ids: list[str] = []
+    for new_seed in (["keygen", path], None, ["keygen", path, "--force"]):
+        if new_seed is not None:
+            assert run(new_seed) == 0
+            capsys.readouterr()
+        assert run(["id", "--seed", path]) == 0
+        ids.append(capsys.readouterr().out)
+    assert ids[0] == ids[1] != ids[2]
+    assert len(bytes.fromhex(ids[0])) == 32
+
+
+def test_without_the_extra_one_line_says_what_to_install() -> None:
+    for module in ("click", "rich"):
+        script = (
+            f"import sys; sys.modules[{module!r}] = None; "
+            "from seigr_toolset_transmissions.cli.main import run; sys.exit(run(['demo']))"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert result.stderr == (
+            f"stt: {module} is missing: run `pip install 'seigr-toolset-transmissions[cli]'`\n"
+        )
+
+
+def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
+    del tmp_path
+    result = run_stt("connect", "localhost:1")
+    assert result.returncode == 1
+    assert result.stdout == b""
+    assert result.stderr.startswith(b"stt: cannot reach localhost port 1: ")
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_the_log_is_there_if_asked_for() -> None:
+    result = run_stt("connect", "localhost:1", "--verbose")
+    assert result.returncode == 1
+    assert b"DEBUG" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_output_that_nobody_reads_ends_quietly() -> None:
+    # The pipe's reading end is closed before anything is written.
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [*MODULE, "--help"], stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False
+    )
+    os.close(writing)
+    assert result.stderr == b""
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_bug(closed: str) -> None:
+    line = f'exec "$@" {closed}'
+    result = subprocess.run(
+        ["/bin/sh", "-c", line, "sh", *MODULE, "connect", "localhost:1"],
+        capture_output=True,
+        timeout=30,
+        env=environment(),
+        check=False,
+    )
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr

@@ -1,0 +1,171 @@
+"""A network whose cables fail on purpose: wraps another `Network` and acts at its dialers' end.
+
+A `Fault` is due when so many bytes have passed, in one direction, over one cable. What passed
+before it arrives; nothing passes after it. The faults are used up in order, one for each cable that
+is dialled, so that a scenario can cut the first connection, the second, and so on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from seigr_toolset_transmissions.transports.base import (
+    Address,
+    Listener,
+    Network,
+    Receiver,
+    Transport,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Direction(Enum):
+    OUT = "dialer to listener"
+    IN = "listener to dialer"
+
+
+class Kind(Enum):
+    FIN = "both ends see an end of stream"
+    RST = "both ends see a reset"
+    BLACK_HOLE = "neither end sees anything"
+
+
+@dataclass(frozen=True)
+class Fault:
+    direction: Direction
+    offset: int
+    kind: Kind
+
+
+class FaultNetwork(Network):
+    """Dials through cables; listens directly.
+
+    `cables` has all those dialled so far, and `faults` is what the next ones take theirs from.
+    """
+
+    def __init__(self, inner: Network, faults: Iterable[Fault] = ()) -> None:
+        self._inner = inner
+        self.faults = iter(faults)
+        self.cables: list[Cable] = []
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
+        cable = Cable(receiver, next(self.faults, None))
+        self.cables.append(cable)
+        await self._inner.dial(cable, host, port)
+        return cable
+
+    async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
+        return await self._inner.listen(accept, host, port)
+
+
+class Cable(Transport, Receiver):
+    """The dialer's transport, and the real transport's receiver."""
+
+    def __init__(self, receiver: Receiver, fault: Fault | None) -> None:
+        self._receiver = receiver
+        self._fault = fault
+        self._transport: Transport
+        self._rest = b""
+        self.passed = {Direction.OUT: 0, Direction.IN: 0}
+        self.broken: Kind | None = None
+
+    def _pass(self, direction: Direction, count: int) -> int:
+        """Return how many of ``count`` bytes pass before the fault is due."""
+        fault = self._fault
+        if self.broken is not None:
+            return 0
+        if fault is not None and fault.direction is direction:
+            count = min(count, fault.offset - self.passed[direction])
+        self.passed[direction] += count
+        return count
+
+    def _break_if_due(self) -> None:
+        fault = self._fault
+        if (
+            fault is not None
+            and self.broken is None
+            and self.passed[fault.direction] >= fault.offset
+        ):
+            self.cut(fault.kind)
+
+    def cut(self, kind: Kind) -> None:
+        """Break now."""
+        self.broken = kind
+        if kind is Kind.FIN:
+            self._transport.close()
+            asyncio.get_running_loop().call_soon(self._lose, None)
+        elif kind is Kind.RST:
+            self._transport.abort()
+            asyncio.get_running_loop().call_soon(self._lose, ConnectionResetError())
+
+    def _lose(self, cause: Exception | None) -> None:
+        receiver, self._receiver = self._receiver, _Nobody()
+        receiver.connection_lost(cause)
+
+    # What the dialer calls.
+
+    @property
+    def peer_address(self) -> Address:
+        return self._transport.peer_address
+
+    def hand_over(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        count = self._pass(Direction.OUT, len(data))
+        if count:
+            self._transport.write(bytes(data[:count]))
+        self._break_if_due()
+
+    def close(self) -> None:
+        if self.broken is None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self.broken is Kind.BLACK_HOLE:
+            # The dialer's own end goes; the listener learns nothing of it.
+            asyncio.get_running_loop().call_soon(self._lose, None)
+        else:
+            self._transport.abort()
+
+    # What the real transport calls.
+
+    def connection_made(self, transport: Transport) -> None:
+        self._transport = transport
+        self._receiver.connection_made(self)
+        self._break_if_due()
+
+    def bytes_received(self, data: memoryview) -> int:
+        count = self._pass(Direction.IN, len(data))
+        whole = self._rest + bytes(data[:count])
+        if whole and not isinstance(self._receiver, _Nobody):
+            with memoryview(whole) as view:
+                done = self._receiver.bytes_received(view)
+            self._rest = whole[done:]
+        self._break_if_due()
+        return len(data)
+
+    def pause_writing(self) -> None:
+        self._receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._receiver.resume_writing()
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        if self.broken is None:
+            self._lose(cause)
+
+
+class _Nobody(Receiver):
+    def connection_made(self, transport: Transport) -> None: ...
+    def bytes_received(self, data: memoryview) -> int:
+        return len(data)
+
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def connection_lost(self, cause: Exception | None) -> None: ...

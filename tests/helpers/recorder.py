@@ -1,0 +1,171 @@
+"""A receiver that records what its transport does, and checks that it keeps the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seigr_toolset_transmissions.transports.base import Address, Transport
+
+__all__ = ["Recorder", "on", "pattern", "turns"]
+
+_inside = 0
+"""How many calls into a transport are under way: no receiver may be called but to pause."""
+
+
+class _Guarded:
+    """A transport's calls, marked so that a receiver can tell when it is called within one."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.inner = transport
+
+    @property
+    def peer_address(self) -> Address:
+        return self.inner.peer_address
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._call(lambda: self.inner.write(data))
+
+    def close(self) -> None:
+        self._call(self.inner.close)
+
+    def abort(self) -> None:
+        self._call(self.inner.abort)
+
+    @staticmethod
+    def _call(function: Callable[[], None]) -> None:
+        global _inside  # noqa: PLW0603 - the event loop's thread is one place, too
+        _inside += 1
+        try:
+            function()
+        finally:
+            _inside -= 1
+
+
+class Recorder:
+    """Records calls as words: made, bytes, pause, resume, lost.
+
+    ``take`` is given each view and returns how many of its bytes are done with; by default all.
+    These are added to ``data``, the others are in ``left``.
+    ``react`` is called with each word after it was recorded, and may raise.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[memoryview], int] = len,
+        react: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.take = take
+        self.react = react
+        self.calls: list[str] = []
+        self.presented: list[bytes] = []
+        self.data = bytearray()
+        self.left = b""
+        self.cause: Exception | None = None
+        self.reentered: list[str] = []
+        self._transport: _Guarded | None = None
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    # What the transport calls.
+
+    def connection_made(self, transport: Transport) -> None:
+        self._transport = _Guarded(transport)
+        self._record("made")
+
+    def bytes_received(self, data: memoryview) -> int:
+        self.presented.append(bytes(data))
+        done = self.take(data)
+        self.data += data[: max(done, 0)]
+        self.left = bytes(data[max(done, 0) :])
+        self._record("bytes")
+        return done
+
+    def pause_writing(self) -> None:
+        self._record("pause")
+
+    def resume_writing(self) -> None:
+        self._record("resume")
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        self.cause = cause
+        self._record("lost")
+
+    # What the tests call.
+
+    @property
+    def transport(self) -> _Guarded:
+        assert self._transport is not None, "no connection was made"
+        return self._transport
+
+    @property
+    def lost(self) -> bool:
+        return "lost" in self.calls
+
+    @property
+    def paused(self) -> bool:
+        return self.calls.count("pause") > self.calls.count("resume")
+
+    async def until(self, condition: Callable[[], bool], *, seconds: float = 20) -> None:
+        """Wait until a call to this receiver makes ``condition`` true."""
+        if condition():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((condition, future))
+        async with asyncio.timeout(seconds):
+            await future
+
+    async def until_received(self, count: int) -> None:
+        await self.until(lambda: len(self.data) >= count)
+
+    async def until_lost(self) -> None:
+        await self.until(lambda: self.lost)
+
+    def check(self) -> None:
+        """Assert that the calls came in an order that the contract allows."""
+        assert not self.reentered, "called from within a call to the transport"
+        if not self.calls:
+            return
+        assert self.calls[0] == "made"
+        assert self.calls.count("made") == 1
+        assert self.calls.count("lost") <= 1
+        if self.lost:
+            assert self.calls[-1] == "lost"
+        pressure = [call for call in self.calls if call in {"pause", "resume"}]
+        assert pressure[0::2] == ["pause"] * len(pressure[0::2])
+        assert pressure[1::2] == ["resume"] * len(pressure[1::2])
+
+    def _record(self, call: str) -> None:
+        if call != "pause" and _inside:
+            self.reentered.append(call)
+        self.calls.append(call)
+        try:
+            self.react(call)
+        finally:
+            for entry in [entry for entry in self._waiting if entry[0]()]:
+                self._waiting.remove(entry)
+                if not entry[1].done():
+                    entry[1].set_result(None)
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn: enough for what is scheduled, and for what that schedules."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def on(call: str, action: Callable[[], None]) -> Callable[[str], None]:
+    """Do something each time a receiver has been called that way."""
+
+    def react(happened: str) -> None:
+        if happened == call:
+            action()
+
+    return react
+
+
+def pattern(length: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(length)  # noqa: S311 - bytes to compare, not to hide

@@ -1,0 +1,249 @@
+"""Two `SessionMachine`s and the connections between them, driven step by step.
+
+A `Side` is a machine and what its owner keeps: what it accepted, what arrived, what waits to be
+consumed. A `Wire` is one connection: the bytes under way each way, which a cut loses. Each side
+lets go of a wire by itself, as in life: the other may still read what was under way, or may go on
+writing into the void until it notices.
+
+`SessionPair` does what the documentation asks of the owner (the fence before a resume, letting go
+of what has ended, tombstones), and no more; records and ciphers are left out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from seigr_toolset_transmissions.errors import STTProtocolError
+from seigr_toolset_transmissions.frames import FrameDecoder, Welcome, WelcomeStatus
+from seigr_toolset_transmissions.session import Link, Phase, SessionMachine, Undelivered
+
+if TYPE_CHECKING:
+    from seigr_toolset_transmissions.config import NodeConfig
+
+__all__ = ["SessionPair", "Side", "Wire"]
+
+SESSION_ID = bytes(range(16))
+ALL = 1 << 40
+
+
+@dataclass(eq=False)
+class Wire:
+    """One connection between the dialer and the listener."""
+
+    opening: tuple[int, int, int] | None
+    """What the dialer's opening carries; None once the listener has it."""
+    to_dialer: bytearray = field(default_factory=bytearray)
+    to_listener: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(eq=False)
+class Side:
+    """A machine and what its owner keeps."""
+
+    name: str
+    machine: SessionMachine
+    wire: Wire | None
+    decoder: FrameDecoder = field(default_factory=FrameDecoder)
+    accepted: list[bytes] = field(default_factory=list)
+    """Messages that `send` took."""
+    delivered: list[bytes] = field(default_factory=list)
+    """Messages that arrived."""
+    waiting: deque[bytes] = field(default_factory=deque)
+    """Those of them that the application has not consumed."""
+    undelivered: Undelivered | None = None
+    """What `abandon` told; None as long as the owner has not ended the session."""
+    acknowledged_end: bool = False
+    """Whether the session ended as both sides agreed."""
+
+    @property
+    def ended(self) -> bool:
+        return self.undelivered is not None
+
+    @property
+    def inward(self) -> bytearray:
+        """The bytes under way to this side on its wire."""
+        assert self.wire is not None
+        return self.wire.to_dialer if self.name == "dialer" else self.wire.to_listener
+
+    @property
+    def outward(self) -> bytearray:
+        assert self.wire is not None
+        return self.wire.to_listener if self.name == "dialer" else self.wire.to_dialer
+
+
+class SessionPair:
+    """A dialer and a listener, joined by a wire on which the listener's WELCOME is under way."""
+
+    def __init__(self, dialer_config: NodeConfig, listener_config: NodeConfig) -> None:
+        self.now = 0.0
+        wire = Wire(None)
+        dialer = SessionMachine(
+            SESSION_ID,
+            dialer_config,
+            link=Link.OPENING,
+            peer_max_message=listener_config.max_message_bytes,
+            now=self.now,
+        )
+        listener = SessionMachine(
+            SESSION_ID,
+            listener_config,
+            link=Link.UP,
+            peer_max_message=dialer_config.max_message_bytes,
+            peer_credit=dialer_config.receive_window_bytes,
+            now=self.now,
+        )
+        listener.welcome()
+        self.dialer = Side("dialer", dialer, wire)
+        self.listener = Side("listener", listener, wire)
+        self.sides = (self.dialer, self.listener)
+
+    @classmethod
+    def connected(cls, config: NodeConfig) -> SessionPair:
+        """Return a pair that has greeted each other."""
+        pair = cls(config, config)
+        pair.pump()
+        return pair
+
+    def peer(self, side: Side) -> Side:
+        return self.listener if side is self.dialer else self.dialer
+
+    # What the application does
+
+    def send(self, side: Side, *messages: bytes) -> bool:
+        """Send as many as are accepted; return whether all were."""
+        for message in messages:
+            if not side.machine.send(message):
+                return False
+            side.accepted.append(message)
+        return True
+
+    def consume(self, side: Side, count: int = ALL) -> int:
+        """Let the application take up to ``count`` of the messages that wait."""
+        count = min(count, len(side.waiting))
+        size = sum(len(side.waiting.popleft()) for _ in range(count))
+        side.machine.consumed(size, count)
+        return count
+
+    def end(self, side: Side) -> Undelivered:
+        """Give the session up, or record that it has ended."""
+        side.wire = None
+        side.undelivered = side.machine.abandon()
+        return side.undelivered
+
+    # What the connection does
+
+    def flush(self, side: Side, budget: int = ALL) -> int:
+        """Put what is to be sent on the side's wire, once; return how many bytes."""
+        due = side.machine.output_due
+        written = b"".join(side.machine.data_to_send(budget))
+        assert written or not due, "output is due, and there is none"
+        if written:
+            side.outward.extend(written)
+        return len(written)
+
+    def arrive(self, side: Side, count: int = ALL) -> list[bytes]:
+        """Let up to ``count`` of the bytes under way arrive; return the messages they complete."""
+        data = bytes(side.inward[:count])
+        del side.inward[:count]
+        messages = side.machine.receive(side.decoder.feed(data), self.now)
+        side.delivered += messages
+        side.waiting += messages
+        if side.machine.refusal is not None:
+            side.wire = None
+            side.machine.detach()
+            if side.machine.refusal is not WelcomeStatus.REFUSED:
+                side.acknowledged_end = side.machine.phase is Phase.CLOSED
+                self.end(side)
+        elif side.machine.phase is Phase.CLOSED:
+            while side.machine.output_due:
+                self.flush(side)
+            side.acknowledged_end = True
+            self.end(side)
+        return messages
+
+    def cut(self, side: Side) -> None:
+        """Let this side notice that its wire is cut; what was under way to it is lost."""
+        side.wire = None
+        side.machine.detach()
+        if side.machine.phase is Phase.CLOSED:
+            side.acknowledged_end = True
+            self.end(side)
+
+    def cut_both(self) -> None:
+        for side in self.sides:
+            if side.wire is not None:
+                self.cut(side)
+
+    def dial(self) -> Wire:
+        """Let the dialer open another wire; its opening is under way."""
+        assert self.dialer.wire is None
+        self.dialer.wire = Wire(self.dialer.machine.reopening())
+        self.dialer.decoder = FrameDecoder()
+        return self.dialer.wire
+
+    def opening_arrives(self, wire: Wire) -> WelcomeStatus:
+        """Let the listener answer a wire's opening; return how."""
+        assert wire.opening is not None
+        opening, wire.opening = wire.opening, None
+        listener = self.listener
+        if listener.ended:
+            answer = Welcome(WelcomeStatus.ENDED, listener.machine.position, 0)
+        else:
+            try:
+                listener.machine.resume(*opening)
+            except STTProtocolError:
+                answer = Welcome(WelcomeStatus.UNKNOWN, 0, 0)
+            else:
+                listener.wire = wire
+                listener.decoder = FrameDecoder()
+                return WelcomeStatus.ACCEPTED
+        wire.to_dialer.extend(answer.encode())
+        return answer.status
+
+    def reconnect(self) -> None:
+        """Cut what there is and resume, up to the listener's answer, which is still to go out."""
+        self.cut_both()
+        self.opening_arrives(self.dial())
+
+    def resume(self) -> None:
+        """Cut what there is and resume; the dialer has the listener's answer."""
+        self.reconnect()
+        self.flush(self.listener)
+        self.arrive(self.dialer)
+
+    # Until nothing more happens
+
+    def pump(self, *, consume: bool = True, budget: int = ALL, only_due: bool = False) -> None:
+        """Let everything arrive until nothing is under way, without any cut.
+
+        With ``only_due`` a side writes only when its machine says so, as if no time passed.
+        """
+        for _ in range(10_000):
+            moved = 0
+            for side in self.sides:
+                if consume:
+                    moved += self.consume(side)
+                if side.wire is not None and (side.machine.output_due or not only_due):
+                    moved += self.flush(side, budget)
+            for side in self.sides:
+                if side.wire is not None and side.inward:
+                    moved += len(side.inward)
+                    self.arrive(side)
+            if not moved:
+                return
+        raise AssertionError("the sides never come to rest")
+
+    def heal(self) -> None:
+        """Pump, and let the dialer reconnect, until nothing more can happen."""
+        dialer = self.dialer
+        for _ in range(10):
+            self.pump()
+            if dialer.ended or (dialer.wire is not None and dialer.wire is self.listener.wire):
+                return
+            if dialer.wire is not None:
+                self.cut(dialer)  # its wire leads nowhere
+            if not dialer.ended:
+                self.opening_arrives(self.dial())
+        raise AssertionError("the dialer cannot reconnect")

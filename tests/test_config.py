@@ -1,0 +1,94 @@
+"""Settings: the defaults work, and what cannot work is refused by name."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seigr_toolset_transmissions import NodeConfig, config
+from seigr_toolset_transmissions.errors import STTConfigError, STTError
+
+NAMES = [field.name for field in dataclasses.fields(NodeConfig)]
+WHOLE = [field.name for field in dataclasses.fields(NodeConfig) if field.type == "int"]
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    settings = NodeConfig()
+    assert settings.max_message_bytes == 4 * 1024 * 1024
+    assert settings.send_window_bytes == settings.receive_window_bytes == 8 * 1024 * 1024
+    assert settings.resume_window == 120
+    assert settings.ping_interval == settings.ping_timeout == 15
+    assert settings.write_timeout == 30
+    assert settings.handshake_timeout == 10
+    assert settings.ack_delay == 0.025
+    assert settings.max_sessions == 4096
+    assert settings.max_sessions_per_peer == 8
+    assert settings.max_suspended == 1024
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), True, "8", None])
+def test_a_value_that_is_no_number_above_zero_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(STTConfigError, match=f"^{name} must be a number above 0"):
+        NodeConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_count_is_a_whole_number(name: str) -> None:
+    settings: dict[str, Any] = {name: 2.5e9}
+    with pytest.raises(STTConfigError, match=f"^{name} must be a whole number"):
+        NodeConfig(**settings)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(WHOLE)))
+def test_a_time_may_be_a_whole_number_or_not(name: str) -> None:
+    settings: dict[str, Any] = {name: 2}
+    assert getattr(NodeConfig(**settings), name) == 2
+    settings = {name: 0.5}
+    assert getattr(NodeConfig(**settings), name) == 0.5
+
+
+@pytest.mark.parametrize("name", ["send_window_bytes", "receive_window_bytes"])
+def test_a_window_must_hold_two_messages_of_the_largest_size(name: str) -> None:
+    settings: dict[str, Any] = {"max_message_bytes": 1000, name: 2000}
+    assert getattr(NodeConfig(**settings), name) == 2000
+    with pytest.raises(STTConfigError, match=rf"^{name} must be at least .* \(2000\), not 1999$"):
+        NodeConfig(**settings | {name: 1999})
+
+
+def test_larger_messages_need_larger_windows() -> None:
+    with pytest.raises(STTConfigError, match="send_window_bytes"):
+        NodeConfig(max_message_bytes=5 * 1024 * 1024)
+
+
+def test_settings_cannot_be_changed_nor_mistyped() -> None:
+    settings: Any = NodeConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.max_sessions = 1
+    unknown: dict[str, Any] = {"max_session": 1}
+    with pytest.raises(TypeError, match="max_session"):
+        NodeConfig(**unknown)
+    positional: Any = NodeConfig
+    with pytest.raises(TypeError):
+        positional(1)
+
+
+def test_a_bad_setting_is_both_an_error_of_ours_and_a_value_error() -> None:
+    with pytest.raises(STTError) as caught:
+        NodeConfig(max_sessions=0)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_each_setting_says_why_it_is_what_it_is() -> None:
+    tree = ast.parse(Path(config.__file__).read_text())
+    (body,) = [n.body for n in tree.body if isinstance(n, ast.ClassDef)]
+    for field, comment in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(comment, ast.Expr), ast.unparse(field)
+            assert isinstance(comment.value, ast.Constant)
+            assert len(str(comment.value.value)) > 20, ast.unparse(field)

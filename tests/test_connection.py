@@ -1,0 +1,346 @@
+"""One connection between a session and a transport: records in and out, and the fence."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from helpers.nodes import in_virtual_time
+from seigr_toolset_transmissions import NodeConfig
+from seigr_toolset_transmissions.connection import (
+    CLOSE_SECONDS,
+    FIRST_WRITE_BYTES,
+    WRITE_BYTES,
+    Connection,
+    FlushTurn,
+)
+from seigr_toolset_transmissions.errors import STTAuthenticationError, STTProtocolError
+from seigr_toolset_transmissions.noise import Handshake
+from seigr_toolset_transmissions.records import seal
+from seigr_toolset_transmissions.session import Link, SessionMachine
+
+if TYPE_CHECKING:
+    from seigr_toolset_transmissions.noise import Channel
+
+PSK = bytes(32)
+
+
+def channels() -> tuple[Channel, Channel]:
+    """Both ends of a fresh channel."""
+    sides = [
+        Handshake(
+            initiator=initiator,
+            static=X25519PrivateKey.generate(),
+            ephemeral=X25519PrivateKey.generate,
+            psk=PSK,
+        )
+        for initiator in (True, False)
+    ]
+    for turn in range(3):
+        writer, reader = sides[turn % 2], sides[1 - turn % 2]
+        reader.read_message(writer.write_message(b""))
+    return sides[0].finish(), sides[1].finish()
+
+
+class FakeTransport:
+    """Keeps what is written; ends as it is told."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.ended: list[str] = []
+        self.peer_address = ("192.0.2.1", 5)
+
+    def write(self, data: bytes | bytearray) -> None:
+        self.writes.append(bytes(data))
+
+    def abort(self) -> None:
+        self.ended.append("abort")
+
+    def close(self) -> None:
+        self.ended.append("close")
+
+
+class User:
+    """A session that only records."""
+
+    def __init__(self, machine: SessionMachine) -> None:
+        self.machine = machine
+        self.messages: list[bytes] = []
+        self.progress = 0
+        self.ends: list[Exception | None] = []
+
+    def messages_arrived(self, messages: list[bytes]) -> None:
+        self.messages += messages
+
+    def progressed(self) -> None:
+        self.progress += 1
+
+    def connection_ended(self, connection: Connection, cause: Exception | None) -> None:
+        self.ends.append(cause)
+
+
+class End:
+    """One end of a session, with everything below it."""
+
+    transport: Any
+
+    def __init__(self, channel: Channel, turn: FlushTurn, link: Link) -> None:
+        config = NodeConfig()
+        machine = SessionMachine(
+            bytes(16),
+            config,
+            link=link,
+            peer_max_message=config.max_message_bytes,
+            peer_credit=config.receive_window_bytes if link is Link.UP else 0,
+            now=0.0,
+        )
+        if link is Link.UP:
+            machine.welcome()
+        self.channel = channel
+        self.machine = machine
+        self.user = User(machine)
+        self.gone: list[Connection] = []
+        self.transport = FakeTransport()
+        self.connection = Connection(
+            self.transport,
+            channel,
+            self.user,
+            asyncio.get_running_loop(),
+            turn,
+            self.gone.append,
+        )
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        written = b"".join(self.transport.writes)
+        self.transport.writes.clear()
+        return written
+
+    def feed(self, data: bytes) -> int:
+        with memoryview(data) as view:
+            return self.connection.bytes_received(view)
+
+
+def pair() -> tuple[End, End]:
+    """A dialer's and a listener's end, established."""
+    ours, theirs = channels()
+    turn = FlushTurn(asyncio.get_running_loop())
+    dialer, listener = End(ours, turn, Link.OPENING), End(theirs, turn, Link.UP)
+    listener.connection.flush()
+    dialer.feed(listener.take())
+    dialer.connection.flush()
+    listener.feed(dialer.take())
+    return dialer, listener
+
+
+@in_virtual_time
+async def test_messages_pass() -> None:
+    dialer, listener = pair()
+    for message in (b"one", b"", b"three"):
+        dialer.machine.send(message)
+    dialer.connection.flush()
+    assert len(dialer.transport.writes) == 1  # one record for all of them
+    data = dialer.take()
+    assert listener.feed(data) == len(data)
+    assert listener.user.messages == [b"one", b"", b"three"]
+
+
+@in_virtual_time
+async def test_records_are_taken_whole_however_the_bytes_come() -> None:
+    dialer, listener = pair()
+    for k in range(20):
+        dialer.machine.send(b"%d" % k * 10)
+        dialer.connection.flush()
+    data, rest = dialer.take(), b""
+    for k in range(len(data)):
+        rest += data[k : k + 1]
+        rest = rest[listener.feed(rest) :]
+    assert rest == b""
+    assert listener.user.messages == [b"%d" % k * 10 for k in range(20)]
+
+
+@in_virtual_time
+async def test_an_unfinished_record_is_left_to_the_transport() -> None:
+    dialer, listener = pair()
+    for message in (b"first", b"second"):
+        dialer.machine.send(message)
+        dialer.connection.flush()
+    first, second = dialer.transport.writes
+    assert listener.feed(first + second[:-1]) == len(first)
+    assert listener.user.messages == [b"first"]
+    assert listener.feed(second) == len(second)
+    assert listener.user.messages == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, 10, -1])
+@in_virtual_time
+async def test_a_tampered_record_ends_the_connection_and_delivers_nothing(where: int) -> None:
+    dialer, listener = pair()
+    dialer.machine.send(b"good")
+    dialer.connection.flush()
+    good = dialer.take()
+    for message in (b"bad", b"good again"):
+        dialer.machine.send(message)
+        dialer.connection.flush()
+    bad = bytearray(dialer.take())
+    bad[where if where >= 0 else 20] ^= 1
+    data = good + bytes(bad) + bytes(70_000)
+    assert listener.feed(data) == len(data)
+    assert listener.user.messages == [b"good"]
+    (cause,) = listener.user.ends
+    assert isinstance(cause, STTAuthenticationError)
+    assert listener.transport.ended == ["abort"]
+    # For good: even what is well formed is not read any more.
+    assert listener.feed(good) == len(good)
+    assert listener.user.messages == [b"good"]
+    assert len(listener.user.ends) == 1
+
+
+@in_virtual_time
+async def test_a_replayed_record_ends_the_connection() -> None:
+    dialer, listener = pair()
+    dialer.machine.send(b"once")
+    dialer.connection.flush()
+    data = dialer.take()
+    listener.feed(data)
+    listener.feed(data)
+    assert listener.user.messages == [b"once"]
+    assert isinstance(listener.user.ends[0], STTAuthenticationError)
+
+
+@in_virtual_time
+async def test_a_record_against_the_protocol_ends_the_connection() -> None:
+    dialer, listener = pair()
+    listener.feed(bytes(seal(dialer.channel.send_cipher, [b"\xf0\0\0\0"])))
+    (cause,) = listener.user.ends
+    assert isinstance(cause, STTProtocolError)
+    assert "unknown type 15" in str(cause)
+    assert listener.transport.ended == ["abort"]
+
+
+@in_virtual_time
+async def test_after_a_drop_nothing_reaches_the_session() -> None:
+    dialer, listener = pair()
+    dialer.machine.send(b"too late")
+    dialer.connection.flush()
+    data = dialer.take()
+    progress = listener.user.progress
+    listener.connection.drop()
+    listener.connection.drop()
+    assert listener.feed(data) == len(data)
+    listener.connection.connection_lost(ConnectionResetError())
+    assert listener.user.messages == []
+    assert listener.user.ends == []
+    assert listener.user.progress == progress
+    assert set(listener.transport.ended) == {"abort"}
+    assert listener.gone == [listener.connection]
+
+
+@in_virtual_time
+async def test_the_end_of_the_transport_is_told_to_the_session() -> None:
+    dialer, _ = pair()
+    cause = ConnectionResetError()
+    dialer.connection.connection_lost(cause)
+    assert dialer.user.ends == [cause]
+    assert dialer.gone == [dialer.connection]
+
+
+@in_virtual_time
+async def test_a_finished_connection_sends_the_rest_and_is_aborted_if_it_takes_too_long() -> None:
+    dialer, _ = pair()
+    dialer.connection.finish()
+    assert dialer.transport.ended == ["close"]
+    await asyncio.sleep(CLOSE_SECONDS + 0.1)
+    assert dialer.transport.ended == ["close", "abort"]
+    dialer.connection.connection_lost(None)
+    assert dialer.user.ends == []
+
+
+@in_virtual_time
+async def test_a_finished_connection_that_ends_leaves_no_timer() -> None:
+    dialer, _ = pair()
+    dialer.connection.finish()
+    dialer.connection.connection_lost(None)
+    await asyncio.sleep(CLOSE_SECONDS + 0.1)
+    assert dialer.transport.ended == ["close"]
+
+
+@in_virtual_time
+async def test_nothing_is_written_while_the_transport_takes_no_bytes() -> None:
+    dialer, listener = pair()
+    loop = asyncio.get_running_loop()
+    dialer.connection.pause_writing()
+    assert dialer.connection.stalled_since == loop.time()
+    dialer.machine.send(b"waits")
+    dialer.connection.flush()
+    dialer.connection.flush_soon()
+    await asyncio.sleep(0)
+    assert dialer.transport.writes == []
+    dialer.connection.resume_writing()
+    after: float | None = dialer.connection.stalled_since
+    assert not after
+    listener.feed(dialer.take())
+    assert listener.user.messages == [b"waits"]
+
+
+@in_virtual_time
+async def test_what_is_sent_in_one_turn_goes_out_together() -> None:
+    dialer, listener = pair()
+    for k in range(100):
+        dialer.machine.send(b"%d" % k)
+        dialer.connection.flush_soon()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(dialer.transport.writes) == 2  # the first at once, the others in one record
+    listener.feed(dialer.take())
+    assert listener.user.messages == [b"%d" % k for k in range(100)]
+
+
+@in_virtual_time
+async def test_an_acknowledgement_waits_for_company_but_not_long() -> None:
+    dialer, listener = pair()
+    dialer.machine.send(b"x")
+    dialer.connection.flush()
+    listener.feed(dialer.take())
+    listener.take()
+    for _ in range(3):
+        listener.connection.acknowledge_later(0.025)
+    await asyncio.sleep(0.02)
+    assert listener.transport.writes == []
+    await asyncio.sleep(0.01)
+    assert len(listener.transport.writes) == 1
+    dialer.feed(listener.take())
+    assert dialer.machine.acked == 1
+
+
+@in_virtual_time
+async def test_an_acknowledgement_that_went_along_is_not_sent_again() -> None:
+    dialer, listener = pair()
+    dialer.machine.send(b"x")
+    dialer.connection.flush()
+    listener.feed(dialer.take())
+    listener.connection.acknowledge_later(0.025)
+    listener.machine.send(b"answer")
+    listener.connection.flush()
+    listener.take()
+    await asyncio.sleep(1)
+    assert listener.transport.writes == []
+
+
+@in_virtual_time
+async def test_the_first_writes_are_small_so_that_short_lived_connections_get_on() -> None:
+    dialer, listener = pair()
+    for _ in range(2000):
+        dialer.machine.send(bytes(1000))
+    dialer.connection.flush()
+    sizes = [len(write) for write in dialer.transport.writes]
+    assert sizes[0] < 4 * FIRST_WRITE_BYTES
+    assert sizes == sorted(sizes[:-1]) + sizes[-1:]
+    assert max(sizes) < WRITE_BYTES + 64 * 1024
+    rest = b""
+    for write in dialer.transport.writes:
+        rest = (rest + write)[listener.feed(rest + write) :]
+    assert listener.user.messages == [bytes(1000)] * 2000

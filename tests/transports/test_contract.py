@@ -1,0 +1,650 @@
+"""What every transport keeps to: one suite, passed by each network."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import pickle
+import random
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers.machine import has_ipv6
+from helpers.recorder import Recorder, on, pattern, turns
+from seigr_toolset_transmissions.transports.base import (
+    READ_BYTES,
+    WRITE_HIGH_BYTES,
+    Listener,
+    Network,
+)
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
+from seigr_toolset_transmissions.transports.tcp import TcpNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+MIB = 1024 * 1024
+
+BURST = 16 * MIB
+"""More than the system's own buffers hold."""
+
+
+@dataclass
+class Place:
+    """A network, and a host of it."""
+
+    network: Network
+    host: str
+
+    async def listen(self, accept: Callable[[], Recorder], port: int = 0) -> Listener:
+        return await self.network.listen(accept, self.host, port)
+
+    async def dial(self, receiver: Recorder, listener: Listener) -> None:
+        await self.network.dial(receiver, *listener.address)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param((MemoryNetwork, "somewhere"), id="memory"),
+        pytest.param((TcpNetwork, "127.0.0.1"), id="tcp"),
+        pytest.param(
+            (TcpNetwork, "::1"),
+            id="tcp6",
+            marks=pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6"),
+        ),
+    ]
+)
+def place(request: pytest.FixtureRequest) -> Place:
+    network, host = request.param
+    return Place(network(), host)
+
+
+@asynccontextmanager
+async def connected(place: Place, client: Recorder, server: Recorder) -> AsyncIterator[None]:
+    """Connect two recorders; at the end, end what is left, and check that all keep the contract."""
+    listener = await place.listen(lambda: server)
+    try:
+        await place.dial(client, listener)
+        await server.until(lambda: bool(server.calls))
+        yield
+        for side in (client, server):
+            side.transport.abort()
+        await client.until_lost()
+        await server.until_lost()
+        await turns(3)
+        client.check()
+        server.check()
+    finally:
+        await listener.close()
+
+
+# The stream.
+
+
+async def test_bytes_arrive_whole_and_in_order_each_way(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        for number in range(100):
+            client.transport.write(b"%d," % number)
+            server.transport.write(b"%d;" % number)
+        there = b"".join(b"%d," % number for number in range(100))
+        back = b"".join(b"%d;" % number for number in range(100))
+        await server.until_received(len(there))
+        await client.until_received(len(back))
+        assert server.data == there
+        assert client.data == back
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_any_kind_of_bytes_is_written(place: Place, kind: type[Any]) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.write(kind(b"hello"))
+        client.transport.write(kind(b""))
+        client.transport.write(kind(b", peer"))
+        await server.until_received(11)
+        assert server.data == b"hello, peer"
+
+
+async def test_a_receiver_may_write_from_its_callbacks(place: Place) -> None:
+    client = Recorder(react=on("made", lambda: client.transport.write(b"hi")))
+    server = Recorder(react=on("bytes", lambda: server.transport.write(b"hi there")))
+    async with connected(place, client, server):
+        await client.until_received(8)
+        assert server.data == b"hi"
+        assert client.data == b"hi there"
+
+
+async def test_what_was_left_is_presented_again_with_more(place: Place) -> None:
+    amounts = iter([1, 0, 4, 3])
+    client, server = Recorder(), Recorder(take=lambda _: next(amounts))
+    async with connected(place, client, server):
+        for count, data in enumerate([b"abc", b"de", b"fgh"], start=1):
+            client.transport.write(data)
+            await server.until(lambda count=count: len(server.presented) >= count)  # type: ignore[misc]
+        assert server.presented == [b"abc", b"bcde", b"bcdefgh"]
+        client.transport.write(b"")
+        client.transport.write(b"!")
+        await server.until(lambda: len(server.presented) >= 4)
+        assert server.presented[3] == b"fgh!"
+        assert server.data == b"abcdefgh"
+
+
+async def test_a_message_nearly_as_large_as_the_read_buffer_can_be_awaited(place: Place) -> None:
+    message = pattern(READ_BYTES - 1)
+    server = Recorder(take=lambda view: len(view) if len(view) == len(message) else 0)
+    client = Recorder()
+    async with connected(place, client, server):
+        for start in range(0, len(message), 50_000):
+            client.transport.write(message[start : start + 50_000])
+            await turns(2)
+        await server.until_received(len(message))
+        assert server.data == message
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    sizes=st.lists(st.integers(0, 3000) | st.integers(0, 300_000), max_size=12),
+    unit=st.integers(1, 5000),
+    seed=st.integers(0, 2**32),
+)
+async def test_any_chunks_and_any_consumption_give_the_same_stream(
+    place: Place, sizes: list[int], unit: int, seed: int
+) -> None:
+    rng = random.Random(seed)  # noqa: S311
+    message = pattern(sum(sizes), seed)
+
+    def take(view: memoryview) -> int:
+        # Whole units only, as a record layer does, and not always all of them.
+        return rng.randint(0, len(view) // unit) * unit if len(view) < 200_000 else len(view)
+
+    client, server = Recorder(), Recorder(take=take)
+    async with connected(place, client, server):
+        start = 0
+        for size in sizes:
+            client.transport.write(message[start : start + size])
+            start += size
+            if rng.random() < 0.5:
+                await turns(1)
+        await server.until(lambda: len(server.data) + len(server.left) == len(message))
+        assert server.data + server.left == message
+
+
+# Back-pressure.
+
+
+async def test_the_writer_is_paused_and_resumed_and_nothing_is_lost(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        chunk = pattern(64 * 1024)
+        for _ in range(BURST // len(chunk)):
+            client.transport.write(chunk)
+        await client.until(lambda: client.paused)
+        await client.until(lambda: not client.paused)
+        await server.until_received(BURST)
+        assert server.data == chunk * (BURST // len(chunk))
+
+
+async def test_a_writer_that_heeds_the_pauses_keeps_little_waiting(place: Place) -> None:
+    message, step = pattern(8 * MIB), 256 * 1024
+    sent = 0
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        while sent < len(message):
+            await client.until(lambda: not client.paused)
+            client.transport.write(message[sent : sent + step])
+            client.transport.write(message[sent + step : sent + 2 * step])
+            sent += 2 * step
+            await turns(1)
+        await server.until_received(len(message))
+        assert server.data == message
+
+
+async def test_little_data_pauses_nobody(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.write(bytes(WRITE_HIGH_BYTES))
+        await server.until_received(WRITE_HIGH_BYTES)
+        client.transport.write(bytes(WRITE_HIGH_BYTES))
+        await server.until_received(2 * WRITE_HIGH_BYTES)
+        assert "pause" not in client.calls
+
+
+# The end.
+
+
+async def test_close_sends_what_was_written_first(place: Place) -> None:
+    message = pattern(8 * MIB)
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.write(message)
+        client.transport.close()
+        await server.until_lost()
+        await client.until_lost()
+        assert server.data == message
+        assert server.cause is None
+        assert client.cause is None
+
+
+async def test_close_sends_everything_though_the_peer_still_writes(place: Place) -> None:
+    # Ending a TCP socket that has something to read destroys what is on its way to the peer.
+    message = pattern(4 * MIB)
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        server.transport.write(bytes(4 * MIB))
+        await client.until(lambda: bool(client.data))
+        client.transport.write(message)
+        client.transport.close()
+        received = len(client.data)
+        await server.until_lost()
+        await client.until_lost()
+        assert server.data == message
+        assert server.cause is None
+        assert len(client.data) == received, "no byte is handed over after close"
+
+
+ENDINGS: dict[str, tuple[str, str, bool, bool]] = {
+    # what the client does, what the server does, whether each is reset by the other
+    "client closes": ("close", "", False, False),
+    "server closes": ("", "close", False, False),
+    "client aborts": ("abort", "", False, True),
+    "server aborts": ("", "abort", True, False),
+    "both close": ("close", "close", False, False),
+    "both abort": ("abort", "abort", False, False),
+    "client closes, server aborts": ("close", "abort", False, False),
+    "client aborts, server closes": ("abort", "close", False, False),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("waiting", [0, 100_000])
+async def test_the_end_is_reported_once_to_each_side(
+    place: Place, ending: str, waiting: int
+) -> None:
+    by_client, by_server, client_reset, server_reset = ENDINGS[ending]
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        for side, action in ((client, by_client), (server, by_server)):
+            if action:
+                side.transport.write(bytes(waiting))
+                getattr(side.transport, action)()
+        await client.until_lost()
+        await server.until_lost()
+        for side, reset in ((client, client_reset), (server, server_reset)):
+            assert isinstance(side.cause, ConnectionError) if reset else side.cause is None
+
+
+async def test_close_and_abort_may_be_called_at_any_time_and_again(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.close()
+        client.transport.close()
+        client.transport.abort()
+        client.transport.abort()
+        client.transport.close()
+        await client.until_lost()
+        await server.until_lost()
+        for side in (client, server):
+            side.transport.write(b"too late")
+            side.transport.close()
+            side.transport.abort()
+        await turns(5)
+
+
+async def test_what_is_written_after_close_or_abort_is_ignored(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.write(b"before")
+        client.transport.close()
+        for _ in range(20):
+            client.transport.write(b"after")
+        await server.until_lost()
+        assert server.data == b"before"
+        for _ in range(20):  # nor after the other side's end
+            server.transport.write(b"after")
+        await client.until_lost()
+        client.transport.write(b"after")
+        await turns(5)
+    assert not caplog.records
+
+
+async def test_writing_to_a_peer_that_is_gone_is_silent(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        server.transport.abort()
+        while not client.lost:
+            for _ in range(10):
+                client.transport.write(b"anybody there?")
+            await turns(1)
+        assert isinstance(client.cause, ConnectionError)
+    assert not caplog.records
+
+
+async def test_abort_drops_what_waits_to_be_sent(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.write(bytes(BURST))
+        client.transport.abort()
+        await client.until_lost()
+        await server.until_lost()
+        assert len(server.data) < BURST
+        assert isinstance(server.cause, ConnectionError)
+
+
+async def test_abort_may_follow_a_close(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        client.transport.write(bytes(BURST))
+        client.transport.close()
+        client.transport.abort()
+        await client.until_lost()
+        await server.until_lost()
+        assert client.cause is None
+        assert isinstance(server.cause, ConnectionError)
+
+
+async def test_the_end_comes_though_something_was_left(place: Place) -> None:
+    client, server = Recorder(), Recorder(take=lambda _: 0)
+    async with connected(place, client, server):
+        client.transport.write(b"half a rec")
+        client.transport.close()
+        await server.until_lost()
+        assert server.cause is None
+        assert server.presented[-1] == b"half a rec"
+
+
+@pytest.mark.parametrize("action", ["close", "abort"])
+@pytest.mark.parametrize("call", ["made", "bytes"])
+async def test_a_receiver_may_end_the_connection_from_its_callbacks(
+    place: Place, call: str, action: str
+) -> None:
+    client = Recorder(react=on("made", lambda: client.transport.write(b"hi")))
+    server = Recorder(take=lambda _: 0, react=on(call, lambda: getattr(server.transport, action)()))
+    async with connected(place, client, server):
+        await server.until_lost()
+        await client.until_lost()
+        assert server.cause is None
+        assert len(server.presented) == (call == "bytes")
+
+
+# Mistakes of the receiver.
+
+
+@pytest.mark.parametrize("call", ["made", "bytes", "pause", "resume"])
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_receiver_that_raises_loses_its_connection_with_that_error(
+    place: Place, call: str, who: str
+) -> None:
+    def fail() -> None:
+        raise LookupError(f"a bug in {call}")
+
+    faulty, other = Recorder(react=on(call, fail)), Recorder()
+    client, server = (faulty, other) if who == "client" else (other, faulty)
+    async with connected(place, client, server):
+        other.transport.write(b"something to read")
+        faulty.transport.write(bytes(BURST))
+        await faulty.until_lost()
+        await other.until_lost()
+        assert isinstance(faulty.cause, LookupError)
+        assert isinstance(other.cause, ConnectionError)
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+async def test_an_impossible_count_ends_the_connection(place: Place, count: int) -> None:
+    client, server = Recorder(), Recorder(take=lambda _: count)
+    async with connected(place, client, server):
+        client.transport.write(b"hello")
+        await server.until_lost()
+        await client.until_lost()
+        assert isinstance(server.cause, ValueError)
+        assert isinstance(client.cause, ConnectionError)
+
+
+async def test_a_full_read_buffer_left_untouched_ends_the_connection(place: Place) -> None:
+    client, server = Recorder(), Recorder(take=lambda _: 0)
+    async with connected(place, client, server):
+        client.transport.write(bytes(READ_BYTES + 1))
+        await server.until_lost()
+        await client.until_lost()
+        assert isinstance(server.cause, BufferError)
+        assert len(server.presented[-1]) == READ_BYTES
+
+
+async def test_a_full_read_buffer_may_be_left_by_a_receiver_that_closes(place: Place) -> None:
+    def take(view: memoryview) -> int:
+        if len(view) == READ_BYTES:
+            server.transport.close()
+        return 0
+
+    client, server = Recorder(), Recorder(take=take)
+    async with connected(place, client, server):
+        client.transport.write(bytes(READ_BYTES))
+        await server.until_lost()
+        assert server.cause is None
+
+
+async def test_a_view_that_was_kept_is_dead(place: Place) -> None:
+    kept: list[memoryview] = []
+
+    def take(view: memoryview) -> int:
+        kept.append(view)
+        return len(view)
+
+    client, server = Recorder(), Recorder(take=take)
+    async with connected(place, client, server):
+        client.transport.write(b"hello")
+        await server.until_received(5)
+        with pytest.raises(ValueError, match="released"):
+            kept[0].tobytes()
+
+
+async def test_a_view_that_cannot_be_taken_back_ends_the_connection(place: Place) -> None:
+    kept: list[Any] = []
+
+    def take(view: memoryview) -> int:
+        kept.append(pickle.PickleBuffer(view))  # as array libraries do
+        return len(view)
+
+    client, server = Recorder(), Recorder(take=take)
+    async with connected(place, client, server):
+        client.transport.write(b"hello")
+        await server.until_lost()
+        assert isinstance(server.cause, BufferError)
+        kept.clear()
+
+
+# Dialling and listening.
+
+
+async def test_dialling_where_nobody_listens_fails_and_calls_nobody(place: Place) -> None:
+    listener = await place.listen(Recorder)
+    await listener.close()
+    client = Recorder()
+    with pytest.raises(ConnectionRefusedError):
+        await place.dial(client, listener)
+    await turns(3)
+    assert not client.calls
+
+
+async def test_dial_returns_the_transport_that_the_receiver_was_given(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    listener = await place.listen(lambda: server)
+    transport = await place.network.dial(client, *listener.address)
+    assert client.calls == ["made"]
+    assert client.transport.inner is transport
+    transport.abort()
+    await client.until_lost()
+    await server.until_lost()
+    await listener.close()
+
+
+@pytest.mark.parametrize("after", range(8))
+async def test_a_cancelled_dial_leaves_nothing_open(place: Place, after: int) -> None:
+    accepted: list[Recorder] = []
+
+    def accept() -> Recorder:
+        accepted.append(Recorder())
+        return accepted[-1]
+
+    listener = await place.listen(accept)
+    client = Recorder()
+    dial = asyncio.create_task(place.network.dial(client, *listener.address))
+    await turns(after)
+    cancelled = dial.cancel()
+    if cancelled:
+        with pytest.raises(asyncio.CancelledError):
+            await dial
+    else:
+        (await dial).abort()
+    if client.calls:
+        await client.until_lost()
+    # A later connection shows that those before it were seen by the listener, if they ever are.
+    last = Recorder()
+    await place.dial(last, listener)
+    last.transport.abort()
+    await last.until_lost()
+    await turns(5)
+    for server in accepted:
+        await server.until_lost()
+        server.check()
+    client.check()
+    await listener.close()
+
+
+async def test_closing_a_listener_spares_its_connections(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        other = await place.listen(lambda: third)
+        second, third = Recorder(), Recorder()
+        await place.dial(second, other)
+        async with asyncio.timeout(5):
+            await other.close()
+            await other.close()
+        with pytest.raises(ConnectionRefusedError):
+            await place.dial(Recorder(), other)
+        second.transport.write(b"still here")
+        await third.until_received(10)
+        third.transport.close()
+        await second.until_lost()
+        await third.until_lost()
+
+
+async def test_a_taken_address_is_refused_and_free_after_close(place: Place) -> None:
+    first = await place.listen(Recorder)
+    port = first.address[1]
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - the number says which
+        await place.listen(Recorder, port)
+    assert raised.value.errno == errno.EADDRINUSE
+    await first.close()
+    second = await place.listen(Recorder, port)
+    assert second.address[1] == port
+    await second.close()
+
+
+async def test_port_0_takes_a_free_port(place: Place) -> None:
+    listeners = [await place.listen(Recorder) for _ in range(10)]
+    ports = {listener.address[1] for listener in listeners}
+    assert len(ports) == 10
+    assert all(0 < port < 65536 for port in ports)
+    assert all(listener.address[0] == place.host for listener in listeners)
+    for listener in listeners:
+        await listener.close()
+
+
+async def test_addresses_are_known_also_after_the_end(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    listener = await place.listen(lambda: server)
+    await place.dial(client, listener)
+    await server.until(lambda: bool(server.calls))
+    of_client = server.transport.peer_address
+    assert client.transport.peer_address == listener.address
+    assert len(of_client) == 2
+    assert of_client[1] != listener.address[1]
+    client.transport.abort()
+    await client.until_lost()
+    await server.until_lost()
+    address = listener.address
+    await listener.close()
+    assert client.transport.peer_address == listener.address == address
+    assert server.transport.peer_address == of_client
+
+
+async def test_a_failing_accept_ends_that_connection_only(place: Place) -> None:
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+    servers = iter([None, Recorder()])
+
+    def accept() -> Recorder:
+        server = next(servers)
+        if server is None:
+            raise LookupError("no receiver today")
+        return server
+
+    listener = await place.listen(accept)
+    first, second = Recorder(), Recorder()
+    await place.dial(first, listener)
+    await first.until_lost()
+    assert isinstance(first.cause, ConnectionError)
+    assert isinstance(reports[0]["exception"], LookupError)
+    await place.dial(second, listener)
+    second.transport.close()
+    await second.until_lost()
+    assert second.cause is None
+    await listener.close()
+
+
+async def test_many_connections_keep_their_bytes_apart(place: Place) -> None:
+    # All connections of a loop read into the same buffer, and leave some bytes each time.
+    count, length = 200, 5000
+    servers: list[Recorder] = []
+
+    def accept() -> Recorder:
+        servers.append(Recorder(take=lambda view: len(view) // 7 * 7))
+        return servers[-1]
+
+    clients = [Recorder(take=lambda view: len(view) // 11 * 11) for _ in range(count)]
+    listener = await place.listen(accept)
+    for number, client in enumerate(clients):
+        await place.dial(client, listener)
+        client.transport.write(number.to_bytes(7))
+    messages = [pattern(length, number) for number in range(count)]
+    rng = random.Random(1)  # noqa: S311
+    while len(servers) < count:
+        await turns(1)
+    for server in servers:
+        await server.until_received(7)
+    by_number = {int.from_bytes(server.data): server for server in servers}
+    sent = [0] * count
+    while min(sent) < length:
+        for number in rng.sample(range(count), count):
+            size = rng.randint(0, 600)
+            data = messages[number][sent[number] : sent[number] + size]
+            clients[number].transport.write(data)
+            by_number[number].transport.write(data)
+            sent[number] = min(sent[number] + size, length)
+        await turns(1)
+    for number, client in enumerate(clients):
+        server = by_number[number]
+        await client.until(lambda client=client: len(client.data) >= length // 11 * 11)  # type: ignore[misc]
+        await server.until(lambda server=server: len(server.data) >= length // 7 * 7 + 7)  # type: ignore[misc]
+        assert client.data == messages[number][: length // 11 * 11]
+        assert server.data[7:] == messages[number][: length // 7 * 7]
+    for side in (*clients, *servers):
+        side.transport.abort()
+    for side in (*clients, *servers):
+        await side.until_lost()
+        side.check()
+    await listener.close()
