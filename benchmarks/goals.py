@@ -1,0 +1,121 @@
+"""What this library has to reach, as ratios within one run, or absolute where that is the point."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .measures import crowds, endpoints, events, one_way, round_trip, strangers
+from .measures.base import Key, Metric, Samples
+from .measures.pairs import BLOCKING
+from .peers import OWN
+
+__all__ = ["GOALS", "Goal", "Verdict", "judge"]
+
+_ZMQ_ASYNCIO = "pyzmq CURVE, asyncio"
+_ZMQ_BLOCKING = "pyzmq CURVE, blocking"
+_RAW = "raw sockets (plain)"
+_TLS = "asyncio mutual TLS"
+
+
+class Goal(NamedTuple):
+    """Ours must be ``at_least`` or ``at_most`` so many times the other's."""
+
+    metric: Metric
+    other: str | Metric | None
+    """A peer; or another metric of ours; or None: the bound is absolute."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def text(self) -> str:
+        """What must hold, in the fewest words."""
+        sign, bound = (">=", self.at_least) if self.at_most is None else ("<=", self.at_most)
+        unit = f" {self.metric.unit}" if self.other is None else " x"
+        return f"{sign} {bound:g}{unit}"
+
+
+class Verdict(NamedTuple):
+    """A goal on one event loop: the ratio (or value), and whether it is met."""
+
+    goal: Goal
+    loop: str
+    own: float
+    other: float | None
+    ratio: float
+    met: bool
+
+
+GOALS: tuple[Goal, ...] = (
+    Goal(one_way.pull(64), _ZMQ_ASYNCIO, at_least=10),
+    Goal(one_way.pull(64), _ZMQ_BLOCKING, at_least=2),
+    Goal(one_way.pull(1024), _ZMQ_ASYNCIO, at_least=8),
+    Goal(one_way.pull(64 * 1024), _ZMQ_ASYNCIO, at_least=1.5),
+    Goal(one_way.pull(64 * 1024), _ZMQ_BLOCKING, at_least=1.5),
+    Goal(one_way.pull(1024 * 1024), _ZMQ_ASYNCIO, at_least=1.2),
+    Goal(one_way.pull(1024 * 1024), _ZMQ_BLOCKING, at_least=1.2),
+    *(
+        Goal(one_way.push(size), one_way.pull(size), at_least=round(1 / 1.3, 2))
+        for size in one_way.SIZES
+    ),
+    Goal(round_trip.MEDIAN, _ZMQ_ASYNCIO, at_most=0.7),
+    Goal(round_trip.MEDIAN, "asyncio streams (plain)", at_most=1.5),
+    Goal(round_trip.MEDIAN, "asyncio protocol (plain)", at_most=1.5),
+    *(
+        goal
+        for sessions in (1_000, 5_000)
+        for goal in (
+            Goal(crowds.broadcast(sessions), _RAW, at_most=2),
+            Goal(crowds.broadcast(sessions), "websockets TLS", at_most=1),
+            Goal(crowds.broadcast(sessions), _ZMQ_ASYNCIO, at_most=1),
+            Goal(crowds.broadcast(sessions), _TLS, at_most=1),
+        )
+    ),
+    Goal(crowds.opening(1_000), _TLS, at_least=1.5),
+    Goal(crowds.idle(1_000), None, at_most=10),
+    Goal(crowds.used(1_000), None, at_most=10),
+    Goal(crowds.idle(1_000), "websockets TLS", at_most=1),
+    Goal(crowds.process(10_000), None, at_most=120),
+    Goal(endpoints.memory(20_000), None, at_most=700),
+    *(
+        Goal(endpoints.operation(name, most), endpoints.operation(name, 100), at_most=2)
+        for name in endpoints.OPERATIONS
+        for most in (endpoints.SIZES[-1],)
+    ),
+    *(
+        Goal(events.emit(handlers), library, at_most=1)
+        for handlers in events.HANDLERS
+        for library in ("pyee", "blinker", "psygnal")
+    ),
+    Goal(strangers.ABOVE_BARE, None, at_most=20),
+)
+
+
+def judge(samples: Samples, loops: tuple[str, ...]) -> list[Verdict]:
+    """Return a verdict for each goal and loop for which there are values."""
+    return [
+        verdict
+        for goal in GOALS
+        for loop in loops
+        if (verdict := _judge(goal, loop, samples)) is not None
+    ]
+
+
+def _judge(goal: Goal, loop: str, samples: Samples) -> Verdict | None:
+    own = samples.median(Key(goal.metric, loop, OWN))
+    if own is None:
+        return None
+    other: float | None = None
+    ratio = own
+    if goal.other is not None:
+        if isinstance(goal.other, Metric):
+            other = samples.median(Key(goal.other, loop, OWN))
+        else:
+            other = samples.median(Key(goal.metric, loop, goal.other))
+            if other is None:
+                other = samples.median(Key(goal.metric, BLOCKING, goal.other))
+        if not other:
+            return None
+        ratio = own / other
+    low, high = goal.at_least, goal.at_most
+    met = (low is None or ratio >= low) and (high is None or ratio <= high)
+    return Verdict(goal, loop, own, other, ratio, met)

@@ -1,0 +1,25 @@
+"""What is measured: one file for each kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import crowds, endpoints, events, files, one_way, round_trip, strangers
+
+if TYPE_CHECKING:
+    from .base import Measure
+
+__all__ = ["MEASURES"]
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        one_way.OneWay(),
+        round_trip.RoundTrip(),
+        crowds.Crowds(),
+        events.Events(),
+        endpoints.Endpoints(),
+        strangers.Strangers(),
+        files.Files(),
+    )
+}

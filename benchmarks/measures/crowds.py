@@ -1,0 +1,133 @@
+"""Many sessions at one hub: how fast they are opened, what they weigh, how a broadcast goes.
+
+A broadcast's cost is the processor time of the hub's process from the call until every session's
+message has arrived, divided by the sessions: what the hub waits for, and what the crowd's process
+costs, is not the hub's. A library that has its messages acknowledged pays for that a little later:
+this is a metric of its own. So is how late the copies arrive, and there the crowd counts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks import roles
+from benchmarks.peers import OWN
+from benchmarks.processes import Child
+
+from .base import Case, Key, Metric, Sample, Setting
+from .pairs import contenders, make_job
+
+if TYPE_CHECKING:
+    from benchmarks.peers.base import Job
+
+__all__ = ["Crowds", "broadcast", "idle", "last_arrivals", "opening", "process", "settled", "used"]
+
+_SIZES = (100, 1_000, 5_000, 10_000)
+_QUICK_SIZES = (100, 1_000)
+_OWN_ONLY = 10_000
+_BROADCASTS = 8
+_LIMIT = 240.0
+
+
+def opening(sessions: int) -> Metric:
+    """Return the metric of how many sessions are opened in a second."""
+    return Metric("new sessions", sessions, "/s", 0, more_is_better=True, of="sessions")
+
+
+def idle(sessions: int) -> Metric:
+    """Return the metric of the hub's memory for a session that was never used."""
+    return Metric("memory of an idle session", sessions, "KiB", 1, of="sessions")
+
+
+def used(sessions: int) -> Metric:
+    """Return the metric of the hub's memory for a session that has carried messages."""
+    return Metric("memory of a used, idle session", sessions, "KiB", 1, of="sessions")
+
+
+def process(sessions: int) -> Metric:
+    """Return the metric of all the memory that the hub's sessions take."""
+    return Metric("memory of all idle sessions", sessions, "MiB", 0, of="sessions")
+
+
+def broadcast(sessions: int) -> Metric:
+    """Return the metric of the hub's processor time for one recipient of a broadcast."""
+    return Metric("broadcast of 64 B, per recipient", sessions, "us CPU", 1, of="sessions")
+
+
+def settled(sessions: int) -> Metric:
+    """Return the metric of the same, with the acknowledgements that follow."""
+    return Metric(
+        "broadcast of 64 B, acknowledgements included, per recipient",
+        sessions,
+        "us CPU",
+        1,
+        of="sessions",
+    )
+
+
+def last_arrivals(sessions: int) -> Metric:
+    """Return the metric of when 99 of 100 recipients have a broadcast."""
+    return Metric("broadcast of 64 B, p99 of arrival", sessions, "ms", 1, of="sessions")
+
+
+class Crowds:
+    """A hub and its sessions."""
+
+    name = "crowd"
+
+    def cases(self, setting: Setting) -> list[Case]:
+        """One case for each number of sessions, peer and loop."""
+        return [
+            Case(
+                peer.name,
+                f"{sessions:,} sessions",
+                partial(
+                    _measure,
+                    make_job(
+                        setting, peer, loop, sessions=sessions, rounds=_BROADCASTS, limit=_LIMIT
+                    ),
+                    loop,
+                ),
+            )
+            for sessions in (_QUICK_SIZES if setting.quick else _SIZES)
+            for peer, loop in contenders(setting, "crowd")
+            if sessions <= peer.most_sessions and (sessions < _OWN_ONLY or peer.name == OWN)
+        ]
+
+
+def _measure(job: Job, loop: str) -> list[Sample]:
+    sessions = job.sessions
+    with Child(roles.hub, job, limit=job.limit) as hub:
+        address = hub.link.hear("address")
+        with Child(roles.crowd, job, address, limit=job.limit) as crowd:
+            joined: roles.Stretch = crowd.link.hear("joined")
+            hub.link.tell("joined")
+            weight, _ = hub.link.hear("idle")
+            spent, in_all, late = [], [], []
+            for _ in range(job.rounds):
+                crowd.link.tell("broadcast")
+                crowd.link.hear("ready")
+                hub.link.tell("broadcast")
+                crowd.link.hear("arrived")
+                hub.link.tell("arrived")
+                times = sorted(crowd.link.hear("settled"))
+                hub.link.tell("settled")
+                sent: roles.Broadcast = hub.link.hear("done")
+                spent.append(sent.cpu / sessions * 1e6)
+                in_all.append(sent.cpu_settled / sessions * 1e6)
+                late.append((times[len(times) * 99 // 100] - sent.begun) * 1e3)
+            crowd.link.tell("close")
+            hub.link.tell("close")
+            worn = hub.link.hear("used")
+    values = {
+        opening(sessions): sessions / (joined.ended - joined.begun),
+        idle(sessions): weight / sessions / 1024,
+        used(sessions): worn / sessions / 1024,
+        process(sessions): weight / 1024 / 1024,
+        broadcast(sessions): median(spent),
+        settled(sessions): median(in_all),
+        last_arrivals(sessions): median(late),
+    }
+    return [Sample(Key(metric, loop, job.peer), value) for metric, value in values.items()]
