@@ -13,7 +13,8 @@ import pytest
 from seigr_toolset_transmissions import NodeConfig, config
 from seigr_toolset_transmissions.errors import STTConfigError, STTError
 
-NAMES = [field.name for field in dataclasses.fields(NodeConfig)]
+NAMES = [field.name for field in dataclasses.fields(NodeConfig) if field.type != "bool"]
+SWITCHES = [field.name for field in dataclasses.fields(NodeConfig) if field.type == "bool"]
 WHOLE = [field.name for field in dataclasses.fields(NodeConfig) if field.type == "int"]
 
 
@@ -26,6 +27,8 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert settings.write_timeout == 30
     assert settings.handshake_timeout == 10
     assert settings.ack_delay == 0.025
+    assert settings.max_half_open == 256
+    assert settings.max_half_open_per_source == 16
     assert settings.max_sessions == 4096
     assert settings.max_sessions_per_peer == 8
     assert settings.max_suspended == 1024
@@ -35,6 +38,14 @@ def test_the_defaults_are_those_of_the_design() -> None:
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True, "8", None])
 def test_a_value_that_is_no_number_above_zero_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(STTConfigError, match=f"^{name} must be a number above 0"):
+        NodeConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("value", [0, 1, "no", None])
+def test_a_switch_is_on_or_off(name: str, value: Any) -> None:
+    assert getattr(NodeConfig(**{name: True}), name) is True
+    with pytest.raises(STTConfigError, match=f"^{name} must be True or False"):
         NodeConfig(**{name: value})
 
 

@@ -18,10 +18,12 @@ import seigr_toolset_transmissions
 from seigr_toolset_transmissions import (
     NodeConfig,
     STTNode,
+    accepting,
     config,
     frames,
     identity,
     noise,
+    registry,
     session,
 )
 from seigr_toolset_transmissions.cli.app import app
@@ -159,7 +161,7 @@ async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
         if "stream" in block or "wait_for" in block:  # waits for a peer that is yet to come
             stack.push_async_callback(later.stop)
             await later.start()
-            connecting = node.own(_connect_late(later, address))
+            connecting = node._runtime.own(_connect_late(later, address))
         else:
             connecting = None
         result = eval(code, namespace)  # noqa: S307 - our own documents
@@ -243,6 +245,9 @@ def errors_in_the_source() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for tree in library_sources():
         for function in functions(tree):
+            for (kind, details), _ in arguments_of(function, "report"):
+                for name in strings(function, kind):
+                    found.setdefault(name, set()).update(keys(function, details) | {"count"})
             for arguments, keywords in [
                 *arguments_of(function, "emit_error"),
                 *arguments_of(function, "emit"),
@@ -327,8 +332,7 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
         "sessions of a node*, with one peer*, suspended*": f"{default.max_sessions:,}, "
         f"{default.max_sessions_per_peer}, {default.max_suspended:,}",
         "remembered first messages, ended sessions": (
-            f"{seigr_toolset_transmissions.node._FIRST_MESSAGES:,}, "
-            f"{seigr_toolset_transmissions.node._TOMBSTONES:,}"
+            f"{accepting._FIRST_MESSAGES:,}, {registry._TOMBSTONES:,}"
         ),
     }
     assert session.ACK_SHARE == 4

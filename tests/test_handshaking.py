@@ -24,6 +24,7 @@ from helpers.nodes import (
 )
 from helpers.relay import Direction, Fault, Kind, Plan, Relay
 from seigr_toolset_transmissions.errors import (
+    STTAuthenticationError,
     STTConnectError,
     STTHandshakeError,
     STTIdentityError,
@@ -119,7 +120,7 @@ async def test_a_stranger_gets_no_byte(size: int) -> None:
         if size < FIRST:
             raw.finish()
         assert await raw.answer() == b""
-        await until(lambda: not listener._answering)
+        await until(lambda: not listener._acceptor.answering)
         assert listener.stats().handshakes_failed == 1
         assert listener.sessions == []
         if size:
@@ -134,7 +135,7 @@ async def test_a_stranger_that_says_nothing_is_given_up_in_time_and_is_no_error(
         log = EventLog(listener)
         raw = await Raw.to(address_of(listener))
         assert await raw.answer() == b""
-        await until(lambda: not listener._answering)
+        await until(lambda: not listener._acceptor.answering)
         assert log.names == []
         assert listener.stats().handshakes_failed == 1
 
@@ -157,7 +158,7 @@ async def test_a_dialer_that_stops_before_its_third_message_is_given_up_in_time(
         raw = await Raw.to(address_of(listener))
         raw.send(handshake("alice", initiator=True).write_message(Hello(1, 1).encode()))
         assert len(await raw.answer()) == SECOND
-        await until(lambda: not listener._answering)
+        await until(lambda: not listener._acceptor.answering)
         assert listener.stats().sessions_opened == 0
 
 
@@ -203,7 +204,7 @@ async def test_a_replayed_conversation_makes_no_session() -> None:
         raw = await Raw.to(address_of(listener))
         raw.send(bytes(relay.links[0].recorded[Direction.OUT]))
         assert await raw.answer() == b""
-        await until(lambda: not listener._answering)
+        await until(lambda: not listener._acceptor.answering)
         assert listener.stats().sessions_opened == 1
 
 
@@ -219,7 +220,7 @@ async def test_failures_are_told_of_at_most_once_a_second_with_their_count() -> 
         await log.until("error")
         assert len(log.names) == 1
         assert log.errors[0][1]["count"] == 1
-        listener._last_report -= 1  # a second later
+        listener._runtime._reports["handshake_failed"].last -= 1  # a second later
         raw = await Raw.to(address_of(listener))
         raw.send(bytes(FIRST))
         await raw.answer()
@@ -232,12 +233,12 @@ async def test_strangers_cost_no_task() -> None:
         listener = await nodes.listen()
         before = len(asyncio.all_tasks())
         sockets = [socket.create_connection(address_of(listener)) for _ in range(20)]
-        await until(lambda: len(listener._answering) == 20)
+        await until(lambda: len(listener._acceptor.answering) == 20)
         assert len(asyncio.all_tasks()) <= before
         for sock in sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
-        await until(lambda: not listener._answering)
+        await until(lambda: not listener._acceptor.answering)
 
 
 # Forgers between two nodes: each flipped bit is refused. (All bits: test_noise.)
@@ -411,9 +412,9 @@ async def test_a_refused_dialer_that_does_not_leave_is_ended_by_the_stop() -> No
         raw.send(noise.write_message(opening()))
         refusal = noise.finish().receive_cipher.decrypt((await raw.receive(39))[2:])
         assert refusal[4] == 3  # REFUSED
-        assert len(pair.listener._answering) == 1
+        assert len(pair.listener._acceptor.answering) == 1
         await pair.listener.stop()
-        assert not pair.listener._answering
+        assert not pair.listener._acceptor.answering
         loop = asyncio.get_running_loop()
         before = loop.time()
         assert await raw.answer() == b""
@@ -487,7 +488,7 @@ async def test_a_session_is_established_for_the_dialer_by_the_first_record_only(
         log = EventLog(dialer)
         with pytest.raises(STTConnectError, match="in time"):
             await dialer.connect(*address_of(listener))
-        assert listener._unconfirmed
+        assert listener._registry.unconfirmed
         assert log.names == []
         assert dialer.sessions == []
 
@@ -500,7 +501,7 @@ async def test_a_connection_that_ends_before_the_third_message_is_not_handed_ove
         assert nodes.network is not None
         noise = handshake("alice", initiator=True)
         dialed = await dial(nodes.network, *address_of(listener), noise)
-        (answering,) = listener._answering
+        (answering,) = listener._acceptor.answering
         answering.abort(None)
         await until(lambda: dialed.receiver.lost)
         with pytest.raises(STTHandshakeError, match="closed during the handshake"):
@@ -515,11 +516,11 @@ async def test_a_dialer_that_never_uses_its_session_is_forgotten() -> None:
         noise = handshake("alice", initiator=True)
         dialed = await dial(nodes.network, *address_of(listener), noise)
         dialed.open(Opening.decode(opening()))
-        await until(lambda: listener._unconfirmed)
+        await until(lambda: listener._registry.unconfirmed)
         assert listener.sessions == []
         await asyncio.sleep(25)
-        assert not listener._unconfirmed
-        assert not listener._connections
+        assert not listener._registry.unconfirmed
+        assert not listener._registry.connections
 
 
 # The listener's side on its own.
@@ -541,18 +542,41 @@ class FakeTransport:
         self.ended = "closed"
 
 
-def answering_with(log: list[tuple[Any, ...]], transport: Any) -> Answering:
-    def done(who: Answering, _: Transport, channel: Channel, what: Opening) -> None:
-        log.append(("done", what.kind))
+class Notes:
+    """The `AnsweringUser` of these tests: it writes down what it is told."""
 
+    def __init__(self, log: list[tuple[Any, ...]], room: bool = True) -> None:
+        self.log = log
+        self.room = room
+
+    def entered(self, answering: Answering) -> bool:
+        return self.room
+
+    def proven(self, answering: Answering) -> None:
+        self.log.append(("proven",))
+
+    def authenticated(
+        self, answering: Answering, transport: Transport, channel: Channel, opening: Opening
+    ) -> None:
+        self.log.append(("authenticated", opening.kind))
+
+    def failed(self, answering: Answering, cause: Exception | None) -> None:
+        self.log.append(("failed", type(cause)))
+
+    def gone(self, answering: Answering) -> None:
+        self.log.append(("gone",))
+
+
+def answering_with(
+    log: list[tuple[Any, ...]], transport: Any, *, room: bool = True, older: bytes | None = None
+) -> Answering:
+    seeds = [SHARED_SEED] if older is None else [SHARED_SEED, older]
     answering = Answering(
-        handshake("bob", initiator=False),
+        Notes(log, room),
+        [handshake("bob", initiator=False, shared=seed) for seed in seeds],
         Reply(1, 1 << 22, bytes(16)),
         FirstMessages(100),
-        done=done,
-        failed=lambda _, cause: log.append(("failed", type(cause))),
-        gone=lambda _: log.append(("gone",)),
-        deadline=5,
+        5,
     )
     if transport is not None:
         answering.connection_made(transport)
@@ -576,7 +600,7 @@ async def test_a_handshake_that_succeeds_leaves_no_timer() -> None:
     assert feed(answering, first) == FIRST
     noise.read_message(transport.written)
     assert feed(answering, noise.write_message(opening())) == THIRD
-    assert log == [("done", OpeningKind.NEW)]
+    assert log == [("proven",), ("authenticated", OpeningKind.NEW)]
     await asyncio.sleep(60)
     assert transport.ended == ""
 
@@ -619,6 +643,43 @@ async def test_a_refused_dialer_that_does_not_leave_is_aborted() -> None:
     await asyncio.sleep(6)
     assert transport.ended == "aborted"
     answering.abort(None)
+
+
+@in_virtual_time
+async def test_a_connection_for_which_there_is_no_room_is_dropped_in_silence() -> None:
+    log: list[tuple[Any, ...]] = []
+    transport = FakeTransport()
+    answering = answering_with(log, transport, room=False)
+    assert answering.dropped
+    assert transport.ended == "aborted"
+    assert feed(answering, handshake("alice", initiator=True).write_message(bytes(16))) == FIRST
+    assert transport.written == b""
+    answering.connection_lost(None)
+    assert log == [("failed", type(None)), ("gone",)]
+
+
+@pytest.mark.parametrize("shared", [SHARED_SEED, b"the seed that the group had before"])
+@in_virtual_time
+async def test_a_dialer_with_any_of_the_shared_seeds_is_answered(shared: bytes) -> None:
+    log: list[tuple[Any, ...]] = []
+    transport = FakeTransport()
+    answering = answering_with(log, transport, older=b"the seed that the group had before")
+    noise = handshake("alice", initiator=True, shared=shared)
+    feed(answering, noise.write_message(Hello(1, 1).encode()))
+    noise.read_message(transport.written)
+    feed(answering, noise.write_message(opening()))
+    assert log == [("proven",), ("authenticated", OpeningKind.NEW)]
+
+
+@in_virtual_time
+async def test_a_stranger_is_one_with_several_shared_seeds_too() -> None:
+    log: list[tuple[Any, ...]] = []
+    transport = FakeTransport()
+    answering = answering_with(log, transport, older=b"the seed that the group had before")
+    noise = handshake("alice", initiator=True, shared=b"a seed of quite another group")
+    feed(answering, noise.write_message(Hello(1, 1).encode()))
+    assert transport.written == b""
+    assert log == [("failed", STTAuthenticationError)]
 
 
 def test_first_messages_are_remembered_by_their_key_up_to_a_number() -> None:

@@ -626,9 +626,9 @@ async def kill(node: Any) -> None:
     await node._listener.close()
     for session in node.sessions:
         session._owner = _Dead(session._owner)
-    for connection in list(node._connections):
+    for connection in list(node._registry.connections):
         connection.drop()
-    for suspension in node._reconnects._suspensions.values():
+    for suspension in node._registry.reconnects._suspensions.values():
         suspension.end()
 
 
@@ -839,7 +839,7 @@ async def test_an_idle_session_is_small() -> None:
         try:
             sessions = [await dialer.connect(*address_of(listener)) for _ in range(50)]
             await until(lambda: len(listener.sessions) == 51)
-            await until(lambda: not listener._tasks and not dialer._tasks)
+            await until(lambda: not listener._runtime._tasks and not dialer._runtime._tasks)
             gc.collect()
             held, _ = tracemalloc.get_traced_memory()
         finally:

@@ -201,7 +201,7 @@ async def test_sessions_that_overlap_in_the_telling_are_told_of_in_pairs() -> No
         await log.until("session_closed")
         gate.set()
         await log.until("session_closed", 2)
-        await until(lambda: not listener._peers)
+        await until(lambda: not listener._registry.peers)
         told = [n for n in log.names if n.startswith("peer_")]
         assert told == ["peer_connected", "peer_disconnected"] * (len(told) // 2)
         assert log.errors == []
@@ -681,7 +681,7 @@ async def test_a_handler_may_add_and_remove_endpoints() -> None:
         assert (await listener.endpoints.receive_any(timeout=9))[0] == b"hello"
         await session.close()
         await log.until("peer_disconnected")
-        await until(lambda: not listener._peers)
+        await until(lambda: not listener._registry.peers)
         info = listener.endpoints.get_endpoint(dialer.node_id)
         assert info is not None  # the application's now
         assert info["metadata"] == {"kept": True}

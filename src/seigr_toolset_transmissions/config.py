@@ -79,6 +79,18 @@ class NodeConfig:
     ack_delay: float = 0.025
     """Seconds that an acknowledgement may wait for other traffic to travel with."""
 
+    max_half_open: int = 256
+    """Connections to a listening node that are in their handshake, at once. From half of that on,
+    random ones are dropped for new ones: a member is through within milliseconds, while a silent
+    stranger stays. Each takes some 2 KiB."""
+
+    max_half_open_per_source: int = 16
+    """The same, from one IPv4 address or one IPv6 network of 56 bits: further ones are dropped."""
+
+    limit_loopback: bool = False
+    """Whether ``max_half_open_per_source`` holds for this machine's own addresses, too. Only who
+    runs programs that distrust each other on one machine needs that."""
+
     max_sessions: int = 4096
     """Sessions that a node holds at once. A peer beyond them is refused."""
 
@@ -93,6 +105,10 @@ class NodeConfig:
         """Refuse what cannot work, before it fails at run time."""
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.type == "bool":
+                if not isinstance(value, bool):
+                    raise STTConfigError(f"{field.name} must be True or False, not {value!r}")
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise STTConfigError(f"{field.name} must be a number above 0, not {value!r}")
             if field.type == "int" and not isinstance(value, int):

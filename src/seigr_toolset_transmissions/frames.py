@@ -75,13 +75,15 @@ class WelcomeStatus(IntEnum):
     """The session that was to be resumed is not known here (any more)."""
     REFUSED = 3
     """The listener takes no more sessions."""
+    FORBIDDEN = 4
+    """The listener has no sessions with this dialer."""
 
 
 class Welcome(NamedTuple):
     """The listener's first frame. ``recv_next`` and ``credit`` are as in `Ack`.
 
-    With status ENDED, ``recv_next`` is how far the session had come when it ended; with UNKNOWN
-    and REFUSED, both are 0.
+    With status ENDED, ``recv_next`` is how far the session had come when it ended; with UNKNOWN,
+    REFUSED and FORBIDDEN, both are 0.
     """
 
     status: WelcomeStatus

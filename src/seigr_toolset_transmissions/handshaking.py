@@ -8,7 +8,7 @@ The dialer's side is a coroutine; its user waits for it anyway.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .errors import STTAuthenticationError, STTHandshakeError, STTIdentityError, STTProtocolError
 from .hello import HELLO_BYTES, OPENING_BYTES, REPLY_BYTES, VERSION, Hello, Opening, Reply
@@ -16,13 +16,14 @@ from .identity import node_id_of
 from .noise import KEY_BYTES, XXPSK0
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from .noise import Channel, Handshake
     from .transports.base import Address, Network, Transport
 
 __all__ = [
     "Answering",
+    "AnsweringUser",
     "Dialed",
     "FirstMessages",
     "dial",
@@ -57,75 +58,93 @@ class FirstMessages:
         return False
 
 
+class AnsweringUser(Protocol):
+    """Who is told what becomes of the listener's side of a handshake."""
+
+    def entered(self, answering: Answering) -> bool:
+        """Take a new connection in; False: it is dropped, as by `Answering.drop`."""
+
+    def proven(self, answering: Answering) -> None:
+        """Note that the dialer knows the shared seed; it is not authenticated yet."""
+
+    def authenticated(
+        self, answering: Answering, transport: Transport, channel: Channel, opening: Opening
+    ) -> None:
+        """Hand the transport over to another receiver, or end it (`Answering.end`)."""
+
+    def failed(self, answering: Answering, cause: Exception | None) -> None:
+        """Note that the handshake has failed, and why; the transport has been aborted."""
+
+    def gone(self, answering: Answering) -> None:
+        """Note that the transport has ended; never called once it was handed over."""
+
+
 class Answering:
     """The listener's side of one handshake: a `Receiver` until the channel is made.
 
     Args:
-        handshake: A fresh copy of the node's.
+        user: Whom to tell.
+        handshakes: The node's, one for each of its shared seeds; they are copied. The first one
+            that can read the dialer's first message is gone on with.
         reply: The payload of our message.
         first_messages: Those seen by this node.
-        done: Called with this object, the transport, the channel and the dialer's opening. It must
-            hand the transport over to another receiver, or end it.
-        failed: Called with this object and the reason when the handshake fails; the transport has
-            been aborted.
-        gone: Called with this object when the transport has ended, unless it was handed over.
         deadline: Seconds for all of it.
 
     """
 
     __slots__ = (
-        "_answered",
-        "_done",
-        "_failed",
+        "_deadline",
         "_first_messages",
-        "_gone",
         "_handshake",
+        "_handshakes",
+        "_over",
         "_reply",
         "_timer",
         "_transport",
-        "deadline",
+        "_user",
+        "dropped",
         "heard",
     )
 
     def __init__(
         self,
-        handshake: Handshake,
+        user: AnsweringUser,
+        handshakes: Sequence[Handshake],
         reply: Reply,
         first_messages: FirstMessages,
-        *,
-        done: Callable[[Answering, Transport, Channel, Opening], None],
-        failed: Callable[[Answering, Exception | None], None],
-        gone: Callable[[Answering], None],
         deadline: float,
     ) -> None:
-        self._handshake: Handshake | None = handshake
-        self._answered = False
-        self.heard = False
-        """Whether the dialer has sent anything."""
+        self._user = user
+        self._handshakes = handshakes
+        self._handshake: Handshake | None = None  # from the first message on
+        self._over = False
         self._reply = reply
         self._first_messages = first_messages
-        self._done = done
-        self._failed = failed
-        self._gone = gone
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.deadline = deadline
+        self._deadline = deadline
+        self.heard = False
+        """Whether the dialer has sent anything."""
+        self.dropped = False
+        """Whether the connection was dropped because there were too many."""
 
     def connection_made(self, transport: Transport) -> None:
         """Begin to wait for the first message."""
         self._transport = transport
-        if self._handshake is None:  # aborted before
+        if self._over:  # aborted before
             transport.abort()
-            return
-        self._timer = asyncio.get_running_loop().call_later(self.deadline, self._too_late)
+        elif not self._user.entered(self):
+            self.drop()
+        else:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._deadline, self._too_late)
 
     def bytes_received(self, data: memoryview) -> int:
         """Take the next message once it is there whole."""
-        handshake = self._handshake
-        if handshake is None:
+        if self._over:
             return len(data)
         self.heard = True
-        size = _THIRD if self._answered else _FIRST
+        size = _FIRST if self._handshake is None else _THIRD
         if len(data) < size:
             return 0
         if len(data) > size:
@@ -133,17 +152,17 @@ class Answering:
             self.abort(STTProtocolError("more than one handshake message at once"))
             return len(data)
         try:
-            if self._answered:
-                self._finish(handshake, data)
+            if self._handshake is None:
+                self._answer(bytes(data))
             else:
-                self._answered = True
-                self._answer(handshake, bytes(data))
+                self._finish(self._handshake, data)
         except (STTProtocolError, STTIdentityError) as error:
             self.abort(error)
         return size
 
-    def _answer(self, handshake: Handshake, message: bytes) -> None:
-        hello = Hello.decode(handshake.read_message(message))
+    def _answer(self, message: bytes) -> None:
+        handshake, payload = self._read_first(message)
+        hello = Hello.decode(payload)
         if self._first_messages.seen(message):
             raise STTAuthenticationError("a replayed first message")
         if not hello.min_version <= VERSION <= hello.max_version:
@@ -151,15 +170,29 @@ class Answering:
                 f"a dialer that speaks versions {hello.min_version} to {hello.max_version}, "
                 f"not {VERSION}"
             )
+        self._handshake = handshake
+        self._user.proven(self)
         assert self._transport is not None  # noqa: S101  connection_made comes first
         self._transport.write(handshake.write_message(self._reply.encode()))
+
+    def _read_first(self, message: bytes) -> tuple[Handshake, bytes]:
+        """Return the handshake with which the message can be read, and its payload."""
+        *others, last = self._handshakes
+        for template in others:
+            handshake = template.copy()
+            try:
+                return handshake, handshake.read_message(message)
+            except STTAuthenticationError:
+                continue  # not under this shared seed
+        handshake = last.copy()
+        return handshake, handshake.read_message(message)
 
     def _finish(self, handshake: Handshake, message: memoryview) -> None:
         opening = Opening.decode(handshake.read_message(message))
         self._stop_timer()
-        self._handshake = None
+        self._over = True
         assert self._transport is not None  # noqa: S101  connection_made comes first
-        self._done(self, self._transport, handshake.finish(), opening)
+        self._user.authenticated(self, self._transport, handshake.finish(), opening)
 
     @property
     def peer_address(self) -> Address:
@@ -168,15 +201,15 @@ class Answering:
         return self._transport.peer_address
 
     def end(self) -> None:
-        """Send what was written and end the connection, in what is left of the deadline."""
+        """Send what was written and end the connection, in no longer than the deadline."""
         if self._transport is not None:
             self._transport.close()
             self._timer = asyncio.get_running_loop().call_later(
-                self.deadline, self._transport.abort
+                self._deadline, self._transport.abort
             )
 
     def _too_late(self) -> None:
-        self.abort(STTHandshakeError(f"no complete handshake within {self.deadline} s"))
+        self.abort(STTHandshakeError(f"no complete handshake within {self._deadline} s"))
 
     def pause_writing(self) -> None:
         """Nothing to do: a handshake writes one short message."""
@@ -187,16 +220,22 @@ class Answering:
     def connection_lost(self, cause: Exception | None) -> None:
         """Report the failure, unless it was reported before."""
         self.abort(cause)
-        self._gone(self)
+        self._user.gone(self)
+
+    def drop(self) -> None:
+        """End the connection in silence: there are too many."""
+        self.dropped = True
+        self.abort(None)
 
     def abort(self, cause: Exception | None) -> None:
         """End the connection in silence and report why, unless that was done before."""
         self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
-        if self._handshake is not None:
+        if not self._over:
+            self._over = True
             self._handshake = None
-            self._failed(self, cause)
+            self._user.failed(self, cause)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

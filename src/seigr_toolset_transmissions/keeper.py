@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from .backoff import pause
 from .errors import STTConnectError, STTEndpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine
-
-    from .config import NodeConfig
-    from .endpoints import EndpointManager
-    from .live_session import Session
+    from .connecting import Connector
+    from .registry import Registry
 
 __all__ = ["Keeper"]
-
-
-class _Node(Protocol):
-    """What is needed of the node."""
-
-    config: NodeConfig
-    endpoints: EndpointManager
-
-    @property
-    def stopping(self) -> bool: ...
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
-    def get_session_for_endpoint(self, endpoint_id: bytes) -> Session | None: ...
-    async def dial_peer(self, endpoint_id: bytes) -> Session: ...
-    async def emit_error(self, error_type: str, details: dict[str, Any]) -> None: ...
 
 
 class _Kept:
@@ -46,8 +29,10 @@ class _Kept:
 class Keeper:
     """Keeps a session with each endpoint that was added with ``connect=True``."""
 
-    def __init__(self, node: _Node) -> None:
-        self._node = node
+    def __init__(self, registry: Registry, connector: Connector) -> None:
+        self._registry = registry
+        self._connector = connector
+        self._runtime = registry.runtime
         self._kept: dict[bytes, _Kept] = {}
 
     def want(self, endpoint_id: bytes) -> None:
@@ -57,7 +42,7 @@ class Keeper:
             kept.retry.set()
             return
         kept = self._kept[endpoint_id] = _Kept()
-        kept.task = self._node.own(self._keep(endpoint_id, kept))
+        kept.task = self._runtime.own(self._keep(endpoint_id, kept))
 
     def waits(self, endpoint_id: bytes) -> bool:
         """Whether the endpoint is wanted; without a session, it is dialled in a while."""
@@ -69,20 +54,20 @@ class Keeper:
         if kept is not None:
             kept.retry.set()
 
-    def stop(self, spare: Collection[asyncio.Task[Any]]) -> None:
-        """Dial nobody any more. The tasks to spare run a handler that waits for the node's stop."""
+    def stop(self) -> None:
+        """Dial nobody any more. A task that waits for the node's stop ends by itself."""
         for kept in self._kept.values():
-            if kept.task not in spare:
+            if not self._runtime.is_spared(kept.task):
                 kept.task.cancel()
 
     async def _keep(self, endpoint_id: bytes, kept: _Kept) -> None:
-        node = self._node
+        runtime = self._runtime
         attempts = 0
         try:
-            while node.endpoints.wanted(endpoint_id):
-                session = node.get_session_for_endpoint(endpoint_id)
+            while runtime.endpoints.wanted(endpoint_id):
+                session = self._registry.routes.get(endpoint_id)
                 try:
-                    session = session or await node.dial_peer(endpoint_id)
+                    session = session or await self._connector.connect_to(endpoint_id)
                 except (STTConnectError, STTEndpointError) as error:
                     attempts += 1
                     details = {
@@ -90,10 +75,10 @@ class Keeper:
                         "reason": str(error),
                         "attempts": attempts,
                     }
-                    await node.emit_error("connect_failed", details)
+                    await runtime.emit_error("connect_failed", details)
                 else:
                     attempts = 0
                     await session.wait_closed()
-                await pause(node.config, attempts, kept.retry, math.inf)
+                await pause(runtime.config, attempts, kept.retry, math.inf)
         finally:
             del self._kept[endpoint_id]

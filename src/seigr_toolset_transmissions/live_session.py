@@ -518,6 +518,8 @@ class Session:
             self._owner.session_suspended(self, None)
         elif machine.phase is Phase.CLOSED:
             self._finish(None, "the session had ended, with all messages delivered")
+        elif machine.refusal is WelcomeStatus.FORBIDDEN:
+            self.lose("the peer allows no session with this node any more")
         else:
             self.lose("the peer does not know the session any more")
 

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from .backoff import pause
 from .errors import STTConnectError, STTProtocolError
+from .hello import Opening, OpeningKind
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
     from .config import NodeConfig
-    from .handshaking import Dialed
-    from .hello import Opening
+    from .dialing import Dialer
     from .live_session import Session
     from .noise import Channel
+    from .runtime import Runtime
     from .transports.base import Transport
 
 __all__ = ["Reconnects"]
@@ -30,17 +28,12 @@ _STABLE_SECONDS = 10.0
 """A connection that lasted so long lets the back-off begin anew."""
 
 
-class _Node(Protocol):
-    """What is needed of the node."""
+class _Owner(Protocol):
+    """What is needed of who owns the sessions."""
 
-    config: NodeConfig
+    runtime: Runtime
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def tell(self, session: Session, event: str) -> None: ...
-    async def dial(self, host: str, port: int, expect: bytes | None) -> Dialed: ...
-    def resume_opening(self, session: Session) -> Opening: ...
     def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None: ...
 
 
@@ -70,40 +63,43 @@ class _Suspension:
 class Reconnects:
     """The suspended sessions of a node, oldest first."""
 
-    def __init__(self, node: _Node) -> None:
-        self._node = node
+    def __init__(self, owner: _Owner, dialer: Dialer) -> None:
+        self._owner = owner
+        self._runtime = owner.runtime
+        self._dialer = dialer
         self._suspensions: dict[Session, _Suspension] = {}
 
     def suspended(self, session: Session, cause: Exception | None) -> None:
         """Take care of a session that has lost its connection, or could not be resumed just now."""
-        node = self._node
+        runtime = self._runtime
         suspension = self._suspensions.get(session)
         if suspension is not None:
             suspension.settle(succeeded=False)
             return
         suspension = self._suspensions[session] = _Suspension()
-        node.tell(session, "session_suspended")
+        self._owner.tell(session, "session_suspended")
         if session.dial_address is None:
-            suspension.timer = node.loop.call_later(
-                node.config.resume_window, session.lose, _given_up(node.config), cause
+            window = runtime.config.resume_window
+            suspension.timer = runtime.loop.call_later(
+                window, session.lose, _given_up(runtime.config), cause
             )
         else:
-            suspension.task = node.own(self._reconnect(session, suspension, cause))
-        if len(self._suspensions) > node.config.max_suspended:
+            suspension.task = runtime.own(self._reconnect(session, suspension, cause))
+        if len(self._suspensions) > runtime.config.max_suspended:
             oldest = next(iter(self._suspensions))
-            oldest.lose(f"more than {node.config.max_suspended} sessions have no connection")
+            oldest.lose(f"more than {runtime.config.max_suspended} sessions have no connection")
 
     def resumed(self, session: Session) -> None:
         """Note that a session has a connection again."""
         suspension = self._suspensions.pop(session, None)
         if suspension is None:
             # The peer has noticed before us that the old connection was gone.
-            self._node.tell(session, "session_suspended")
+            self._owner.tell(session, "session_suspended")
         else:
             suspension.settle(succeeded=True)
             if suspension.timer is not None:
                 suspension.timer.cancel()
-        self._node.tell(session, "session_resumed")
+        self._owner.tell(session, "session_resumed")
 
     def forget(self, session: Session) -> None:
         """Note that a session has ended."""
@@ -121,7 +117,7 @@ class Reconnects:
     async def _reconnect(
         self, session: Session, suspension: _Suspension, cause: Exception | None
     ) -> None:
-        config, loop = self._node.config, self._node.loop
+        config, loop = self._runtime.config, self._runtime.loop
         deadline = loop.time() + config.resume_window
         if loop.time() - session.live_since >= _STABLE_SECONDS:
             session.attempts = 0
@@ -142,17 +138,28 @@ class Reconnects:
 
     async def _resume(self, session: Session, suspension: _Suspension) -> bool:
         """Dial, and ask the peer to resume; return whether that settles the matter."""
-        node = self._node
+        runtime = self._runtime
         assert session.dial_address is not None  # noqa: S101  only dialers come here
         host, port = session.dial_address
-        dialed = await node.dial(host, port, session.peer_node_id)
+        dialed = await self._dialer.dial(host, port, session.peer_node_id)
         if dialed.reply.incarnation != session.peer_incarnation:
             dialed.transport.abort()
             session.lose("the peer was restarted")
             return True
-        suspension.outcome = node.loop.create_future()
-        channel = dialed.open(node.resume_opening(session))
-        node.connect_session(session, dialed.transport, channel)
+        suspension.outcome = runtime.loop.create_future()
+        epoch, recv_next, credit = session.machine.reopening()
+        channel = dialed.open(
+            Opening(
+                OpeningKind.RESUME,
+                runtime.config.max_message_bytes,
+                runtime.incarnation,
+                session.session_id,
+                epoch,
+                recv_next,
+                credit,
+            )
+        )
+        self._owner.connect_session(session, dialed.transport, channel)
         return await suspension.outcome
 
 

@@ -203,19 +203,14 @@ def address_of(node: STTNode) -> Address:
 def assert_nothing_held(node: STTNode) -> None:
     """A stopped node holds no session, peer, connection, handshake or dial."""
     assert node.sessions == []
-    for name in (
-        "_sessions",
-        "_peers",
-        "_routes",
-        "_connections",
-        "_answering",
-        "_opening",
-        "_unconfirmed",
-        "_dialing",
-        "_dials",
-    ):
-        assert not getattr(node, name), name
-    assert node._reconnects._suspensions == {}
+    registry = node._registry
+    for name in ("sessions", "peers", "routes", "connections", "opening", "unconfirmed"):
+        assert not getattr(registry, name), name
+    assert not node._acceptor.answering
+    assert not len(node._acceptor._admission)
+    assert not len(node._dialer)
+    assert not len(node._connector)
+    assert registry.reconnects._suspensions == {}
     assert node._stopping is None
     assert node.address is None
 

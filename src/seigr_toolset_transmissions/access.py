@@ -1,0 +1,91 @@
+"""Who may have a session with this node, among those who know the shared seed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from .identity import NODE_ID_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+__all__ = ["Access", "Allow"]
+
+logger = logging.getLogger(__name__)
+
+Allow = Iterable[bytes] | Callable[[bytes], object]
+"""Node ids, or a function that says whether a node id is welcome."""
+
+
+class Access:
+    """The node's list of guests: whom it allows, less whom it has banned.
+
+    Args:
+        allow: Node ids of 32 bytes each; or a function that is called with one whenever a peer has
+            proven that it is its own, and whose result is true if it may have a session. None:
+            every member of the group may.
+
+    Raises:
+        TypeError: ``allow`` is neither, or holds something else than ``bytes``.
+        ValueError: An id has another length.
+
+    """
+
+    def __init__(self, allow: Allow | None) -> None:
+        self._allowed: AbstractSet[bytes] | None = None
+        self._predicate: Callable[[bytes], object] | None = None
+        self._banned: set[bytes] = set()
+        if callable(allow):
+            self._predicate = allow
+        elif allow is not None:
+            if isinstance(allow, bytes | bytearray | memoryview | str):
+                raise TypeError("allow must be a set of node ids, or a function, not one id")
+            self._allowed = frozenset(map(check_node_id, allow))
+
+    def refusal(self, node_id: bytes) -> str | None:
+        """Return why this peer may have no session; None if it may.
+
+        If the application's function raises, the peer may not, and the log tells why.
+        """
+        if node_id in self._banned:
+            return "the peer is banned"
+        if self._allowed is not None and node_id not in self._allowed:
+            return "the peer is not among the node ids that are allowed"
+        if self._predicate is None:
+            return None
+        try:
+            welcome = self._predicate(node_id)
+        except Exception:
+            logger.exception("the function given as allow failed; the peer is refused")
+            return "the function given as allow failed"
+        return None if welcome else "the function given as allow has refused the peer"
+
+    def ban(self, node_id: bytes) -> None:
+        """Refuse this peer from now on."""
+        self._banned.add(check_node_id(node_id))
+
+    def unban(self, node_id: bytes) -> None:
+        """Take a ban back; does nothing if there is none."""
+        self._banned.discard(node_id)
+
+    @property
+    def banned(self) -> frozenset[bytes]:
+        """Who is banned now."""
+        return frozenset(self._banned)
+
+
+def check_node_id(node_id: object) -> bytes:
+    """Return the node id if it can be one.
+
+    Raises:
+        TypeError: It is not ``bytes``.
+        ValueError: It has another length than `NODE_ID_BYTES`.
+
+    """
+    if not isinstance(node_id, bytes):
+        raise TypeError(f"a node id is bytes, not {type(node_id).__name__}")
+    if len(node_id) != NODE_ID_BYTES:
+        raise ValueError(f"a node id has {NODE_ID_BYTES} bytes, not {len(node_id)}")
+    return node_id

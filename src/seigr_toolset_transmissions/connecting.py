@@ -1,0 +1,137 @@
+"""Sessions with whom the application wants to talk: by address, or by endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .errors import STTConnectError, STTEndpointError
+from .hello import Opening, OpeningKind
+from .live_session import Session
+from .session import Link, SessionMachine
+
+if TYPE_CHECKING:
+    from .dialing import Dialer
+    from .handshaking import Dialed
+    from .registry import Registry
+    from .transports.base import Address
+
+__all__ = ["Connector"]
+
+
+class Connector:
+    """Opens sessions by dialling."""
+
+    def __init__(self, registry: Registry, dialer: Dialer) -> None:
+        self._registry = registry
+        self._runtime = registry.runtime
+        self._dialer = dialer
+        self._dials: dict[bytes, asyncio.Task[Session]] = {}  # of endpoints with an address
+
+    def __len__(self) -> int:
+        return len(self._dials)
+
+    async def connect(
+        self, host: str, port: int, *, expect: bytes | None = None, timeout: float | None = None
+    ) -> Session:
+        """Dial a listening node; return the session once both sides hold it for established.
+
+        See `node.STTNode.connect`.
+        """
+        opening = self._registry.opening
+        session: Session | None = None
+        established = False
+        if timeout is None:
+            timeout = self._runtime.config.connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                self._check_not_stopping()
+                dialed = await self._dialer.dial(host, port, expect)
+                session = self._open(dialed, (host, port))
+                await opening[session]
+                established = True
+        except TimeoutError as error:
+            raise STTConnectError(
+                f"{host} port {port} did not answer in time; is an STT node listening there?"
+            ) from error
+        finally:
+            if session is not None:
+                del opening[session]
+                if not established:
+                    session.give_up()
+        return session
+
+    def _check_not_stopping(self) -> None:
+        if self._runtime.stopping:
+            raise STTConnectError("the node is stopping")
+
+    def _open(self, dialed: Dialed, address: Address) -> Session:
+        """Ask for a new session; its future in `Registry.opening` tells how that went."""
+        registry, config = self._registry, self._runtime.config
+        if self._runtime.stopping:
+            dialed.transport.abort()
+            self._check_not_stopping()
+        channel = dialed.open(
+            Opening(
+                OpeningKind.NEW,
+                config.max_message_bytes,
+                self._runtime.incarnation,
+                bytes(16),
+                0,
+                0,
+                config.receive_window_bytes,
+            )
+        )
+        machine = SessionMachine(
+            channel.handshake_hash[:16],
+            config,
+            link=Link.OPENING,
+            peer_max_message=dialed.reply.max_message_bytes,
+            now=registry.loop.time(),
+        )
+        session = Session(
+            registry,
+            machine,
+            peer_node_id=dialed.peer_node_id,
+            peer_incarnation=dialed.reply.incarnation,
+            dial_address=address,
+        )
+        registry.opening[session] = registry.loop.create_future()
+        registry.connect_session(session, dialed.transport, channel)
+        return session
+
+    async def connect_to(self, endpoint_id: bytes) -> Session:
+        """Connect to an endpoint at the address that the user gave; all who want it share a dial.
+
+        Raises:
+            STTEndpointError: It has no address to dial.
+            STTConnectError: See `node.STTNode.connect`.
+
+        """
+        task = self._dials.get(endpoint_id)
+        if task is None:
+            endpoints = self._runtime.endpoints
+            info = endpoints.get_endpoint(endpoint_id) or {}
+            match info.get("address"):
+                case (str(host), int(port), *_) if not endpoints.is_temporary(endpoint_id):
+                    pass
+                case address:
+                    raise STTEndpointError(
+                        f"endpoint {endpoint_id.hex()} has no session, and its address "
+                        f"{address!r} is not a (host, port) that could be dialled"
+                    )
+            task = self._runtime.own(self.connect(host, port, expect=endpoint_id))
+            self._dials[endpoint_id] = task
+            task.add_done_callback(partial(self._dial_ended, endpoint_id))
+        await asyncio.wait((task,))
+        return task.result()
+
+    def _dial_ended(self, endpoint_id: bytes, task: asyncio.Task[Session]) -> None:
+        del self._dials[endpoint_id]
+        if not task.cancelled():
+            task.exception()  # retrieved: whoever waited may have been cancelled
+
+    def is_dialing(self, endpoint_id: bytes) -> bool:
+        """Whether a dial of this endpoint is under way."""
+        return endpoint_id in self._dials

@@ -1,0 +1,301 @@
+"""All sessions of a node, the peers behind them, and what the application is told about both.
+
+The registry is the `live_session.SessionOwner` of every session: each tells it what becomes of it,
+and it keeps the books (which session leads to which peer, which are suspended, which have ended)
+and emits the events in the order that ``docs/events.md`` promises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .connection import Connection, FlushTurn
+from .errors import (
+    STTConnectError,
+    STTEndpointError,
+    STTHandshakeError,
+    STTLimitError,
+    STTProtocolError,
+    STTSessionLostError,
+)
+from .frames import WelcomeStatus
+from .live_session import Session, SessionState
+from .reconnect import Reconnects
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine
+
+    from .config import NodeConfig
+    from .dialing import Dialer
+    from .endpoints import EndpointManager
+    from .events import EventEmitter
+    from .noise import Channel
+    from .runtime import Runtime
+    from .transports.base import Transport
+
+__all__ = ["Peer", "Registry"]
+
+_TOMBSTONES = 4096
+"""Ended sessions remembered, so that a peer that resumes one learns how far it had come."""
+
+
+class Peer:
+    """An authenticated identity that has, or had, a session with this node."""
+
+    __slots__ = ("announced", "connected", "sessions", "untold")
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []  # newest last
+        self.announced = 0  # sessions of which the application knows
+        self.untold = 0  # sessions whose end the application does not know yet
+        self.connected = False  # whether the application was told so
+
+
+class Registry:
+    """The sessions of one node.
+
+    Attributes:
+        sessions: Those established, by id.
+        peers: By node id.
+        routes: For each peer the session to send over.
+        opening: Sessions that were dialled and are not established yet. The future is done when
+            they are, or fails with the `STTConnectError` that says why not.
+        unconfirmed: Accepted and answered, but not yet used by the dialer. It may hold such a
+            session for established although we have never heard so, hence it can be resumed like
+            any other.
+        connections: Those that have not ended, with or without a session.
+        lost: The sessions that ended with messages undelivered; cleared by whoever counts them.
+
+    """
+
+    def __init__(self, runtime: Runtime, dialer: Dialer) -> None:
+        self.runtime = runtime
+        self.sessions: dict[bytes, Session] = {}
+        self.peers: dict[bytes, Peer] = {}
+        self.routes: dict[bytes, Session] = {}
+        self.opening: dict[Session, asyncio.Future[None]] = {}
+        self.unconfirmed: dict[bytes, Session] = {}
+        self.connections: set[Connection] = set()
+        self.lost: list[STTSessionLostError] = []
+        self.reconnects = Reconnects(self, dialer)
+        self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
+        self._turn: FlushTurn
+
+    def begin(self) -> None:
+        """Begin a life of the node."""
+        self._turn = FlushTurn(self.loop)
+        self.peers.clear()  # what a handler that could not be ended has left of a former life
+
+    # ------------------------------------------------- what sessions need of their node
+
+    @property
+    def config(self) -> NodeConfig:
+        """The node's settings."""
+        return self.runtime.config
+
+    @property
+    def events(self) -> EventEmitter:
+        """Where handlers are registered."""
+        return self.runtime.events
+
+    @property
+    def endpoints(self) -> EndpointManager:
+        """Where messages go that no handler wants."""
+        return self.runtime.endpoints
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The node's event loop."""
+        return self.runtime.loop
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node."""
+        return self.runtime.own(coroutine)
+
+    async def emit(self, event: str, **details: Any) -> None:
+        """Emit an event; never raises, but if cancelled."""
+        await self.runtime.emit(event, **details)
+
+    def ensure_endpoint(self, session: Session) -> None:
+        """Make sure that the session's peer is an endpoint."""
+        with contextlib.suppress(STTEndpointError):  # the user, or another session, has added it
+            self.endpoints.add_endpoint_nowait(
+                session.peer_node_id, session.address, temporary=True
+            )
+
+    # ---------------------------------------------------------------- connections
+
+    def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None:
+        """Let a session go on over a transport whose handshake is done."""
+        connection = Connection(
+            transport, channel, session, self.loop, self._turn, self._connection_gone
+        )
+        self.connections.add(connection)
+        transport.hand_over(connection)
+        session.attach(connection)
+
+    def _connection_gone(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self.runtime.ended()
+
+    # ----------------------------------------------------- what sessions tell of themselves
+
+    def session_opened(self, session: Session) -> None:
+        """Note that both sides hold the session for established."""
+        self.runtime.counters.sessions_opened += 1
+        self.unconfirmed.pop(session.session_id, None)
+        self.sessions[session.session_id] = session
+        peer = self.peers.setdefault(session.peer_node_id, Peer())
+        peer.sessions.append(session)
+        peer.untold += 1
+        self._route(session.peer_node_id)
+        self.ensure_endpoint(session)
+        session.tell(partial(self._announce, session, peer))
+        opening = self.opening.get(session)
+        if opening is not None and not opening.done():
+            opening.set_result(None)
+
+    async def _announce(self, session: Session, peer: Peer) -> None:
+        try:
+            await self.emit("session_created", session_id=session.session_id)
+        finally:
+            peer.announced += 1
+        if not peer.connected:
+            peer.connected = True
+            await self.emit("peer_connected", peer_node_id=session.peer_node_id)
+
+    def session_refused(self, session: Session, cause: Exception | None) -> None:
+        """Note that a session was never opened."""
+        self.runtime.counters.handshakes_failed += 1
+        self.unconfirmed.pop(session.session_id, None)
+        opening = self.opening.get(session)
+        if opening is None or opening.done():
+            return
+        if session.machine.refusal is WelcomeStatus.FORBIDDEN:
+            error = STTConnectError("the peer does not allow this node to connect")
+        elif session.machine.refusal is not None:
+            error = STTConnectError("the peer takes no more sessions at present")
+        elif self.runtime.stopping:
+            error = STTConnectError("the node is stopping")
+        else:
+            error = STTHandshakeError("the connection ended before the session was established")
+            error.__cause__ = cause
+        opening.set_exception(error)
+
+    def session_suspended(self, session: Session, cause: Exception | None) -> None:
+        """Note that a session lost its connection, and see that it gets another one."""
+        newest = self.peers[session.peer_node_id].sessions[-1]
+        if session.dial_address is None and newest.peer_incarnation != session.peer_incarnation:
+            session.lose("the peer was restarted", cause)
+            return
+        self._route(session.peer_node_id)
+        self.reconnects.suspended(session, cause)
+
+    def session_resumed(self, session: Session) -> None:
+        """Note that a session goes on over a new connection."""
+        self.runtime.counters.resumes += 1
+        self._route(session.peer_node_id)
+        self.reconnects.resumed(session)
+
+    def session_closing(self, session: Session) -> None:
+        """Note that a session takes no more messages: send over another one, if there is one."""
+        self._route(session.peer_node_id)
+
+    def session_ended(self, session: Session, cause: Exception | None) -> None:
+        """Note that a session is over, and tell the application."""
+        del self.sessions[session.session_id]
+        peer = self.peers[session.peer_node_id]
+        peer.sessions.remove(session)
+        self.reconnects.forget(session)
+        self._tombstones[session.session_id] = (session.peer_node_id, session.machine.position)
+        if len(self._tombstones) > _TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        self.runtime.ended()
+        facts = {"session_id": session.session_id, "peer_node_id": session.peer_node_id}
+        if isinstance(cause, STTProtocolError):
+            name = "limit_reached" if isinstance(cause, STTLimitError) else "protocol_error"
+            details = facts | {"reason": str(cause)}
+            session.tell(partial(self.runtime.emit_error, name, details))
+        error = session.error
+        if error is not None:
+            self.runtime.counters.sessions_lost += 1
+            if error.unsent or error.unknown:
+                self.lost.append(error)
+            losses = facts | {
+                "reason": str(error),
+                "unsent": error.unsent,
+                "unknown": error.unknown,
+            }
+            session.tell(partial(self.runtime.emit_error, "session_lost", losses))
+        session.tell(partial(self._say_farewell, session, peer))
+
+    async def _say_farewell(self, session: Session, peer: Peer) -> None:
+        peer_node_id = session.peer_node_id
+        try:
+            await self.emit("session_closed", session_id=session.session_id)
+            peer.announced -= 1
+            if peer.announced == 0 and peer.connected:
+                peer.connected = False
+                await self.emit("peer_disconnected", peer_node_id=peer_node_id)
+        finally:
+            peer.untold -= 1
+            if peer.untold == 0 and self.peers.get(peer_node_id) is peer:
+                del self.peers[peer_node_id]
+                if self.endpoints.is_temporary(peer_node_id):
+                    self.endpoints.retire_endpoint(peer_node_id)
+
+    def tell(self, session: Session, event: str) -> None:
+        """Emit an event about a session, in order with all else about it."""
+        session.tell(partial(self.emit, event, session_id=session.session_id))
+
+    def _route(self, peer_node_id: bytes) -> None:
+        """Choose the session to send over: the newest that has a connection, else the newest."""
+        self.routes.pop(peer_node_id, None)
+        for session in self.peers[peer_node_id].sessions:
+            route = self.routes.get(peer_node_id)
+            if session.accepts and (
+                session.state is SessionState.OPEN
+                or route is None
+                or route.state is SessionState.SUSPENDED
+            ):
+                self.routes[peer_node_id] = session
+
+    # ----------------------------------------------------------------- looking after them
+
+    def of_peer(self, peer_node_id: bytes) -> list[Session]:
+        """Return the peer's established sessions, newest last."""
+        peer = self.peers.get(peer_node_id)
+        return [] if peer is None else list(peer.sessions)
+
+    def unconfirmed_of(self, peer_node_id: bytes) -> list[Session]:
+        """Return the peer's sessions that it has not used yet, newest last."""
+        return [s for s in self.unconfirmed.values() if s.peer_node_id == peer_node_id]
+
+    def resumable(self, session_id: bytes, peer_node_id: bytes) -> Session | None:
+        """Return the session if it is this peer's, and was accepted here."""
+        session = self.sessions.get(session_id) or self.unconfirmed.get(session_id)
+        if session is None or session.peer_node_id != peer_node_id:
+            return None
+        return session if session.dial_address is None else None
+
+    def position_at_end(self, session_id: bytes, peer_node_id: bytes) -> int | None:
+        """Return how many frames of this peer's ended session had come; None if not known."""
+        owner, position = self._tombstones.get(session_id, (b"", 0))
+        return position if owner == peer_node_id else None
+
+    def check(self, now: float) -> None:
+        """Look for peers that have gone silent, by the loop's clock."""
+        for session in list(self.sessions.values()):
+            session.check(now)
+        for session in list(self.unconfirmed.values()):
+            if now - session.live_since < self.config.resume_window:
+                break
+            session.lose("the dialer did not use the session")
+
+    def suspended_count(self) -> int:
+        """Return how many sessions have no connection."""
+        return sum(s.state is SessionState.SUSPENDED for s in self.sessions.values())

@@ -1,0 +1,194 @@
+"""What all parts of a running node share: its settings, its loop, its tasks and its voice.
+
+A node's parts (`dialing`, `accepting`, `registry`, `reconnect`, `keeper`) each do one thing; this
+is the ground on which they stand, so that none of them needs to know the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from .config import NodeConfig
+    from .endpoints import EndpointManager
+    from .events import EventEmitter
+
+__all__ = ["Counters", "Runtime"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_REPORT_SECONDS = 1.0
+"""What strangers and hostile members can bring about is reported at most this often, with a count,
+so that a flood of it does not become a flood of events and tasks."""
+
+_inside: ContextVar[ref[asyncio.Task[Any]] | None] = ContextVar("_inside", default=None)
+"""The task of a node in which, or on whose behalf, the present code runs: who waits for its end
+would wait for itself."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the node was made; see `node.NodeStats`."""
+
+    sessions_opened: int = 0
+    sessions_lost: int = 0
+    resumes: int = 0
+    handshakes_failed: int = 0
+    handshakes_dropped: int = 0
+    peers_denied: int = 0
+
+
+class _Report:
+    """How often something happened since it was last reported, and when that was."""
+
+    __slots__ = ("count", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = float("-inf")
+
+
+class Runtime:
+    """One node's common ground.
+
+    Attributes:
+        config: The node's settings.
+        events: Where its handlers are registered.
+        endpoints: Its peers, as the application sees them.
+        counters: What has happened so far.
+        incarnation: 16 random bytes of this life of the node; empty while it does not run.
+        stopping: Whether the node is being stopped.
+
+    """
+
+    def __init__(
+        self, config: NodeConfig, events: EventEmitter, endpoints: EndpointManager
+    ) -> None:
+        self.config = config
+        self.events = events
+        self.endpoints = endpoints
+        self.counters = Counters()
+        self.incarnation = b""
+        self.stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stop_callers: set[asyncio.Task[Any]] = set()  # they wait for `stop`: not it for them
+        self._quiet = asyncio.Event()  # set when something has ended
+        self._reports: dict[str, _Report] = {}
+
+    # ------------------------------------------------------------------- lifetime
+
+    def begin(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
+        """Begin a life in this loop."""
+        self._loop = loop
+        self.incarnation = incarnation
+        self._quiet = asyncio.Event()
+        self.stopping = False
+
+    def end(self) -> None:
+        """End it; what handlers that could not be ended still do finds no running node."""
+        self._loop = None
+        self.incarnation = b""
+        self.stopping = False
+        self._stop_callers.clear()
+
+    @property
+    def running(self) -> bool:
+        """Whether the node has a loop: it starts, runs or stops."""
+        return self._loop is not None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which the node runs.
+
+        Raises:
+            RuntimeError: It does not run.
+
+        """
+        if self._loop is None:
+            raise RuntimeError("the node is not running: await node.start() first")
+        return self._loop
+
+    # ---------------------------------------------------------------------- tasks
+
+    def own(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine as a task of the node, which ends with it."""
+        if self._loop is None:
+            coroutine.close()
+        context = copy_context()
+        # Not create_task: an eager task factory would run application code within our own.
+        task = asyncio.Task(coroutine, loop=self.loop, context=context)
+        context.run(_inside.set, ref(task))
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self.ended()
+
+    def spare_caller(self) -> None:
+        """Do not wait for the task in which, or for which, this is called: it waits for us."""
+        inside = _inside.get()
+        caller = None if inside is None else inside()
+        if caller is not None:
+            self._stop_callers.add(caller)
+            self.ended()
+
+    def is_spared(self, task: asyncio.Task[Any]) -> bool:
+        """Whether the task waits for the node's stop, so that the stop must not wait for it."""
+        return task in self._stop_callers
+
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks that run, but for those that wait for the node's stop."""
+        return self._tasks - self._stop_callers
+
+    def ended(self) -> None:
+        """Note that something has ended for which `until_none` may wait."""
+        self._quiet.set()
+
+    async def until_none(self, things: Callable[[], object], seconds: float) -> None:
+        """Wait until there are no such things any more, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while things():
+                    self._quiet.clear()
+                    await self._quiet.wait()
+
+    # ---------------------------------------------------------------------- voice
+
+    async def emit(self, event: str, **details: Any) -> None:
+        """Emit an event; a wrapper of ``emit`` that raises must not take the node down."""
+        try:
+            await self.events.emit(event, **details)
+        except Exception:
+            logger.exception("emitting %r failed", event)
+
+    async def emit_error(self, error_type: str, details: dict[str, Any]) -> None:
+        """Emit the event ``error``; see ``docs/events.md``."""
+        await self.emit("error", error_type=error_type, details=details)
+
+    def report(self, error_type: str, details: dict[str, Any]) -> None:
+        """Emit the event ``error`` about what others may bring about at will.
+
+        At most one a second of each type; ``count`` in its details says how many there were since
+        the last one.
+        """
+        report = self._reports.setdefault(error_type, _Report())
+        report.count += 1
+        now = self.loop.time()
+        if self.stopping or now - report.last < _REPORT_SECONDS:
+            return
+        report.last = now
+        count, report.count = report.count, 0
+        self.own(self.emit_error(error_type, details | {"count": count}))

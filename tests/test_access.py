@@ -1,0 +1,241 @@
+"""Who may have a session: the list, the function, bans; and what a refused peer hears."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helpers.nodes import EventLog, address_of, in_virtual_time, memory_nodes, until
+from seigr_toolset_transmissions.access import Access
+from seigr_toolset_transmissions.errors import (
+    STTConnectError,
+    STTIdentityError,
+    STTSessionLostError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ALICE, BOB = b"a" * 32, b"b" * 32
+
+
+def test_without_a_list_every_member_may() -> None:
+    assert Access(None).refusal(ALICE) is None
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, frozenset, iter])
+def test_a_list_lets_in_whom_it_names(kind: Callable[[list[bytes]], Any]) -> None:
+    access = Access(kind([ALICE]))
+    for _ in range(2):
+        assert access.refusal(ALICE) is None
+        assert access.refusal(BOB) == "the peer is not among the node ids that are allowed"
+
+
+def test_an_empty_list_lets_nobody_in() -> None:
+    assert Access([]).refusal(ALICE) is not None
+
+
+def test_a_later_change_of_the_list_given_changes_nothing() -> None:
+    allowed = {ALICE}
+    access = Access(allowed)
+    allowed.clear()
+    assert access.refusal(ALICE) is None
+
+
+def test_a_function_is_asked_each_time() -> None:
+    welcome = {ALICE}
+    access = Access(lambda node_id: node_id in welcome)
+    assert access.refusal(ALICE) is None
+    welcome.clear()
+    assert access.refusal(ALICE) == "the function given as allow has refused the peer"
+
+
+def test_a_function_that_fails_lets_nobody_in_and_the_log_tells_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(node_id: bytes) -> bool:
+        raise KeyError("the database is away")
+
+    assert Access(fail).refusal(ALICE) == "the function given as allow failed"
+    assert "the database is away" in caplog.text
+
+
+def test_a_ban_outweighs_the_list_until_it_is_taken_back() -> None:
+    access = Access([ALICE])
+    access.ban(ALICE)
+    assert access.refusal(ALICE) == "the peer is banned"
+    assert access.banned == {ALICE}
+    access.unban(ALICE)
+    access.unban(ALICE)
+    assert access.refusal(ALICE) is None
+    assert access.banned == frozenset()
+
+
+@pytest.mark.parametrize("allow", [ALICE, bytearray(ALICE), "alice", 5])
+def test_what_is_no_list_is_refused(allow: Any) -> None:
+    with pytest.raises(TypeError):
+        Access(allow)
+
+
+@pytest.mark.parametrize(("node_id", "error"), [("a" * 32, TypeError), (b"short", ValueError)])
+def test_what_is_no_node_id_is_refused(node_id: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="a node id"):
+        Access([node_id])
+    with pytest.raises(error, match="a node id"):
+        Access(None).ban(node_id)
+
+
+# Whole nodes.
+
+
+@in_virtual_time
+async def test_a_listener_tells_a_member_that_it_does_not_allow_it() -> None:
+    async with memory_nodes() as nodes:
+        alice = await nodes.start("alice")
+        carol = await nodes.start("carol")
+        listener = await nodes.listen("bob", allow=[alice.node_id])
+        log = EventLog(listener)
+        await alice.connect(*address_of(listener))
+        with pytest.raises(STTConnectError, match="does not allow this node"):
+            await carol.connect(*address_of(listener))
+        await log.until("error")
+        assert log.names == ["session_created", "peer_connected", "error"]
+        ((error_type, details),) = log.errors
+        assert error_type == "peer_denied"
+        assert details["peer_node_id"] == carol.node_id
+        assert details["reason"] == "the peer is not among the node ids that are allowed"
+        assert details["count"] == 1
+        assert listener.stats().peers_denied == 1
+        assert list(listener.endpoints) == [alice.node_id]
+
+
+@in_virtual_time
+async def test_a_dialer_refuses_whom_it_does_not_allow() -> None:
+    async with memory_nodes() as nodes:
+        listener = await nodes.listen("bob")
+        dialer = await nodes.start("alice", allow=lambda node_id: False)
+        log = EventLog(listener)
+        with pytest.raises(STTIdentityError, match="has refused the peer"):
+            await dialer.connect(*address_of(listener))
+        assert "session_created" not in log.names
+
+
+@in_virtual_time
+async def test_a_kick_ends_all_sessions_of_a_peer_and_reports_what_it_had_not_got() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        second = await pair.dialer.connect(*address_of(pair.listener))
+        await until(lambda: len(pair.listener.sessions) == 2)
+        log = EventLog(pair.listener)
+        pair.far.send_nowait(b"not yet acknowledged")
+        (error,) = await pair.listener.kick(pair.dialer.node_id)
+        assert isinstance(error, STTSessionLostError)
+        assert error.unsent + error.unknown == (b"not yet acknowledged",)
+        assert pair.listener.sessions == []
+        await until(lambda: pair.near.state == second.state == "closed")
+        await log.until("peer_disconnected")
+        assert log.names.count("session_closed") == 2
+        assert {error_type for error_type, _ in log.errors} == {"session_lost"}
+        again = await pair.dialer.connect(*address_of(pair.listener))
+        assert again.state == "open"
+
+
+@in_virtual_time
+async def test_a_kick_of_nobody_does_nothing() -> None:
+    async with memory_nodes() as nodes:
+        node = await nodes.start()
+        assert await node.kick(BOB) == ()
+        with pytest.raises(ValueError, match="32 bytes"):
+            await node.kick(b"short")
+
+
+@in_virtual_time
+async def test_a_kick_from_a_handler_of_the_peers_message_ends_it() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+
+        @pair.listener.events.on("data_received")
+        async def throw_out(session_id: bytes, data: bytes) -> None:
+            await pair.listener.kick(pair.dialer.node_id)
+
+        pair.near.send_nowait(b"x")
+        await until(lambda: pair.near.state == "closed")
+        await until(lambda: not pair.listener.sessions)
+
+
+@in_virtual_time
+async def test_a_banned_peer_is_out_until_the_ban_is_taken_back() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        await pair.listener.ban(pair.dialer.node_id)
+        assert pair.listener.banned == {pair.dialer.node_id}
+        await until(lambda: pair.near.state == "closed")
+        with pytest.raises(STTConnectError, match="does not allow this node"):
+            await pair.dialer.connect(*address_of(pair.listener))
+        await pair.listener.unban(pair.dialer.node_id)
+        await pair.dialer.connect(*address_of(pair.listener))
+
+
+@in_virtual_time
+async def test_a_peer_that_is_not_welcome_any_more_cannot_resume() -> None:
+    welcome = True
+    async with memory_nodes() as nodes:
+        dialer = await nodes.start("alice")
+        listener = await nodes.listen("bob", allow=lambda node_id: welcome)
+        pair = await nodes.connect(dialer, listener)
+        log = EventLog(dialer)
+        welcome = False
+        pair.near.send_nowait(b"never acknowledged")
+        pair.near.cut("a cable is pulled")
+        lost = await log.until("error")
+        assert lost["error_type"] == "session_lost"
+        assert "allows no session with this node" in lost["details"]["reason"]
+        assert lost["details"]["unknown"] == (b"never acknowledged",)
+        await until(lambda: not listener.sessions)
+
+
+# Another shared seed.
+
+
+@in_virtual_time
+async def test_a_group_changes_its_seed_while_its_sessions_go_on() -> None:
+    old, new = b"the seed that the group has", b"the seed that the group gets"
+    async with memory_nodes() as nodes:
+        listener = await nodes.listen("bob", shared=old)
+        dialer = await nodes.start("alice", shared=old)
+        pair = await nodes.connect(dialer, listener)
+        steps: list[Any] = [[old, new], [new, old], new]
+        for step in steps:
+            for node in (listener, dialer):
+                await node.set_shared_seed(step)
+                session = await dialer.connect(*address_of(listener))
+                await session.close()
+        resumed = asyncio.ensure_future(dialer.events.wait_for("session_resumed"))
+        await asyncio.sleep(0)
+        pair.near.cut("a cable is pulled")
+        await resumed
+        pair.near.send_nowait(b"still here")
+        data, _ = await listener.endpoints.receive_any(timeout=5)
+        assert data == b"still here"
+        stranger = await nodes.start("carol", shared=old)
+        with pytest.raises(STTConnectError):
+            await stranger.connect(*address_of(listener))
+
+
+@in_virtual_time
+async def test_a_node_may_get_another_seed_before_it_starts_and_while_it_does() -> None:
+    old, new = b"the seed that the group has", b"the seed that the group gets"
+    async with memory_nodes() as nodes:
+        listener = await nodes.listen("bob", shared=new)
+        before = nodes.make("alice", shared=old)
+        await before.set_shared_seed(new)
+        await before.start()
+        await before.connect(*address_of(listener))
+        meanwhile = nodes.make("carol", shared=old)
+        start = asyncio.ensure_future(meanwhile.start())
+        await asyncio.sleep(0)
+        await meanwhile.set_shared_seed(new)
+        await start
+        await meanwhile.connect(*address_of(listener))
