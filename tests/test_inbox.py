@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seigr_toolset_transmissions import inbox
 from seigr_toolset_transmissions.endpoints import EndpointManager
 from seigr_toolset_transmissions.errors import STTEndpointError, STTTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -264,6 +267,31 @@ async def test_a_receive_cancelled_at_any_moment_loses_nothing(
         await asyncio.sleep(0)
     await asyncio.wait([task])
     assert got + await drain(manager) == [(b"1", X)]
+
+
+class Comparable:
+    """Compares with numbers, as a decimal does, but is no number of seconds."""
+
+    def __le__(self, other: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("wrong", [Comparable(), "5"], ids=["comparable", "text"])
+@pytest.mark.parametrize("others", [0, 1], ids=["first in line", "behind another"])
+async def test_a_timeout_that_is_no_number_of_seconds_loses_nothing(
+    wrong: Any, others: int
+) -> None:
+    manager = manager_with(X)
+    receivers = [await start(manager.receive_any()) for _ in range(others)]
+    sent = [b"%d" % number for number in range(others + 1)]
+    if others:
+        manager.offer(X, sent)  # the newcomer is promised the second
+    with pytest.raises(TypeError):
+        await manager.receive_any(timeout=wrong)
+    if not others:
+        manager.offer(X, sent)
+    got = [await receiver for receiver in receivers] + await drain(manager)
+    assert [data for data, _ in got] == sent
 
 
 async def test_wait_for_as_the_specification_uses_it_loses_nothing() -> None:
@@ -559,6 +587,45 @@ async def test_receiving_from_one_only_leaves_no_trace_of_consumed_messages() ->
     assert await drain(manager) == [(b"first", Y)]
 
 
+def lines_run(main: Coroutine[Any, Any, None]) -> int:
+    """Run the coroutine; return how many lines of the inboxes' code that took."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace if frame.f_code.co_filename == inbox.__file__ else None
+
+    sys.settrace(trace)
+    try:
+        asyncio.run(main)
+    finally:
+        sys.settrace(None)
+    return count
+
+
+@pytest.mark.parametrize("of", ["any", "one"])
+def test_what_a_receive_costs_does_not_grow_with_the_backlog(of: str) -> None:
+    async def consume(count: int) -> None:
+        manager = manager_with(X, Y, Z)
+
+        async def work(endpoint_id: bytes) -> None:
+            for _ in range(count // 4):
+                await (manager.receive_any() if of == "any" else manager.receive_from(endpoint_id))
+
+        workers = [await start(work(endpoint_id)) for endpoint_id in (X, Y, X, Y)]
+        # All wait; now everything comes at once, and some of it is taken out of turn.
+        manager.offer(X, [b"x"] * (count // 2))
+        manager.offer(Z, [b"z"] * 100)
+        for _ in range(100):
+            await manager.receive_from(Z)
+        manager.offer(Y, [b"y"] * (count // 2))
+        await asyncio.gather(*workers)
+
+    few, many = (lines_run(consume(count)) / count for count in (400, 4000))
+    assert many < 1.1 * few
+
+
 # -- against a model -------------------------------------------------------------------------
 
 
@@ -773,7 +840,7 @@ def check_against_model(script: list[tuple[str, bytes | None, int]]) -> None:
         assert expected is not None
     inboxes = manager._inboxes
     assert len(inboxes._arrivals) == inboxes._stale
-    assert (len(inboxes._promises), inboxes._promised_to_any) == (0, 0)
+    assert (inboxes._promised, inboxes._promised_to_any) == (0, 0)
     assert not inboxes._any_receivers
 
 

@@ -46,7 +46,7 @@ def printable_id(endpoint_id: bytes) -> str:
 class Inbox:
     """The messages of one endpoint that nobody has received yet. All state, no behaviour.
 
-    An idle inbox holds no container: these are made on first use and let go when empty.
+    An idle inbox holds no large container: these are made on first use and let go when empty.
     """
 
     __slots__ = (
@@ -65,8 +65,8 @@ class Inbox:
     def __init__(self, endpoint_id: bytes) -> None:
         self.endpoint_id = endpoint_id
         self.messages: deque[bytes] | None = None
-        #: The first so many messages are promised to receivers that have yet to run.
-        self.promised = 0
+        #: To whom the first messages are promised, in order: receivers that have yet to run.
+        self.promised: list[_Receiver] = []
         #: The first so many of this inbox's tokens in `Inboxes` stand for messages already taken.
         self.stale = 0
         #: Bytes in `messages`, and bytes ever put.
@@ -139,10 +139,10 @@ class Inboxes:
     # Messages are always taken from the front of their inbox. When that is out of turn over all,
     # the token stays behind; `inbox.stale` counts these, the inbox's first. `_stale` is the sum.
     #
-    # `_promises` has the promised receivers in the order in which the messages arrived: the n-th
-    # whose slot is X stands for X's n-th message, so that the promised messages are X's first.
-    # A message that is not promised is free. No receiver that could have a free message waits
-    # without a promise, and no free message is older than one promised to a receiver of any.
+    # The n-th receiver in `inbox.promised` is to have the inbox's n-th message. A message that is
+    # not promised is free. No receiver that could have a free message waits without a promise, and
+    # no free message is older than one promised to a receiver of any. `_promised` and
+    # `_promised_to_any` count over all inboxes.
 
     def __init__(
         self, max_messages: int, max_bytes: int, on_drained: Callable[[Inbox], None]
@@ -152,7 +152,7 @@ class Inboxes:
         self._on_drained = on_drained
         self._arrivals: deque[Inbox] = deque()
         self._stale = 0
-        self._promises: deque[_Receiver] = deque()
+        self._promised = 0
         self._promised_to_any = 0
         self._any_receivers: OrderedDict[_Receiver, None] = OrderedDict()
         self._asked = 0
@@ -164,7 +164,7 @@ class Inboxes:
 
         Having got None, the caller goes on to `receive` in the same step, or forgoes its turn.
         """
-        if self._promises:
+        if self._promised:
             return None
         arrivals = self._arrivals
         while arrivals:
@@ -209,8 +209,10 @@ class Inboxes:
             if timeout is not None and timeout <= 0:
                 raise _timed_out(source, timeout)
             self._join_queue(receiver)
-        timer = None if timeout is None else loop.call_later(timeout, self._expire, receiver)
+        timer: asyncio.TimerHandle | None = None
         try:
+            if timeout is not None:
+                timer = loop.call_later(timeout, self._expire, receiver)
             # A promise at once is to be taken after those who are before: in the next turn.
             await (asyncio.sleep(0) if promised else receiver.future)
             while not self._may_take(receiver):
@@ -413,28 +415,25 @@ class Inboxes:
         receivers, inbox.receivers = inbox.receivers, None
         for receiver in receivers or ():
             _fail_removed(receiver, inbox)
-        orphans = self._revoke(inbox) if inbox.promised else []
+        orphans = self._revoke(inbox)
         count = 0 if inbox.messages is None else len(inbox.messages)
         inbox.messages = None
-        inbox.size = inbox.promised = 0
+        inbox.size = 0
         self._token_stale(inbox, count)
         if orphans:
             self._requeue(orphans)
 
     def _revoke(self, inbox: Inbox) -> list[_Receiver]:
         """Withdraw what is promised of the inbox; return those of its receivers who take any."""
+        promised, inbox.promised = inbox.promised, []
         orphans = []
-        kept: deque[_Receiver] = deque()
-        for receiver in self._promises:
-            if receiver.slot is not inbox:
-                kept.append(receiver)
-                continue
+        for receiver in promised:
             receiver.slot = None
             if receiver.source is None:
                 orphans.append(receiver)
             else:
                 _fail_removed(receiver, inbox)
-        self._promises = kept
+        self._promised -= len(promised)
         self._promised_to_any -= len(orphans)
         return orphans
 
@@ -453,44 +452,56 @@ class Inboxes:
             receiver = self._next_receiver(inbox)
             if receiver is None:
                 return
-            self._promises.append(receiver)
+            inbox.promised.append(receiver)
             self._bind(receiver, inbox)
 
     def _promise_free(self, receiver: _Receiver) -> bool:
         """Promise the receiver the oldest free message that it may have, if there is one."""
-        inbox, promises, arrivals = receiver.source, self._promises, self._arrivals
+        inbox = receiver.source
         if inbox is None:
-            if len(arrivals) == self._stale + len(promises):
+            if len(self._arrivals) == self._stale + self._promised:
                 return False
-            if self._stale == 0 and self._promised_to_any == len(promises):
-                # All promised messages are older than the free ones: no need to search.
-                position = len(promises)
-                inbox = arrivals[position]
+            if self._stale == 0 and self._promised == self._promised_to_any:
+                # All promised messages are older than the free ones: no need to look.
+                inbox = self._arrivals[self._promised]
             else:
-                inbox, position = self._oldest_free(None)
-        elif inbox.messages is None or len(inbox.messages) == inbox.promised:
+                _, inbox = self._before_free()
+                assert inbox is not None  # noqa: S101  a message is free
+        elif inbox.messages is None or len(inbox.messages) == len(inbox.promised):
             return False
-        elif inbox.promised == len(promises):
-            position = len(promises)
-        else:
-            _, position = self._oldest_free(inbox)
-        promises.insert(position, receiver)
+        inbox.promised.append(receiver)
         self._bind(receiver, inbox)
         return True
 
-    def _oldest_free(self, source: Inbox | None) -> tuple[Inbox, int]:
-        """Return whose the oldest free message is, and how many promised ones are older."""
-        seen: dict[Inbox, int] = {}
-        promised = 0
-        for inbox in self._arrivals:
-            nth = seen.get(inbox, 0)
-            seen[inbox] = nth + 1
-            if nth >= inbox.stale + inbox.promised:
-                if source is None or source is inbox:
-                    return inbox, promised
-            elif nth >= inbox.stale:
-                promised += 1
-        raise AssertionError("no message is free")
+    def _before_free(self) -> tuple[list[tuple[Inbox, int]], Inbox | None]:
+        """Return the promised messages that are older than any free one, and whose that one is.
+
+        In order of arrival, each as its inbox and its place there. What is promised to receivers
+        of any is among them.
+        """
+        promised: list[tuple[Inbox, int]] = []
+        places: dict[Inbox, int] = {}
+        while (inbox := self._oldest()) is not None:
+            place = places.get(inbox, 0)
+            if place == len(inbox.promised):
+                break
+            places[inbox] = place + 1
+            promised.append((inbox, place))
+            self._arrivals.popleft()
+        self._arrivals.extendleft(inbox for inbox, _ in reversed(promised))
+        return promised, inbox
+
+    def _oldest(self) -> Inbox | None:
+        """Return whose the oldest message is, if there is one."""
+        arrivals = self._arrivals
+        while arrivals:
+            inbox = arrivals[0]
+            if not inbox.stale:
+                return inbox
+            arrivals.popleft()
+            inbox.stale -= 1
+            self._stale -= 1
+        return None
 
     def _next_receiver(self, inbox: Inbox) -> _Receiver | None:
         """Take out of its queue whoever is to have the next free message of the inbox."""
@@ -510,19 +521,16 @@ class Inboxes:
 
     def _bind(self, receiver: _Receiver, inbox: Inbox) -> None:
         receiver.slot = inbox
-        inbox.promised += 1
+        self._promised += 1
         if receiver.source is None:
             self._promised_to_any += 1
         receiver.wake()
 
-    def _unbind(self, receiver: _Receiver) -> Inbox:
-        inbox = receiver.slot
-        assert inbox is not None  # noqa: S101  callers hold a promised receiver
+    def _unbind(self, receiver: _Receiver) -> None:
         receiver.slot = None
-        inbox.promised -= 1
+        self._promised -= 1
         if receiver.source is None:
             self._promised_to_any -= 1
-        return inbox
 
     def _may_take(self, receiver: _Receiver) -> bool:
         """Return whether a message is promised to the receiver and all before it are settled.
@@ -530,20 +538,17 @@ class Inboxes:
         An inbox gives its messages away in order, and to receivers of any, all in order. Someone
         who was promised an older message may have been woken later, and yet be cancelled.
         """
-        for other in self._promises:
-            if other is receiver:
-                return True
-            if receiver.source is None or other.slot is receiver.slot:
-                return False
-        return False
+        inbox = receiver.slot
+        if inbox is None or inbox.promised[0] is not receiver:
+            return False
+        return receiver.source is not None or self._oldest() is inbox
 
     def _redeem(self, receiver: _Receiver) -> tuple[bytes, bytes]:
         """Take the message that was promised to the receiver, which may take it."""
-        if self._promises[0] is receiver:
-            self._promises.popleft()
-        else:
-            self._promises.remove(receiver)
-        inbox = self._unbind(receiver)
+        inbox = receiver.slot
+        assert inbox is not None  # noqa: S101  callers hold a promised receiver
+        del inbox.promised[0]
+        self._unbind(receiver)
         return self._take(inbox), inbox.endpoint_id
 
     def _give_back(self, receiver: _Receiver) -> None:
@@ -554,25 +559,30 @@ class Inboxes:
         waits without a promise, or becomes free. Receivers of any do not move up to a message
         that somebody waits for in particular: theirs would be left over in its stead.
         """
-        promises = self._promises
-        hole = promises.index(receiver)
-        inbox = self._unbind(receiver)
-        if inbox.promised or self._promised_to_any:
-            wanted = _is_awaited(inbox)
-            for position in range(hole + 1, len(promises)):
-                other = promises[position]
-                if other.source is inbox or (other.source is None and not wanted):
-                    assert other.slot is not None  # noqa: S101  it stands among the promised
-                    promises[hole], hole = other, position
-                    other.slot.promised -= 1
-                    inbox.promised += 1
-                    other.slot, inbox = inbox, other.slot
-                    wanted = _is_awaited(inbox)
+        inbox = receiver.slot
+        assert inbox is not None  # noqa: S101  callers hold a promised receiver
+        place = inbox.promised.index(receiver)
+        self._unbind(receiver)
+        if self._promised_to_any:
+            promised, _ = self._before_free()
+            hole = (inbox, place)
+            first = promised.index(hole) + 1 if hole in promised else len(promised)
+            for later_inbox, later_place in promised[first:]:
+                other = later_inbox.promised[later_place]
+                if other.source is inbox or (other.source is None and not _is_awaited(inbox)):
+                    inbox.promised[place] = other
+                    other.slot = inbox
+                    inbox, place = later_inbox, later_place
+        for later_place in range(place + 1, len(inbox.promised)):
+            other = inbox.promised[later_place]
+            if other.source is inbox:
+                inbox.promised[place] = other
+                place = later_place
         heir = self._next_receiver(inbox)
         if heir is None:
-            del promises[hole]
+            del inbox.promised[place]
         else:
-            promises[hole] = heir
+            inbox.promised[place] = heir
             self._bind(heir, inbox)
 
     # -- messages and tokens -----------------------------------------------------------------
