@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from helpers.clock import run_virtual
 from seigr_toolset_transmissions.endpoints import EndpointManager, SendOutcome
 from seigr_toolset_transmissions.errors import (
     STTConfigError,
@@ -161,7 +162,7 @@ async def test_an_unknown_endpoint_is_none_or_an_error() -> None:
         manager.offer(A, [b""])
 
 
-@pytest.mark.parametrize("wrong", ["a", 7, None, bytearray(b"a"), [A], ("x", 1)])
+@pytest.mark.parametrize("wrong", ["a", 7, None, bytearray(A), memoryview(A), [A], ("x", 1)])
 async def test_what_is_no_id_is_named(wrong: Any) -> None:
     manager = manager_with([A], Wire().send)
     expected = f"endpoint id must be bytes, not {type(wrong).__name__}"
@@ -171,12 +172,18 @@ async def test_what_is_no_id_is_named(wrong: Any) -> None:
         manager.send_to_many([A, wrong], b""),
         manager.receive_from(wrong),
         manager.deliver(wrong, b""),
+        manager.wait_for_room(wrong),
         manager.remove_endpoint(wrong),
     ):
         with pytest.raises(TypeError, match=expected):
             await attempt
+    for call in (manager.get_endpoint, manager.update_endpoint, manager.retire_endpoint):
+        with pytest.raises(TypeError, match=expected):
+            call(wrong)
     with pytest.raises(TypeError, match=expected):
-        manager.get_endpoint(wrong)
+        manager.offer(wrong, [b""])
+    assert wrong not in manager
+    assert manager.list_endpoints() == [A]
 
 
 async def test_an_id_must_not_be_empty() -> None:
@@ -205,10 +212,32 @@ async def test_other_wrong_arguments_are_named_and_nothing_is_sent() -> None:
         await manager.add_endpoint(B, None, wrong)
     with pytest.raises(TypeError, match="predicate must be callable, not str"):
         manager.find(wrong)
-    with pytest.raises(TypeError, match="transport_send_callback must be callable, not str"):
-        EndpointManager(wrong)
+    for option in ("transport_send_callback", "send_nowait", "status", "on_wait", "on_wanted"):
+        with pytest.raises(TypeError, match=f"{option} must be callable, not str"):
+            EndpointManager(**{option: wrong})
     assert wire.sent == []
     assert manager.list_endpoints() == [A]
+
+
+async def test_an_async_predicate_is_refused_and_nothing_is_sent() -> None:
+    """It would be true for everybody: what it returns is a coroutine."""
+    wire = Wire()
+    manager = manager_with([A], wire.send)
+
+    async def predicate(metadata: dict[str, Any]) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match="predicate must not be async"):
+        manager.find(predicate)
+    with pytest.raises(TypeError, match="predicate must not be async"):
+        await manager.broadcast(b"x", where=predicate)
+    assert wire.sent == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "many", float("nan")])
+def test_a_send_timeout_must_be_a_positive_number(seconds: Any) -> None:
+    with pytest.raises(STTConfigError, match="send_timeout must be a number above 0"):
+        EndpointManager(send_timeout=seconds)
 
 
 @pytest.mark.parametrize("bound", [0, -1, 1.5, "many", None])
@@ -342,15 +371,19 @@ async def test_sends_to_many_run_concurrently() -> None:
     assert outcomes == dict.fromkeys([A, B, C, D, E], SendOutcome.ACCEPTED)
 
 
-async def test_five_sends_of_a_fifth_of_a_second_take_a_fifth_of_a_second() -> None:
+def test_five_sends_of_a_fifth_of_a_second_take_a_fifth_of_a_second() -> None:
     async def callback(endpoint_id: bytes, data: bytes) -> None:
         await asyncio.sleep(0.2)
 
-    manager = manager_with([A, B, C, D, E], callback)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    await manager.send_to_many([A, B, C, D, E], b"x")
-    assert 0.19 <= loop.time() - started < 0.6  # one after the other would take a second
+    async def main() -> None:
+        manager = manager_with([A, B, C, D, E], callback)
+        loop = asyncio.get_running_loop()
+        await manager.send_to_many([A, B, C, D, E], b"x")
+        assert loop.time() == pytest.approx(0.2)
+        await manager.broadcast(b"x")
+        assert loop.time() == pytest.approx(0.4)
+
+    run_virtual(main())
 
 
 @pytest.mark.parametrize(
@@ -455,6 +488,29 @@ async def test_a_recipient_that_takes_too_long_is_given_up_as_full() -> None:
     outcomes = await manager.broadcast(b"x", timeout=0.01)
     assert outcomes == {A: SendOutcome.ACCEPTED, B: SendOutcome.FULL, C: SendOutcome.FULL}
     assert ended == [B, C]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["of the manager", "of the call"])
+def test_the_time_to_accept_is_the_calls_else_the_managers(given: bool) -> None:
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        await asyncio.sleep(0 if endpoint_id == A else 100)
+
+    async def main() -> None:
+        manager = manager_with([A, B], callback, send_timeout=50 if given else 7)
+        timeout: dict[str, Any] = {"timeout": 7} if given else {}
+        loop = asyncio.get_running_loop()
+        for sending in (
+            manager.broadcast(b"x", **timeout),
+            manager.send_to_many([A, B], b"x", **timeout),
+        ):
+            started = loop.time()
+            assert await sending == {A: SendOutcome.ACCEPTED, B: SendOutcome.FULL}
+            assert loop.time() - started == pytest.approx(7)
+        assert all((await manager.broadcast(b"x", timeout=None)).values())  # no limit
+        unlimited = manager_with([A, B], callback, send_timeout=None)
+        assert all((await unlimited.broadcast(b"x")).values())
+
+    run_virtual(main())
 
 
 async def test_a_cancelled_broadcast_cancels_and_awaits_every_send() -> None:

@@ -8,6 +8,7 @@ it knows no node, session or transport.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
 from typing import Any
@@ -20,7 +21,7 @@ from .payload import as_bytes
 __all__ = ["EndpointManager", "SendOutcome"]
 
 #: Stands for "not given" where None is a value.
-_KEEP: Any = object()
+_NOT_GIVEN: Any = object()
 
 
 class _Endpoint(Inbox):
@@ -55,7 +56,8 @@ class EndpointManager:
     """Keeps endpoints, sends to them and receives from them.
 
     Adding, removing and looking up take the same short time however many endpoints there are.
-    Not thread-safe: use it from one event loop.
+    Not thread-safe: use it from one event loop. Whatever takes an endpoint's id raises TypeError
+    if it is not ``bytes``, and ValueError if it is empty; nothing has happened then.
 
     Args:
         transport_send_callback: ``async (endpoint_id, data)``, called with positional arguments.
@@ -64,6 +66,8 @@ class EndpointManager:
         inbox_messages: How many received messages one endpoint's inbox holds.
         inbox_bytes: How many bytes one endpoint's inbox holds. A larger message is accepted
             when the inbox is empty.
+        send_timeout: Seconds that each of many recipients has to accept a message, where the call
+            itself names no time; None: no limit.
         send_nowait: ``(endpoint_id, data) -> bool``, tried before the callback: True when it has
             accepted the message, False when the callback shall be awaited instead. What it
             raises counts as if the callback had raised it.
@@ -72,7 +76,7 @@ class EndpointManager:
         on_wanted: Called with the id when an endpoint was added with ``connect=True``.
 
     Raises:
-        STTConfigError: A bound is not a positive integer.
+        STTConfigError: A bound is not a positive integer, or the time not a positive number.
 
     """
 
@@ -82,6 +86,7 @@ class EndpointManager:
         *,
         inbox_messages: int = 16_384,
         inbox_bytes: int = 8 * 1024 * 1024,
+        send_timeout: float | None = 10.0,
         send_nowait: Callable[[bytes, bytes], bool] | None = None,
         status: Callable[[bytes], Mapping[str, Any]] | None = None,
         on_wait: Callable[[], None] | None = None,
@@ -91,6 +96,9 @@ class EndpointManager:
         for name, bound in bounds.items():
             if not isinstance(bound, int) or bound < 1:
                 raise STTConfigError(f"{name} must be an int of at least 1, not {bound!r}")
+        seconds: Any = send_timeout
+        if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+            raise STTConfigError(f"send_timeout must be a number above 0, not {seconds!r}")
         for name, function in (
             ("transport_send_callback", transport_send_callback),
             ("send_nowait", send_nowait),
@@ -101,6 +109,7 @@ class EndpointManager:
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, not {type(function).__name__}")
         self._callback = transport_send_callback
+        self._send_timeout = send_timeout
         self._send_nowait = send_nowait
         self._status = status
         self._on_wait = on_wait
@@ -171,8 +180,8 @@ class EndpointManager:
         self,
         endpoint_id: bytes,
         *,
-        address: Any = _KEEP,
-        metadata: dict[str, Any] | None = _KEEP,
+        address: Any = _NOT_GIVEN,
+        metadata: dict[str, Any] | None = _NOT_GIVEN,
     ) -> None:
         """Replace the address, the metadata, or both; what is not given stays.
 
@@ -181,10 +190,10 @@ class EndpointManager:
 
         """
         endpoint = self._get(endpoint_id)
-        if metadata is not _KEEP:
+        if metadata is not _NOT_GIVEN:
             _check_metadata(metadata)
             endpoint.metadata = {} if metadata is None else metadata
-        if address is not _KEEP:
+        if address is not _NOT_GIVEN:
             endpoint.address = address
 
     async def remove_endpoint(self, endpoint_id: bytes) -> None:
@@ -223,6 +232,10 @@ class EndpointManager:
         del self._endpoints[endpoint.endpoint_id]
         self._inboxes.discard(endpoint)
 
+    def held_bytes(self, overhead: int = 0) -> int:
+        """Return how many bytes wait in all inboxes, and ``overhead`` for each message."""
+        return self._inboxes.size + overhead * self._inboxes.count
+
     def wanted(self, endpoint_id: bytes) -> bool:
         """Whether the endpoint is there and was added with ``connect=True``."""
         endpoint = self._endpoints.get(endpoint_id)
@@ -258,9 +271,9 @@ class EndpointManager:
 
         The ``status`` function's result is merged in: it overrides these and may add more.
         """
-        endpoint = self._find(endpoint_id)
+        _check_id(endpoint_id)
+        endpoint = self._endpoints.get(endpoint_id)
         if endpoint is None:
-            _check_id(endpoint_id)
             return None
         info = {
             "address": endpoint.address,
@@ -298,6 +311,8 @@ class EndpointManager:
                 f"the predicate must be callable, not {type(predicate).__name__}; "
                 'equalities go by keyword: find(type="relay")'
             )
+        if inspect.iscoroutinefunction(predicate):
+            raise TypeError("the predicate must not be async: write it with `def`")
         return self._select(predicate, metadata)
 
     def _select(
@@ -320,16 +335,14 @@ class EndpointManager:
         """Iterate over the ids as they are now; endpoints may come and go meanwhile."""
         return iter(list(self._endpoints))
 
-    def _find(self, endpoint_id: bytes) -> _Endpoint | None:
-        try:
-            return self._endpoints.get(endpoint_id)
-        except TypeError:  # not hashable, hence no id
-            return None
-
-    def _get(self, endpoint_id: bytes) -> _Endpoint:
-        endpoint = self._find(endpoint_id)
+    def _get(self, endpoint_id: Any) -> _Endpoint:
+        # Some that are no ids are equal to one: a memoryview, for instance.
+        endpoint = self._endpoints.get(endpoint_id) if isinstance(endpoint_id, bytes) else None
         if endpoint is None:
-            raise _unknown(endpoint_id)
+            _check_id(endpoint_id)
+            raise STTEndpointError(
+                f"endpoint {printable_id(endpoint_id)} is unknown; add it first with add_endpoint"
+            )
         return endpoint
 
     # -- sending -----------------------------------------------------------------------------
@@ -352,10 +365,9 @@ class EndpointManager:
                 exception or a cancel is for the callback to say.
 
         """
-        try:
-            endpoint = self._endpoints[endpoint_id]
-        except (KeyError, TypeError):
-            raise _unknown(endpoint_id) from None
+        endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
+        if endpoint is None:
+            endpoint = self._get(endpoint_id)  # which raises, but for a subclass of bytes
         if type(data) is not bytes:
             data = as_bytes(data)
         nowait = self._send_nowait
@@ -374,7 +386,7 @@ class EndpointManager:
         ids: Iterable[bytes],
         data: bytes | bytearray | memoryview,
         *,
-        timeout: float | None = 10.0,
+        timeout: float | None = _NOT_GIVEN,
     ) -> dict[bytes, SendOutcome]:
         """Send the same data to several endpoints concurrently; return each one's outcome.
 
@@ -385,8 +397,9 @@ class EndpointManager:
             ids: The endpoints, for instance from `find`.
             data: As for `send_to_endpoint`.
             timeout: After so many seconds a callback still under way is cancelled, and its
-                outcome is `SendOutcome.FULL`; None: no limit. The call lasts until each callback
-                has ended, so one that resists its cancellation delays the return.
+                outcome is `SendOutcome.FULL`; None: no limit; if not given, the manager's
+                ``send_timeout``. The call lasts until each callback has ended, so one that resists
+                its cancellation delays the return.
 
         Returns:
             One outcome for each id, in the order given.
@@ -410,7 +423,7 @@ class EndpointManager:
         data: bytes | bytearray | memoryview,
         *,
         where: Callable[[dict[str, Any]], object] | Mapping[str, Any] | None = None,
-        timeout: float | None = 10.0,
+        timeout: float | None = _NOT_GIVEN,
     ) -> dict[bytes, SendOutcome]:
         """Send data to all endpoints, or to those whose metadata match: as `send_to_many`.
 
@@ -439,7 +452,7 @@ class EndpointManager:
             known=self._endpoints,
             send_nowait=self._send_nowait,
             send=self._callback,
-            timeout=timeout,
+            timeout=self._send_timeout if timeout is _NOT_GIVEN else timeout,
         )
         now = time()
         for endpoint_id, outcome in outcomes.items():
@@ -570,14 +583,6 @@ def _matches(
         return bool(predicate(metadata))
     except KeyError:
         return False
-
-
-def _unknown(endpoint_id: bytes) -> STTEndpointError:
-    """Return the error to raise, or raise a better one if this can be no id."""
-    _check_id(endpoint_id)
-    return STTEndpointError(
-        f"endpoint {printable_id(endpoint_id)} is unknown; add it first with add_endpoint"
-    )
 
 
 def _check_id(endpoint_id: Any) -> None:
