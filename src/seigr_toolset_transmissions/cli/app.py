@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,20 @@ def main(arguments: Sequence[str]) -> int:
     return guarded(app, arguments)
 
 
+class _Seconds(click.FloatRange):
+    """A time that ends: a float can also be nan or infinite."""
+
+    name = "number of seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return seconds
+
+
 def _set_up_log(_context: click.Context, _option: click.Parameter, verbose: bool) -> None:
     if verbose:
         log_everything()
@@ -61,7 +76,7 @@ expect_option = click.option(
 )
 wait_option = click.option(
     "--wait",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Seconds(min=0, min_open=True),
     default=DEFAULT_WAIT,
     show_default=True,
     metavar="SECONDS",
@@ -312,7 +327,7 @@ def send(
 @click.option(
     "--interval",
     "-i",
-    type=click.FloatRange(min=0.01),
+    type=_Seconds(min=0.01),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -37,12 +38,13 @@ def guarded(command: click.Command, arguments: Sequence[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has had enough; what is still buffered goes nowhere, quietly.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except OSError as error:
-        complain(f"cannot write to standard output: {error.strerror or error}")
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            complain(f"{error.strerror}: close some, or allow more with `ulimit -n`")
+        elif not isinstance(error, BrokenPipeError):  # then whoever read it has had enough
+            complain(f"cannot write to standard output: {error.strerror or error}")
+        # What is still buffered goes nowhere, quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return result if isinstance(result, int) else OK
 

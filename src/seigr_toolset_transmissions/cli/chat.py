@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .addresses import format_address, short_id
 from .converse import Ends, Output, converse, is_terminal
@@ -60,7 +60,7 @@ async def listen_lines(
     """Print what peers say and send them the lines of standard input."""
     async with running(seeds, config, address) as node:
         room = _Room(node)
-        note_listening(node, seeds)
+        note_listening(node, seeds, address)
         if read_input and is_terminal():
             note("each line that you type goes to all peers; Ctrl-D ends")
         await room.run(read_input=read_input)
@@ -75,6 +75,7 @@ class _Room:
         self._anybody = asyncio.Event()
         node.events.register("peer_connected", self._on_connected)
         node.events.register("peer_disconnected", self._on_disconnected)
+        node.events.register("error", self._on_error)
 
     async def run(self, *, read_input: bool) -> None:
         """Go on until the user has typed the end of input, or the output is gone."""
@@ -88,6 +89,8 @@ class _Room:
                 if future.done():
                     future.result()
         finally:
+            # What is lost when the node is stopped is told then.
+            self._node.events.remove_handler("error", self._on_error)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -117,6 +120,10 @@ class _Room:
         info = self._node.endpoints.get_endpoint(peer_node_id)
         where = "" if info is None else f" from {format_address(info['address'])}"
         note(f"{short_id(peer_node_id)} has connected{where}")
+
+    async def _on_error(self, error_type: str, details: dict[str, Any]) -> None:
+        if error_type == "session_lost":
+            note(f"{short_id(details['peer_node_id'])} was lost: {details['reason']}")
 
     async def _on_disconnected(self, peer_node_id: bytes) -> None:
         if not self._node.sessions:

@@ -73,7 +73,8 @@ async def run_demo(console: Console, *, fast: bool) -> int:
 def _print_verdict(console: Console, stage: Stage) -> None:
     console.print()
     if stage.failed:
-        console.print(f"[bold red]{len(stage.failed)} checks failed[/], {stage.passed} passed:")
+        total = len(stage.failed) + stage.passed
+        console.print(f"[bold red]{len(stage.failed)} of {total} checks failed:[/]")
         for text in stage.failed:
             console.print(f"  {text}", style="red", markup=False)
         return
@@ -152,8 +153,8 @@ class _Show:
         self._begin(
             "Four peers join",
             "The hub listens; four processes that know the shared seed dial it. Each has an "
-            "identity of its own, which the hub checks and knows it by from then on. To the right, "
-            "the hub's events as its handlers get them.",
+            "identity of its own, which the hub checks and knows it by from then on. The events "
+            "are the hub's, as its handlers get them.",
         )
         hub, endpoints, stage = self._hub, self._hub.endpoints, self._stage
         address = await hub.start(server_mode=True)
@@ -423,8 +424,11 @@ class _Show:
     def _peers_table(self) -> Table:
         table = _table("name", "process", "node id")
         for name, actor in self._actors.items():
-            node_id = self._ids[name].hex() if name in self._ids else "starting"
-            table.add_row(Text(name, style="bold"), str(actor.pid), node_id[:40])
+            node_id = Text("starting", style="dim")
+            if name in self._ids:
+                digits = self._ids[name].hex()
+                node_id = Text.assemble(digits[:8], (f"{digits[8:32]}...", "dim"))
+            table.add_row(Text(name, style="bold"), str(actor.pid), node_id)
         return table
 
     def _endpoints_table(self) -> Table:

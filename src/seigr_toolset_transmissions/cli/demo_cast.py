@@ -154,15 +154,23 @@ class Cast:
     async def start(
         self, role: Role, *, shared_seed: bytes, host: str, port: int, expect: bytes
     ) -> Actor:
-        """Start a peer that connects to the hub there; return without waiting for it."""
-        process = await asyncio.create_subprocess_exec(
-            *_command(),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            limit=_LINE_BYTES,
-            process_group=0,  # Ctrl-C is for the demo, which then ends its peers
-        )
+        """Start a peer that connects to the hub there; return without waiting for it.
+
+        Raises:
+            ActorGoneError: There is no starting it.
+
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_command(),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                limit=_LINE_BYTES,
+                process_group=0,  # Ctrl-C is for the demo, which then ends its peers
+            )
+        except OSError as error:
+            raise ActorGoneError(f"cannot start a process for {role.name}: {error}") from error
         actor = Actor(role, process)
         self._actors.append(actor)
         actor.order(

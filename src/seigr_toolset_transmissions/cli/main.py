@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from .failures import FAILED
+from .failures import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     try:
         from .app import main  # noqa: PLC0415 - needs the extra
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
@@ -43,13 +45,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _open_standard_streams() -> None:
     """Open the standard descriptors that the caller has closed, lest a socket gets their number.
 
-    Reading from them finds the end, and writing to them fails.
+    Reading standard input finds its end, writing to standard output fails, and what is said on
+    standard error goes nowhere.
     """
-    for descriptor in (0, 1, 2):
+    for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # gets the lowest free number, which is this one
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal cannot show

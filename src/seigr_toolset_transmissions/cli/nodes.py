@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import NodeConfig, Session, STTNode
 from .addresses import format_address, short_id
-from .notes import note
+from .failures import Failure
+from .notes import complain, note
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["connect_to", "note_listening", "running"]
 
 _GOODBYE_SECONDS = 1.0
-"""Commands close their sessions themselves; this is for what is left when one is interrupted."""
+"""How long a command that is interrupted tries to deliver what it has accepted."""
 
 _FOR_THIS_RUN = " (an identity for this run: no node seed was given)"
 
@@ -26,22 +27,32 @@ _FOR_THIS_RUN = " (an identity for this run: no node seed was given)"
 async def running(
     seeds: Seeds, config: NodeConfig, listen: tuple[str, int] | None = None
 ) -> AsyncIterator[STTNode]:
-    """Run a node; stop it at the end.
+    """Run a node; at the end have everything delivered, close its sessions, and stop it.
 
     Args:
         seeds: What the node is made of.
         config: Its settings.
         listen: Where to listen; None: it only dials.
 
+    Raises:
+        Failure: Not everything could be delivered; the user knows that already.
+
     """
     host, port = listen or ("127.0.0.1", 0)
     node = STTNode(seeds.node, seeds.shared, host, port, config=config)
     _tell(node)
     await node.start(server_mode=listen is not None)
+    drain: float | None = _GOODBYE_SECONDS
     try:
         yield node
+        drain = None
     finally:
-        await node.stop(drain=_GOODBYE_SECONDS)
+        lost = await node.stop(drain)
+        for error in lost:
+            peer = short_id(error.peer_node_id)
+            complain(f"not everything was delivered to {peer}: {error}")
+    if lost:
+        raise Failure
 
 
 async def connect_to(
@@ -54,11 +65,12 @@ async def connect_to(
     return session
 
 
-def note_listening(node: STTNode, seeds: Seeds) -> None:
-    """Note where the node listens, and as whom."""
+def note_listening(node: STTNode, seeds: Seeds, address: tuple[str, int]) -> None:
+    """Note where the node listens, as whom, and on which port if any free one was asked for."""
     assert node.address is not None  # noqa: S101  it listens
+    where = format_address((address[0], node.address[1]))
     new = _FOR_THIS_RUN if seeds.ephemeral else ""
-    note(f"listening on {format_address(node.address)} as {node.node_id.hex()}{new}")
+    note(f"listening on {where} as {node.node_id.hex()}{new}")
 
 
 def _tell(node: STTNode) -> None:
@@ -78,7 +90,7 @@ def _tell(node: STTNode) -> None:
         if error_type == "handshake_failed":
             address, count = details["address"], details["count"]
             others = f" (and {count - 1} more)" if count > 1 else ""
-            note(f"refused a stranger from {address[0]}{others}: {details['reason']}")
+            note(f"a handshake with {address[0]}{others} failed: {details['reason']}")
         elif error_type in ("limit_reached", "protocol_error"):
             note(details["reason"])
 

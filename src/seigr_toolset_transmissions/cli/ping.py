@@ -10,6 +10,7 @@ import click
 
 from .. import NodeConfig, Session, SessionState
 from .addresses import format_address, short_id
+from .converse import Ends
 from .failures import Failure
 from .nodes import connect_to, running
 
@@ -36,12 +37,13 @@ async def ping_peer(
     """Measure ``count`` round trips (0: until cancelled), one every ``interval`` seconds.
 
     Raises:
-        Failure: Not all of them were answered.
+        Failure: Not all of them were answered, or the session ended before its time.
 
     """
     times: list[float] = []
     asked = 0
     async with running(seeds, config) as node:
+        ends = Ends(node)
         session = await connect_to(node, address, expect=expect, seeds=seeds)
         peer = f"{short_id(session.peer_node_id)} at {format_address(address)}"
         loop = asyncio.get_running_loop()
@@ -55,10 +57,15 @@ async def ping_peer(
                 else:
                     times.append(sample)
                     click.echo(f"answer from {peer}: seq={asked} time={sample * 1000:.3f} ms")
+                if session.state is SessionState.CLOSED:
+                    break
                 if asked != count:
                     await asyncio.sleep(next_time - loop.time())
         finally:
             click.echo(summary(asked, times))
+        if session.state is SessionState.CLOSED:
+            await ends.of(session.session_id)
+            raise Failure("the peer has closed the session")
         await session.close()
     if len(times) < asked:
         raise Failure(f"{asked - len(times)} of {asked} pings were not answered")

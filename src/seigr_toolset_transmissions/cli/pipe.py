@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from .. import SessionState
 from .addresses import short_id
 from .converse import Ends, Output, converse, is_terminal
+from .failures import Failure
 from .nodes import connect_to, note_listening, running
-from .notes import note
+from .notes import complain, note
 from .rates import describe
 from .streams import STDIN, InputStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from .. import NodeConfig, Session, STTNode
     from .seeds import Seeds
 
@@ -46,9 +45,8 @@ async def connect_raw(
 
         node.events.register("data_received", on_data)
         session = await connect_to(node, address, expect=expect, seeds=seeds)
-        async with _whole_or_lost(session, sends=read_input):
-            feed = _feed(session, only_if_any=False) if read_input else None
-            await converse(ends.of(session.session_id), output, feed)
+        feed = _feed(session, only_if_any=False) if read_input else None
+        await converse(ends.of(session.session_id), output, feed)
 
 
 async def listen_raw(
@@ -60,24 +58,20 @@ async def listen_raw(
         seeds: What the node is made of.
         config: Must allow one session only.
         address: Where to listen.
-        keep: Go on with the next peer; standard input is not read.
+        keep: Go on with the next peer, also if one was lost; standard input is not read.
         read_input: Whether to read standard input at all.
 
     """
     async with running(seeds, config, address) as node:
         receiver = _Receiver(node)
-        note_listening(node, seeds)
-        while True:
-            session_id = await receiver.next_session()
-            session = node.get_session(session_id)
-            if keep or not read_input or session is None:
-                await receiver.receive(session_id)
-                if keep:
-                    continue
-            else:
-                async with _whole_or_lost(session, sends=True):
-                    await receiver.receive(session_id, session)
-            return
+        note_listening(node, seeds, address)
+        while keep:
+            try:
+                await receiver.receive(await receiver.next_session())
+            except Failure as error:
+                complain(str(error))
+        session_id = await receiver.next_session()
+        await receiver.receive(session_id, node.get_session(session_id) if read_input else None)
 
 
 class _Receiver:
@@ -113,10 +107,16 @@ class _Receiver:
         async with self._turn:
             self._present = session_id
             self._turn.notify_all()
+        ended = self._ends.of(session_id)
         feed = None if feed_from_input is None else _feed(feed_from_input, only_if_any=True)
-        await converse(self._ends.of(session_id), self._output, feed)
-        seconds = time.monotonic() - self._began
-        note(f"received {describe(self._size, seconds)}, sha256 {self._digest.hexdigest()}")
+        try:
+            await converse(ended, self._output, feed)
+        finally:
+            if ended.done() and ended.exception() is None:
+                received = describe(self._size, time.monotonic() - self._began)
+                note(f"received {received}, sha256 {self._digest.hexdigest()}")
+            else:
+                note(f"received {self._size:,} bytes, and not the end")
 
     async def _on_session(self, session_id: bytes) -> None:
         self._sessions.put_nowait(session_id)
@@ -133,32 +133,25 @@ class _Receiver:
 async def _feed(session: Session, *, only_if_any: bool) -> None:
     """Send standard input; at its end have it delivered and close the session.
 
+    A session that is closed is complete. If this is interrupted while it sends what somebody will
+    take for a whole, a file or a pipe, the session is not closed, but lost.
+
     Args:
         session: Where to send.
         only_if_any: Leave the session open if there was no input at all: the command was not
             started to send, but with ``< /dev/null``, in the background or by a service manager.
 
     """
-    any_input = False
-    async for chunk in InputStream(STDIN).chunks():
-        await session.send(chunk)
-        any_input = True
-    if any_input or not only_if_any:
-        await session.flush()
-        await session.close()
-
-
-@asynccontextmanager
-async def _whole_or_lost(session: Session, *, sends: bool) -> AsyncIterator[None]:
-    """See that a peer never takes half of the input for the whole.
-
-    A session that is closed is complete. If the command is interrupted while it sends what
-    somebody will take for a whole, a file or a pipe, the session must not be closed, but be lost.
-    """
+    sends = not only_if_any
     try:
-        yield
+        async for chunk in InputStream(STDIN).chunks():
+            sends = True
+            await session.send(chunk)
+        await session.flush()
     except BaseException:
-        if sends and not is_terminal():
+        if sends and not is_terminal() and session.state is not SessionState.CLOSED:
             session.lose("interrupted")
-            note(f"interrupted: {short_id(session.peer_node_id)} was not told that this was all")
+            note(f"{short_id(session.peer_node_id)} was not told that this was all")
         raise
+    if sends:
+        await session.close()

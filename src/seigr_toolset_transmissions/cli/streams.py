@@ -15,6 +15,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .failures import Failure
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -75,15 +77,24 @@ def _settle(future: asyncio.Future[Any], result: object, error: BaseException | 
 
 
 class InputStream:
-    """Bytes from a file descriptor, which stays the caller's."""
+    """Bytes from a file descriptor, which stays the caller's; ``name`` is what errors call it."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, name: str = "standard input") -> None:
         self._descriptor = descriptor
+        self._name = name
         self._worker = Worker(f"read-{descriptor}")
 
     async def read(self, size: int = CHUNK_BYTES) -> bytes:
-        """Return what is there, at most ``size`` bytes, waiting for the first; empty at the end."""
-        return await self._worker.call(os.read, self._descriptor, size)
+        """Return what is there, at most ``size`` bytes, waiting for the first; empty at the end.
+
+        Raises:
+            Failure: It cannot be read.
+
+        """
+        try:
+            return await self._worker.call(os.read, self._descriptor, size)
+        except OSError as error:
+            raise Failure(f"cannot read {self._name}: {error.strerror}") from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over what arrives until its end, in pieces as they come."""

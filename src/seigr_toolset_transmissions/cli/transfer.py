@@ -18,10 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 
 from .. import NodeConfig, Session, SessionState
-from ..errors import STTSessionClosedError
+from ..errors import STTSessionClosedError, STTSessionLostError
 from .failures import Failure, Misuse
+from .keyboard import unechoed
 from .nodes import connect_to, running
 from .notes import console
 from .rates import describe
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["send_file"]
 
 _REDRAW_SECONDS = 0.1
+_NAME_WIDTH = 24
+"""A longer name is cut, so that the figures beside it are seen."""
 
 
 async def send_file(
@@ -65,7 +69,9 @@ async def send_file(
                 seconds = time.monotonic() - began
                 await session.close()
             except STTSessionClosedError as error:
-                raise Failure(f"{path} has not arrived as a whole: {error}") from error
+                lost = isinstance(error, STTSessionLostError)
+                why = str(error) if lost else "the peer has closed the session"
+                raise Failure(f"{path} has not arrived as a whole: {why}") from error
             except BaseException:
                 session.lose("interrupted")
                 raise
@@ -87,13 +93,13 @@ def _open(path: Path) -> int:
 
 async def _send(session: Session, name: str, descriptor: int) -> tuple[int, str]:
     """Send what the descriptor gives; return how many bytes that was, and their SHA-256."""
-    file = InputStream(descriptor)
+    file = InputStream(descriptor, name)
     digest = hashlib.sha256()
     size = 0
-    with _progress(name, descriptor) as progress:
+    with unechoed(), _progress(name, descriptor) as progress:
         drawing = asyncio.create_task(_draw(progress, session))
         try:
-            while chunk := await _read(file, name):
+            while chunk := await file.read():
                 await session.send(chunk)
                 digest.update(chunk)
                 size += len(chunk)
@@ -104,16 +110,13 @@ async def _send(session: Session, name: str, descriptor: int) -> tuple[int, str]
     return size, digest.hexdigest()
 
 
-async def _read(file: InputStream, name: str) -> bytes:
-    try:
-        return await file.read()
-    except OSError as error:
-        raise Failure(f"cannot read {name}: {error.strerror}") from error
-
-
 def _progress(name: str, descriptor: int) -> Progress:
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=_NAME_WIDTH),
+        ),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
