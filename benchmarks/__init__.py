@@ -8,5 +8,6 @@ one run mean anything: each round runs every peer after the other, and medians a
 * `measures` holds one file for each kind of measurement;
 * `goals` says what this library has to reach, `report` and `plots` show whether it does.
 
-`peers.stt` and the loops in `roles` use nothing but the public interface and the standard library.
+`peers.stt` and the loops in `roles` use the public interface and the standard library; a crowd's
+many identities are the one exception, and say so.
 """

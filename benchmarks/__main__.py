@@ -23,7 +23,7 @@ _BROKER_LIMIT = 3 * 3600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, show and write what was found; return the exit status, 0 unless everything failed."""
+    """Run, show and write what was found; return the exit status, 0 if nothing has failed."""
     chosen = _parse(arguments)
     samples = Samples()
     begun = time.monotonic()
@@ -43,17 +43,19 @@ def main(arguments: list[str] | None = None) -> int:
             stack.callback(broker.link.tell, "done")
         for measure in chosen.only:
             _note_missing(measure, samples)
+        failed = False
         for turn in range(chosen.rounds):
             for measure in chosen.only:
                 for case in _in_turn(MEASURES[measure].cases(setting), turn):
-                    _run(case, turn, samples)
+                    if turn == 0 or not case.once:
+                        failed |= not _run(case, turn, samples)
     verdicts = judge(samples, setting.loops)
     text = markdown(samples, verdicts, chosen.rounds)
     print(f"\n{text}")
     print(f"{time.monotonic() - begun:.0f} s")
     if chosen.output is not None:
         _write(chosen.output, text, samples)
-    return 0 if samples.keys else 1
+    return 1 if failed else 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -126,15 +128,17 @@ def _in_turn(cases: list[Case], turn: int) -> list[Case]:
     return [case for group in groups.values() for case in interleave(group, turn)]
 
 
-def _run(case: Case, turn: int, samples: Samples) -> None:
+def _run(case: Case, turn: int, samples: Samples) -> bool:
+    """Run a case and keep what it yields, or note why it failed; return whether it succeeded."""
     print(f"round {turn + 1}: {case.label}: {case.peer}", end="", file=sys.stderr, flush=True)
     begun = time.monotonic()
     try:
         found = case.run()
-    except Failure as error:
-        samples.notes[f"{case.label}: {case.peer}: {str(error).strip().splitlines()[-1]}"] = None
-        print(f" FAILED\n{error}", file=sys.stderr, flush=True)
-        return
+    except (Failure, OSError) as error:  # OSError: a side has ended, and its pipe with it
+        reason = str(error).strip() or type(error).__name__
+        samples.notes[f"{case.label}: {case.peer}: {reason.splitlines()[-1]}"] = None
+        print(f" FAILED\n{reason}", file=sys.stderr, flush=True)
+        return False
     samples.add(found)
     first = found[0]
     print(
@@ -143,6 +147,7 @@ def _run(case: Case, turn: int, samples: Samples) -> None:
         file=sys.stderr,
         flush=True,
     )
+    return True
 
 
 def _write(directory: Path, text: str, samples: Samples) -> None:

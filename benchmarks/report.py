@@ -12,7 +12,7 @@ from .measures.pairs import BLOCKING
 from .peers import OWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .goals import Verdict
@@ -35,7 +35,10 @@ _PACKAGES = (
 )
 
 
-def markdown(samples: Samples, verdicts: Iterable[Verdict], rounds: int) -> str:
+_OUTCOMES = {True: "met", False: "**not met**", None: "not measured"}
+
+
+def markdown(samples: Samples, verdicts: Sequence[Verdict], rounds: int) -> str:
     """Return the whole report as Markdown, readable as plain text too."""
     parts = [
         "# Benchmark results\n",
@@ -73,25 +76,26 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _goals(verdicts: Iterable[Verdict]) -> str:
+def _goals(verdicts: Sequence[Verdict]) -> str:
     rows = []
-    for goal, loop, own, other, ratio, met in verdicts:
+    for goal, loop, own, other, _ in verdicts:
         metric = goal.metric
-        against = "" if goal.other is None else str(goal.other)
         rows.append(
             (
                 str(metric),
                 loop,
                 _number(own, metric),
-                against,
-                "" if other is None else _number(other, metric),
-                "" if other is None else f"{ratio:.2f}",
+                "" if goal.other is None else str(goal.other),
+                _number(other, metric) if other else "",
+                f"{own / other:.2f}" if other else "",
                 goal.text,
-                "met" if met else "**not met**",
             )
         )
+    outcomes = [_OUTCOMES[verdict.met] for verdict in verdicts]
     head = ("measure", "loop", "ours", "against", "theirs", "ours / theirs", "goal", "")
-    return _table(head, rows)
+    table = _table(head, [(*row, outcome) for row, outcome in zip(rows, outcomes, strict=True)])
+    count = outcomes.count(_OUTCOMES[True])
+    return f"{count} of {len(outcomes) - outcomes.count(_OUTCOMES[None])} are met.\n\n{table}"
 
 
 def _values(samples: Samples) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ from .messages import Pool
 from .peers import PEERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Hashable
 
     from .peers.base import Crowd, Hub, Job, Sink
     from .processes import Link
@@ -93,13 +94,18 @@ class _Collector:
         self._kept: list[bytes] = []
         self._count = self._due = 0
         self._full = asyncio.Event()
+        self._fault: ValueError | None = None
         self.ended = 0.0
 
     def take(self, data: bytes) -> None:
         if self._pool.kept:
             self._kept.append(data)
         else:
-            self._pool.check(data, self._count)
+            try:
+                self._pool.check(data, self._count)
+            except ValueError as error:
+                self._fault = error  # whoever has called us may swallow it
+                self._full.set()
         self._count += 1
         if self._count == self._due:
             self.ended = time.perf_counter()
@@ -115,6 +121,8 @@ class _Collector:
 
     async def all(self) -> None:
         await self._full.wait()
+        if self._fault is not None:
+            raise self._fault
         self._pool.check_all(self._kept)
 
 
@@ -293,15 +301,13 @@ def _ask_blocking(job: Job, address: Any, questions: list[bytes]) -> Calls:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process occupies."""
-    if sys.platform == "linux":
+    """Return the memory that this process occupies, or, where that is not told, its peak."""
+    try:
         with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
-            import resource
-
             return int(statm.read().split()[1]) * resource.getpagesize()
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    except FileNotFoundError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _settled_bytes() -> int:
@@ -372,28 +378,32 @@ def _all_there(hub: Hub, job: Job) -> None:
 
 
 class _Arrivals:
-    """When each copy of a broadcast arrived."""
+    """When each copy of a broadcast arrived: one for each member of the crowd, and no other."""
 
     def __init__(self, job: Job) -> None:
-        self._pool = Pool(job.size, max(1, job.rounds))
+        self._messages = Pool(job.size, max(1, job.rounds)).messages(job.rounds)
+        self._message = next(self._messages, b"")
         self._sessions = job.sessions
-        self._round = 0
-        self.times: list[float] = []
+        self._times: dict[Hashable, float] = {}
+        self._fault = ""
         self.complete = asyncio.Event()
 
-    def take(self, data: bytes) -> None:
-        self.times.append(time.perf_counter())
-        if len(data) != self._pool.size or data[:8] != self._round.to_bytes(8):
-            raise ValueError(f"not the message of broadcast {self._round}")
-        if len(self.times) == self._sessions:
+    def take(self, data: bytes, member: Hashable) -> None:
+        if data != self._message:
+            self._fault = "a member received something else than the broadcast"
+        elif member in self._times:
+            self._fault = "a member received a broadcast twice"
+        else:
+            self._times[member] = time.perf_counter()
+        if self._fault or len(self._times) == self._sessions:
             self.complete.set()
 
     def finish(self) -> list[float]:
         """Return this round's times and begin the next."""
-        if len(self.times) != self._sessions:
-            raise ValueError(f"{len(self.times)} copies for {self._sessions} sessions")
-        times, self.times = self.times, []
-        self._round += 1
+        if self._fault:
+            raise ValueError(self._fault)
+        times, self._times = list(self._times.values()), {}
+        self._message = next(self._messages, b"")
         self.complete.clear()
         return times
 

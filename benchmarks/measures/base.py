@@ -103,6 +103,8 @@ class Case(NamedTuple):
     peer: str
     label: str
     run: Callable[[], list[Sample]]
+    once: bool = False
+    """Whether the first round is enough: it takes long, and its values vary little."""
 
 
 class Measure(Protocol):

@@ -27,6 +27,8 @@ __all__ = ["Crowds", "broadcast", "idle", "last_arrivals", "opening", "process",
 _SIZES = (100, 1_000, 5_000, 10_000)
 _QUICK_SIZES = (100, 1_000)
 _OWN_ONLY = 10_000
+_ONCE = 5_000
+"""From here on one round is enough: the broadcasts are repeated within it."""
 _BROADCASTS = 8
 _LIMIT = 240.0
 
@@ -90,6 +92,7 @@ class Crowds:
                     ),
                     loop,
                 ),
+                once=sessions >= _ONCE,
             )
             for sessions in (_QUICK_SIZES if setting.quick else _SIZES)
             for peer, loop in contenders(setting, "crowd")

@@ -1,10 +1,15 @@
-"""Events: an emit that is awaited, with handlers that do nothing but count.
+"""Events: an emit that is awaited until all handlers have ended.
+
+There are two kinds of handlers. Those of "emit" do nothing but count. Those of "emit, handlers that
+wait 1 ms" do that first, as handlers do that ask anybody for anything: there it shows whether they
+run concurrently.
 
 Each library is used as it is meant to be from asyncio. They promise different things, which the
 table cannot show: ours runs handlers concurrently, returns their results in order and isolates
-their failures; blinker awaits one after the other, and the first exception skips the rest; pyee
-starts tasks, returns before they have run, and is waited for here; psygnal starts tasks too, from
-a queue of its own. The plain loop of awaits is what the handlers themselves cost.
+their failures; pyee starts a task for each, returns before they have run, and is waited for here;
+blinker awaits one after the other, and the first exception skips the rest; psygnal has a queue of
+its own, from which one task awaits one after the other, and is waited for here too. The plain loop
+of awaits is what the handlers themselves cost.
 """
 
 from __future__ import annotations
@@ -25,24 +30,28 @@ from .base import Case, Key, Metric, Sample, Setting
 if TYPE_CHECKING:
     from benchmarks.processes import Link
 
-__all__ = ["HANDLERS", "PLAIN", "Events", "emit"]
+__all__ = ["HANDLERS", "WAITING_HANDLERS", "Events", "emit"]
 
 HANDLERS = (0, 1, 10, 100)
-PLAIN = "a loop of awaits"
+WAITING_HANDLERS = (1, 10, 100)
+_PLAIN = "a loop of awaits"
 _SECONDS = 0.4
 _QUICK_SECONDS = 0.1
+_WAIT_SECONDS = 0.001
 
 Emit = Callable[[int], Awaitable[object]]
 Handler = Callable[[int], Awaitable[object]]
-Install = Callable[[list[Handler]], Emit]
+Install = Callable[[list[Handler], Callable[[], int]], Awaitable[Emit]]
+"""Register handlers with a library; how many calls of them have ended is told by the function."""
 
 
-def emit(handlers: int) -> Metric:
-    """Return the metric of one emit to so many handlers."""
-    return Metric("emit", handlers, "us", 2, of="handlers")
+def emit(handlers: int, *, waiting: bool = False) -> Metric:
+    """Return the metric of one emit to so many handlers, which wait for something or not."""
+    name = "emit, handlers that wait 1 ms" if waiting else "emit"
+    return Metric(name, handlers, "us", 2, of="handlers")
 
 
-def _own(handlers: list[Handler]) -> Emit:
+async def _own(handlers: list[Handler], _ended: Callable[[], int]) -> Emit:
     from seigr_toolset_transmissions import EventEmitter
 
     events = EventEmitter()
@@ -51,7 +60,7 @@ def _own(handlers: list[Handler]) -> Emit:
     return partial(events.emit, "event")
 
 
-def _plain(handlers: list[Handler]) -> Emit:
+async def _plain(handlers: list[Handler], _ended: Callable[[], int]) -> Emit:
     async def call_all(value: int) -> None:
         for handler in handlers:
             await handler(value)
@@ -59,7 +68,7 @@ def _plain(handlers: list[Handler]) -> Emit:
     return call_all
 
 
-def _pyee(handlers: list[Handler]) -> Emit:
+async def _pyee(handlers: list[Handler], _ended: Callable[[], int]) -> Emit:
     from pyee.asyncio import AsyncIOEventEmitter
 
     emitter = AsyncIOEventEmitter()
@@ -73,20 +82,21 @@ def _pyee(handlers: list[Handler]) -> Emit:
     return emit
 
 
-def _blinker(handlers: list[Handler]) -> Emit:
+async def _blinker(handlers: list[Handler], _ended: Callable[[], int]) -> Emit:
     from blinker import Signal
 
     signal = Signal()
     for handler in handlers:
         signal.connect(handler, weak=False)
-    return signal.send_async
+    return partial(signal.send_async)
 
 
-def _psygnal(handlers: list[Handler]) -> Emit:
+async def _psygnal(handlers: list[Handler], ended: Callable[[], int]) -> Emit:
     from psygnal import Signal, get_async_backend, set_async_backend
 
     if get_async_backend() is None:
         set_async_backend("asyncio")
+        await asyncio.sleep(0)  # until its task runs
 
     class Sender:
         event = Signal(int)
@@ -96,8 +106,10 @@ def _psygnal(handlers: list[Handler]) -> Emit:
         sender.event.connect(handler, check_nargs=False)
 
     async def emit(value: int) -> None:
+        due = ended() + len(handlers)
         sender.event.emit(value)
-        await asyncio.sleep(0)
+        while ended() < due:  # noqa: ASYNC110 - there is nothing else to wait for
+            await asyncio.sleep(0)
 
     return emit
 
@@ -107,7 +119,7 @@ _LIBRARIES: dict[str, tuple[str | None, Install]] = {
     "pyee": ("pyee", _pyee),
     "blinker": ("blinker", _blinker),
     "psygnal": ("psygnal", _psygnal),
-    PLAIN: (None, _plain),
+    _PLAIN: (None, _plain),
 }
 
 
@@ -129,51 +141,49 @@ class Events:
 
 def _measure(name: str, loop: str, seconds: float) -> list[Sample]:
     with Child(time_library, name, loop, seconds, limit=60.0) as child:
-        timed: dict[int, float] = child.link.hear("timed")
-    return [Sample(Key(emit(count), loop, name), value * 1e6) for count, value in timed.items()]
+        timed: list[tuple[Metric, float]] = child.link.hear("timed")
+    return [Sample(Key(metric, loop, name), value * 1e6) for metric, value in timed]
 
 
 def time_library(link: Link, name: str, loop: str, seconds: float) -> None:
-    """Report, for each number of handlers, the seconds of one emit."""
-    timed: dict[int, float] = {}
+    """Report, for each number and kind of handlers, the seconds of one emit."""
+    timed: list[tuple[Metric, float]] = []
 
     async def main() -> None:
-        for count in HANDLERS:
-            timed[count] = await _time_emit(_LIBRARIES[name][1], count, seconds)
+        for waiting, counts in ((False, HANDLERS), (True, WAITING_HANDLERS)):
+            for count in counts:
+                cost = await _time_emit(_LIBRARIES[name][1], count, seconds, waiting=waiting)
+                timed.append((emit(count, waiting=waiting), cost))
 
     roles.run(main(), loop)
     link.tell("timed", timed)
 
 
-async def _time_emit(install: Install, count: int, seconds: float) -> float:
-    calls = 0
+async def _time_emit(install: Install, count: int, seconds: float, *, waiting: bool) -> float:
+    ended = 0
 
     def make() -> Handler:  # a function of its own for each: some emitters keep a set
-        async def handler(*_values: Any) -> None:
-            nonlocal calls
-            calls += 1
+        async def count_up(*_values: Any) -> None:
+            nonlocal ended
+            ended += 1
 
-        return handler
+        async def wait_and_count_up(*_values: Any) -> None:
+            nonlocal ended
+            await asyncio.sleep(_WAIT_SECONDS)
+            ended += 1
 
-    emit = install([make() for _ in range(count)])
-    for value in range(100):
+        return wait_and_count_up if waiting else count_up
+
+    emit = await install([make() for _ in range(count)], lambda: ended)
+    batch = 1 if waiting else max(10, 5_000 // (count + 1))
+    for value in range(batch):
         await emit(value)
-    await _all_called(lambda: calls, 100 * count)
-    calls = emits = 0
-    batch = max(10, 5_000 // (count + 1))
+    ended = emits = 0
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
         for value in range(batch):
             await emit(value)
         emits += batch
-    await _all_called(lambda: calls, emits * count)
+        if ended != emits * count:
+            raise ValueError(f"{ended} calls of handlers have ended, not {emits * count}")
     return (time.perf_counter() - begun) / emits
-
-
-async def _all_called(calls: Callable[[], int], due: int) -> None:
-    for _ in range(100_000):
-        if calls() >= due:
-            break
-        await asyncio.sleep(0)
-    if calls() != due:
-        raise ValueError(f"{calls()} calls of handlers, not {due}")

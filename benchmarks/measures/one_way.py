@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SIZES", "OneWay", "cpu", "pull", "push"]
 
-SIZES = {64: 300_000, 1024: 150_000, 64 * 1024: 4_000, 1024 * 1024: 250}
+SIZES = {64: 500_000, 1024: 200_000, 64 * 1024: 8_000, 1024 * 1024: 500}
 """Bytes of a message, and how many a fast peer sends."""
 _LARGE = 16 * 1024
 """From here on all peers are given the same number: bytes limit them, not messages."""

@@ -9,17 +9,19 @@ peer hands out its library's own methods where it can.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from benchmarks.material import Material
 
-__all__ = ["HOST", "Caller", "Crowd", "Hub", "Job", "Peer", "Server", "Sink", "Source"]
+__all__ = ["HOST", "Arrived", "Caller", "Crowd", "Hub", "Job", "Peer", "Server", "Sink", "Source"]
 
 HOST = "127.0.0.1"
+
+Arrived = Callable[[bytes, Hashable], None]
+"""Called by a `Crowd` with each message and the member that received it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,6 @@ class Peer:
         """Accept sessions; return a `Hub`."""
         raise NotImplementedError
 
-    def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Any:
-        """Prepare to join a hub; return a `Crowd`. ``arrived`` is called with each message."""
+    def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Any:
+        """Prepare to join a hub; return a `Crowd`."""
         raise NotImplementedError

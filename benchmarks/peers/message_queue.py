@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from .base import HOST, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +152,7 @@ class ZmqAsyncio(Peer):
         close = _destroyer(socket, asyncio.create_task(welcome()))
         return Hub(address, connected=lambda: len(members), broadcast=broadcast, close=close)
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
         import zmq.asyncio
 
         context = zmq.asyncio.Context()
@@ -161,7 +161,7 @@ class ZmqAsyncio(Peer):
 
         async def take(socket: Any) -> None:
             while True:
-                arrived(await socket.recv())
+                arrived(await socket.recv(), socket)
 
         async def connect() -> None:
             socket = _connect(context, zmq.DEALER, address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import time
@@ -78,6 +79,8 @@ def _search_path() -> str:
 async def _connect(job: Job) -> Any:
     import nats
 
+    # A remark of asyncio's on how nats-py ends a TLS connection would fill the screen.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return await nats.connect(
         f"tls://{HOST}:{job.broker}",
         tls=job.material.client_tls(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from .base import HOST, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,10 +134,13 @@ class SocketIO(Peer):
 
         return Hub(address, connected=lambda: len(sessions), broadcast=broadcast, close=close)
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
         clients = _Clients(job, address)
 
+        members = iter(range(job.sessions))
+
         async def connect() -> None:
-            await clients.connect(arrived)
+            member = next(members)
+            await clients.connect(lambda data: arrived(data, member))
 
         return Crowd(connect, clients.close)

@@ -7,22 +7,35 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from seigr_toolset_transmissions import NodeConfig, STTNode
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from .base import HOST, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from seigr_toolset_transmissions import NodeConfig, STTNode
+from seigr_toolset_transmissions.identity import Identity
+
+from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Stt"]
 
-_SESSIONS_PER_NODE = 250
-"""One dialing process stands for many nodes, each of which holds some sessions."""
+_MAX_SESSIONS = 20_000
 
 
 def _node(job: Job) -> STTNode:
-    config = NodeConfig(max_sessions=20_000, max_sessions_per_peer=_SESSIONS_PER_NODE)
+    config = NodeConfig(max_sessions=_MAX_SESSIONS)
     return STTNode(secrets.token_bytes(32), job.material.shared_seed, HOST, config=config)
+
+
+def _member(job: Job) -> STTNode:
+    """Return a node with an identity that was drawn, not derived from a seed.
+
+    A program derives its keys once, in some 100 ms; here one process would do it thousands of
+    times, to be thousands of nodes.
+    """
+    node = _node(job)
+    node._identity = Identity(X25519PrivateKey.generate())  # noqa: SLF001
+    return node
 
 
 class Stt(Peer):
@@ -87,11 +100,9 @@ class Stt(Peer):
         address = await node.start(server_mode=True)
 
         async def broadcast(data: bytes) -> None:
-            outcomes = await node.send_to_sessions(
-                [session.session_id for session in node.sessions], data
-            )
+            outcomes = await node.endpoints.broadcast(data)
             if not all(outcomes.values()):
-                raise ValueError("a session did not take the message")
+                raise ValueError("an endpoint did not take the message")
 
         return Hub(
             address,
@@ -100,21 +111,23 @@ class Stt(Peer):
             close=node.stop,
         )
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
-        nodes = [_node(job) for _ in range(-(-job.sessions // _SESSIONS_PER_NODE))]
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
+        nodes = [_member(job) for _ in range(job.sessions)]
         for node in nodes:
             await node.start()
-        places = iter(nodes * _SESSIONS_PER_NODE)
+        waiting = iter(nodes)
+        tasks = []
 
         async def take(node: STTNode) -> None:
+            receive = node.endpoints.receive_any
             while True:
-                data, _ = await node.endpoints.receive_any()
-                arrived(data)
-
-        tasks = [asyncio.create_task(take(node)) for node in nodes]
+                data, _ = await receive()
+                arrived(data, node)
 
         async def connect() -> None:
-            await next(places).connect(*address)
+            node = next(waiting)
+            await node.connect(*address)
+            tasks.append(asyncio.create_task(take(node)))
 
         async def close() -> None:
             for task in tasks:

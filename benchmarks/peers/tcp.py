@@ -12,7 +12,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .base import HOST, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     import ssl
@@ -32,7 +32,8 @@ def _contexts(job: Job, *, tls: bool) -> tuple[ssl.SSLContext | None, ssl.SSLCon
 
 
 def _port(server: asyncio.Server) -> int:
-    return server.sockets[0].getsockname()[1]  # type: ignore[no-any-return]
+    port: int = server.sockets[0].getsockname()[1]
+    return port
 
 
 class _Streams(Peer):
@@ -76,7 +77,7 @@ class _Streams(Peer):
         async def first() -> bytes:
             reader = await client
             sink.receive = partial(reader.readexactly, job.size)
-            return await sink.receive()  # type: ignore[no-any-return]
+            return await sink.receive()
 
         sink = Sink(address, receive=first, close=close)
         return sink
@@ -134,7 +135,7 @@ class _HubProtocol(asyncio.Protocol):
 class _MemberProtocol(asyncio.Protocol):
     """A member's end: waits for the hello, then cuts messages of one size."""
 
-    def __init__(self, size: int, arrived: Callable[[bytes], None]) -> None:
+    def __init__(self, size: int, arrived: Arrived) -> None:
         self._size = size
         self._arrived = arrived
         self._rest = b""
@@ -146,7 +147,7 @@ class _MemberProtocol(asyncio.Protocol):
             data = data[len(_HELLO) :]
         self._rest += data
         while len(self._rest) >= self._size:
-            self._arrived(self._rest[: self._size])
+            self._arrived(self._rest[: self._size], self)
             self._rest = self._rest[self._size :]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -173,9 +174,7 @@ async def _hub(context: ssl.SSLContext | None) -> Hub:
     return Hub(_port(server), connected=lambda: len(members), broadcast=broadcast, close=close)
 
 
-async def _crowd(
-    job: Job, address: Any, context: ssl.SSLContext | None, arrived: Callable[[bytes], None]
-) -> Crowd:
+async def _crowd(job: Job, address: Any, context: ssl.SSLContext | None, arrived: Arrived) -> Crowd:
     loop = asyncio.get_running_loop()
     transports = []
 
@@ -215,7 +214,7 @@ class MutualTls(_Streams):
     async def open_hub(self, job: Job) -> Hub:
         return await _hub(_contexts(job, tls=True)[0])
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
         return await _crowd(job, address, _contexts(job, tls=True)[1], arrived)
 
 
@@ -255,7 +254,8 @@ class AsyncioProtocol(Peer):
         transport, protocol = await loop.create_connection(_CallProtocol, HOST, address)
 
         async def ask(data: bytes) -> bytes:
-            protocol.answer = answer = loop.create_future()
+            answer: asyncio.Future[bytes] = loop.create_future()
+            protocol.answer = answer
             transport.write(data)
             return await answer
 
@@ -268,7 +268,7 @@ class AsyncioProtocol(Peer):
     async def open_hub(self, job: Job) -> Hub:
         return await _hub(None)
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
         return await _crowd(job, address, None, arrived)
 
 
@@ -354,7 +354,7 @@ class RawSockets(Peer):
             close=server.close,
         )
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
         return await _crowd(job, address, None, arrived)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from .base import HOST, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,13 +123,13 @@ class Websockets(Peer):
             close=_closer(server),
         )
 
-    async def open_crowd(self, job: Job, address: Any, arrived: Callable[[bytes], None]) -> Crowd:
+    async def open_crowd(self, job: Job, address: Any, arrived: Arrived) -> Crowd:
         sockets: list[Any] = []
         tasks = []
 
         async def take(socket: Any) -> None:
             async for message in socket:
-                arrived(message)
+                arrived(message, socket)
 
         async def connect() -> None:
             socket = await _dial(job, address)
