@@ -43,8 +43,10 @@ ALLOWED = {
     "dialing": FOUNDATION | {"access", "handshaking", "noise", "runtime", "transports"},
     "reconnect": FOUNDATION
     | {"backoff", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
+    "budget": FOUNDATION,
     "registry": FOUNDATION
     | {
+        "budget",
         "connection",
         "dialing",
         "endpoints",
@@ -54,6 +56,7 @@ ALLOWED = {
         "noise",
         "reconnect",
         "runtime",
+        "session",
         "transports",
     },
     "accepting": FOUNDATION

@@ -72,6 +72,13 @@ def test_a_window_must_hold_two_messages_of_the_largest_size(name: str) -> None:
         NodeConfig(**settings | {name: 1999})
 
 
+def test_what_a_node_holds_must_hold_two_windows() -> None:
+    window = NodeConfig().receive_window_bytes
+    assert NodeConfig(max_buffered_bytes=2 * window).max_buffered_bytes == 2 * window
+    with pytest.raises(STTConfigError, match=r"^max_buffered_bytes must be at least twice"):
+        NodeConfig(max_buffered_bytes=2 * window - 1)
+
+
 def test_larger_messages_need_larger_windows() -> None:
     with pytest.raises(STTConfigError, match="send_window_bytes"):
         NodeConfig(max_message_bytes=5 * 1024 * 1024)

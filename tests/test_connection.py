@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from helpers.nodes import in_virtual_time
+from helpers.session_pair import NoBudget
 from seigr_toolset_transmissions import NodeConfig
 from seigr_toolset_transmissions.connection import (
     CLOSE_SECONDS,
@@ -95,6 +96,7 @@ class End:
             link=link,
             peer_max_message=config.max_message_bytes,
             peer_credit=config.receive_window_bytes if link is Link.UP else 0,
+            budget=NoBudget(),
             now=0.0,
         )
         if link is Link.UP:

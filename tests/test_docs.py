@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 import seigr_toolset_transmissions
+from helpers.session_pair import NoBudget
 from seigr_toolset_transmissions import (
     NodeConfig,
     STTNode,
@@ -441,6 +442,7 @@ def worked_example() -> dict[str, bytes]:
             link=link,
             peer_max_message=limits.max_message_bytes,
             peer_credit=credit,
+            budget=NoBudget(),
             now=0.0,
         )
         for link, credit in ((Link.OPENING, 0), (Link.UP, limits.receive_window_bytes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.session_pair import SESSION_ID, SessionPair, Side
+from helpers.session_pair import SESSION_ID, NoBudget, SessionPair, Side
 from seigr_toolset_transmissions import frames, session
 from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import (
@@ -29,6 +29,7 @@ from seigr_toolset_transmissions.session import (
     ACK_SHARE,
     FRAME_COST,
     MAX_PONGS,
+    Budget,
     Link,
     Phase,
     SessionMachine,
@@ -55,6 +56,7 @@ def machine(
     link: Link = Link.UP,
     peer_max_message: int = 1000,
     peer_credit: int = CREDIT,
+    budget: Budget | None = None,
 ) -> SessionMachine:
     return SessionMachine(
         SESSION_ID,
@@ -62,6 +64,7 @@ def machine(
         link=link,
         peer_max_message=peer_max_message,
         peer_credit=peer_credit,
+        budget=budget or NoBudget(),
         now=NOW,
     )
 
@@ -1131,3 +1134,87 @@ def test_what_was_sent_stays_unknown_while_there_is_no_connection() -> None:
     one.send(b"b")
     one.detach()
     assert one.abandon() == Undelivered(unsent=(b"b",), unknown=(b"a",))
+
+
+# What a hostile peer may try
+
+
+def test_a_flood_of_control_frames_is_refused() -> None:
+    one = machine()
+    for k in range(session.MAX_CONTROLS):
+        one.receive([Ack(0, CREDIT)], NOW + k / session.MAX_CONTROLS / 2)
+    with pytest.raises(STTLimitError, match="a flood of control frames"):
+        one.receive([Ack(0, CREDIT)], NOW + 0.6)
+
+
+@pytest.mark.parametrize("pause", [0.0, session.CONTROL_SECONDS])
+def test_control_frames_among_messages_or_over_time_are_no_flood(pause: float) -> None:
+    one = machine()
+    for k in range(3):
+        for _ in range(session.MAX_CONTROLS):
+            one.receive([Ack(0, CREDIT)], NOW + k * pause)
+        if not pause:
+            one.receive([[b"x"]], NOW)
+
+
+def test_while_the_budget_is_shut_no_credit_is_given() -> None:
+    budget = NoBudget()
+    one = machine(budget=budget)
+    one.receive([[b"x" * 100]], NOW)
+    one.consumed(100, 1)
+    budget.shut = True
+    assert owed(one)  # the acknowledgement, without credit
+    assert output(one) == [Ack(1, CREDIT)]
+    assert not owed(one)
+    budget.shut = False
+    assert owed(one)
+    assert output(one) == [Ack(1, CREDIT + 100 + FRAME_COST)]
+
+
+def test_a_message_that_has_begun_gets_credit_to_come_to_its_end(short_parts: None) -> None:
+    budget = NoBudget()
+    one = machine(budget=budget)
+    before = one.unfinished_since
+    assert before is None
+    one.receive([[b"x" * 10]], NOW)
+    one.consumed(10, 1)
+    budget.shut = True
+    one.receive([Part([b"y" * PART])], NOW + 1)
+    since = one.unfinished_since
+    assert since == NOW + 1
+    assert one.held_cost == PART + FRAME_COST
+    assert output(one) == [Ack(2, CREDIT + 10 + FRAME_COST)]
+    one.receive([Part([b"y" * PART])], NOW + 2)
+    later = one.unfinished_since
+    assert later == since
+    one.receive([[b""]], NOW + 3)
+    assert one.held_cost == 2 * PART + FRAME_COST
+    at_the_end = one.unfinished_since
+    assert at_the_end is None
+
+
+def test_messages_that_a_breach_takes_along_do_not_count_as_received() -> None:
+    one = machine()
+    one.receive([[b"one"]], NOW)
+    with pytest.raises(STTProtocolError):
+        one.receive([[b"two"], Pong(99)], NOW)
+    assert one.position == 1
+
+
+def test_what_the_node_has_no_room_for_is_refused_and_control_frames_pass() -> None:
+    taken: list[int] = []
+
+    class Full(NoBudget):
+        def take(self, cost: int) -> None:
+            taken.append(cost)
+            if len(taken) > 1:
+                raise STTLimitError("no room")
+
+    one = machine(budget=Full())
+    one.receive([[b"x" * 10, b""]], NOW)
+    assert taken == [10 + 2 * FRAME_COST]
+    before = state(one)
+    with pytest.raises(STTLimitError, match="no room"):
+        one.receive([[b"y"]], NOW)
+    assert state(one) == before
+    one.receive([Ack(0, CREDIT)], NOW)

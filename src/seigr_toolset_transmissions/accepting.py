@@ -160,6 +160,7 @@ class Acceptor:
             link=Link.UP,
             peer_max_message=opening.max_message_bytes,
             peer_credit=opening.credit,
+            budget=registry.budget,
             now=registry.loop.time(),
         )
         machine.welcome()
@@ -186,6 +187,8 @@ class Acceptor:
                 count -= 1
         if len(registry.sessions) + len(registry.unconfirmed) >= config.max_sessions:
             return f"a session was refused: max_sessions is {config.max_sessions}"
+        if registry.budget.shut:
+            return "a session was refused: half of max_buffered_bytes is in use"
         if count >= config.max_sessions_per_peer:
             most = config.max_sessions_per_peer
             return f"a session was refused: max_sessions_per_peer is {most}"

@@ -79,6 +79,12 @@ class NodeConfig:
     ack_delay: float = 0.025
     """Seconds that an acknowledgement may wait for other traffic to travel with."""
 
+    max_buffered_bytes: int = 512 * MIB
+    """What a node holds of what all its peers have sent and the application has not taken. From
+    half of it on, the peers get no more credit and new ones are refused; a peer that fills it all
+    the same loses its session. For a hub whose application may fall far behind hundreds of fast
+    peers at once, lower ``receive_window_bytes``, so that half of this holds all their windows."""
+
     max_half_open: int = 256
     """Connections to a listening node that are in their handshake, at once. From half of that on,
     random ones are dropped for new ones: a member is through within milliseconds, while a silent
@@ -113,6 +119,11 @@ class NodeConfig:
                 raise STTConfigError(f"{field.name} must be a number above 0, not {value!r}")
             if field.type == "int" and not isinstance(value, int):
                 raise STTConfigError(f"{field.name} must be a whole number, not {value!r}")
+        if self.max_buffered_bytes < 2 * self.receive_window_bytes:
+            raise STTConfigError(
+                "max_buffered_bytes must be at least twice receive_window_bytes "
+                f"({2 * self.receive_window_bytes}), not {self.max_buffered_bytes}"
+            )
         room = 2 * self.max_message_bytes
         for name in ("send_window_bytes", "receive_window_bytes"):
             if getattr(self, name) < room:

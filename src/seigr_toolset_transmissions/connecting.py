@@ -88,6 +88,7 @@ class Connector:
             config,
             link=Link.OPENING,
             peer_max_message=dialed.reply.max_message_bytes,
+            budget=registry.budget,
             now=registry.loop.time(),
         )
         session = Session(

@@ -150,12 +150,19 @@ class Inboxes:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._on_drained = on_drained
+        self.size = 0
+        """Bytes of all messages that wait."""
         self._arrivals: deque[Inbox] = deque()
         self._stale = 0
         self._promised = 0
         self._promised_to_any = 0
         self._any_receivers: OrderedDict[_Receiver, None] = OrderedDict()
         self._asked = 0
+
+    @property
+    def count(self) -> int:
+        """How many messages wait, in all inboxes."""
+        return len(self._arrivals) - self._stale
 
     # -- receiving ---------------------------------------------------------------------------
 
@@ -176,7 +183,9 @@ class Inboxes:
             messages = inbox.messages
             assert messages is not None  # noqa: S101  a live token stands for a message
             data = messages.popleft()
-            inbox.size -= len(data)
+            size = len(data)
+            inbox.size -= size
+            self.size -= size
             if not messages or inbox.senders:
                 self._made_room(inbox)
             return data, inbox.endpoint_id
@@ -301,6 +310,7 @@ class Inboxes:
             held.extend(messages)
         self._arrivals.extend(repeat(inbox, count))
         inbox.size += size
+        self.size += size
         inbox.bytes_received += size
         if inbox.receivers or self._any_receivers:
             self._promise_new(inbox, count)
@@ -389,6 +399,7 @@ class Inboxes:
         self._arrivals.append(inbox)
         size = len(data)
         inbox.size += size
+        self.size += size
         inbox.bytes_received += size
         if inbox.receivers or self._any_receivers:
             self._promise_new(inbox, 1)
@@ -418,6 +429,7 @@ class Inboxes:
         orphans = self._revoke(inbox)
         count = 0 if inbox.messages is None else len(inbox.messages)
         inbox.messages = None
+        self.size -= inbox.size
         inbox.size = 0
         self._token_stale(inbox, count)
         if orphans:
@@ -591,7 +603,9 @@ class Inboxes:
         messages = inbox.messages
         assert messages is not None  # noqa: S101  callers know that there is one
         data = messages.popleft()
-        inbox.size -= len(data)
+        size = len(data)
+        inbox.size -= size
+        self.size -= size
         if self._arrivals[0] is inbox:
             # Should this token be stale, another one becomes so in its place.
             self._arrivals.popleft()

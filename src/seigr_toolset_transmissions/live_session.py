@@ -502,7 +502,7 @@ class Session:
             connection.finish()
             self._finish(None, "the session was closed")
         else:
-            self._acknowledge()
+            self.acknowledge()
 
     def _refused(self) -> None:
         machine, connection = self.machine, self._connection
@@ -535,7 +535,7 @@ class Session:
                 waiter.set_result(None)
         self._flushers = waiting or None
 
-    def _acknowledge(self) -> None:
+    def acknowledge(self) -> None:
         """See that the peer hears, soon enough, of what was received and consumed."""
         connection = self._connection
         if connection is None:
@@ -655,7 +655,7 @@ class Session:
             await self._owner.emit("data_received", session_id=session_id, data=data)
             machine.consumed(len(data), 1)
             count += 1
-        self._acknowledge()
+        self.acknowledge()
         await asyncio.sleep(0)
 
     async def _fill_inbox(self, queue: deque[bytes | Step]) -> None:
@@ -672,7 +672,7 @@ class Session:
             if events.observed("data_received"):
                 await self._owner.emit("data_received", session_id=self.session_id, data=data)
         if taken:
-            self._acknowledge()
+            self.acknowledge()
             return
         # Room for many, lest this task is woken for each message that the application takes.
         room = self._owner.endpoints.wait_for_room(

@@ -64,6 +64,8 @@ class NodeStats:
     peers: int
     half_open: int
     """Connections to this node that are in their handshake."""
+    buffered_bytes: int
+    """Received and not yet taken by the application, 64 for each message included."""
     sessions_opened: int
     sessions_lost: int
     """Sessions that ended without an acknowledged close."""
@@ -318,6 +320,7 @@ class STTNode:
         )
         self._listener = self._stopping = None
         self._started = False
+        registry.end()
         runtime.end()
         return tuple(registry.lost)
 
@@ -518,6 +521,7 @@ class STTNode:
             suspended=registry.suspended_count(),
             peers=len(registry.peers),
             half_open=len(self._acceptor.answering),
+            buffered_bytes=registry.held_bytes(),
             sessions_opened=counters.sessions_opened,
             sessions_lost=counters.sessions_lost,
             resumes=counters.resumes,

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .budget import ByteBudget
 from .connection import Connection, FlushTurn
 from .errors import (
     STTConnectError,
@@ -24,10 +25,11 @@ from .errors import (
 from .frames import WelcomeStatus
 from .live_session import Session, SessionState
 from .reconnect import Reconnects
+from .session import FRAME_COST
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from .config import NodeConfig
     from .dialing import Dialer
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from .transports.base import Transport
 
 __all__ = ["Peer", "Registry"]
+
+_UNFINISHED_SECONDS = 30.0
+"""How long a message may take to be complete, from its first part on, while memory is short."""
 
 _TOMBSTONES = 4096
 """Ended sessions remembered, so that a peer that resumes one learns how far it had come."""
@@ -68,6 +73,7 @@ class Registry:
             session for established although we have never heard so, hence it can be resumed like
             any other.
         connections: Those that have not ended, with or without a session.
+        budget: Of all their machines.
         lost: The sessions that ended with messages undelivered; cleared by whoever counts them.
 
     """
@@ -82,13 +88,27 @@ class Registry:
         self.connections: set[Connection] = set()
         self.lost: list[STTSessionLostError] = []
         self.reconnects = Reconnects(self, dialer)
+        self._departing: set[Session] = set()  # ended, with messages still to be handed on
         self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._turn: FlushTurn
+        self.budget = ByteBudget(
+            self.config.max_buffered_bytes,
+            call_later=self._call_later,
+            held=self.held_bytes,
+            relieve=self._end_unfinished,
+            reopened=self._give_credit,
+        )
 
     def begin(self) -> None:
         """Begin a life of the node."""
         self._turn = FlushTurn(self.loop)
-        self.peers.clear()  # what a handler that could not be ended has left of a former life
+        # What a handler that could not be ended has left of a former life.
+        self._departing.clear()
+        self.peers.clear()
+
+    def end(self) -> None:
+        """End it, when all sessions have ended."""
+        self.budget.stop()
 
     # ------------------------------------------------- what sessions need of their node
 
@@ -126,6 +146,31 @@ class Registry:
             self.endpoints.add_endpoint_nowait(
                 session.peer_node_id, session.address, temporary=True
             )
+
+    def _call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        return self.loop.call_later(seconds, call)
+
+    def held_bytes(self) -> int:
+        """Add up what was received and the application has not taken, with a share for each piece.
+
+        Takes a fraction of a microsecond for each session.
+        """
+        return self.endpoints.held_bytes(FRAME_COST) + sum(
+            session.machine.held_cost for session in (*self.sessions.values(), *self._departing)
+        )
+
+    def _end_unfinished(self) -> None:
+        """End the sessions that have kept a message unfinished for too long."""
+        late = self.loop.time() - _UNFINISHED_SECONDS
+        for session in list(self.sessions.values()):
+            since = session.machine.unfinished_since
+            if since is not None and since <= late:
+                error = STTLimitError("a message was left unfinished while memory was short")
+                session.lose(str(error), error)
+
+    def _give_credit(self) -> None:
+        for session in list(self.sessions.values()):
+            session.acknowledge()
 
     # ---------------------------------------------------------------- connections
 
@@ -210,6 +255,7 @@ class Registry:
         del self.sessions[session.session_id]
         peer = self.peers[session.peer_node_id]
         peer.sessions.remove(session)
+        self._departing.add(session)
         self.reconnects.forget(session)
         self._tombstones[session.session_id] = (session.peer_node_id, session.machine.position)
         if len(self._tombstones) > _TOMBSTONES:
@@ -235,6 +281,7 @@ class Registry:
 
     async def _say_farewell(self, session: Session, peer: Peer) -> None:
         peer_node_id = session.peer_node_id
+        self._departing.discard(session)
         try:
             await self.emit("session_closed", session_id=session.session_id)
             peer.announced -= 1

@@ -20,7 +20,7 @@ There is no I/O, clock or task here. The owner calls these verbs:
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from .errors import (
     STTLimitError,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from .config import NodeConfig
 
-__all__ = ["FRAME_COST", "Link", "Phase", "SessionMachine", "Undelivered"]
+__all__ = ["FRAME_COST", "Budget", "Link", "Phase", "SessionMachine", "Undelivered"]
 
 FRAME_COST = 64
 """Bytes that each sequenced frame counts in windows and credit beyond its payload: about what an
@@ -60,6 +60,28 @@ enough that the sender's credit never runs dry, seldom enough to cost little."""
 
 MAX_PONGS = 64
 """PONGs that may wait for a connection that takes no bytes, before its peer counts as flooding."""
+
+MAX_CONTROLS = 10_000
+"""Control frames that a peer may send within a second without any message between them. An honest
+one sends some dozens; a flood of them costs work and brings nothing."""
+
+CONTROL_SECONDS = 1.0
+
+
+class Budget(Protocol):
+    """What bounds that which all sessions of a node together hold for their application."""
+
+    @property
+    def shut(self) -> bool:
+        """While it is, no session gives new credit, but to end a message that has begun."""
+
+    def take(self, cost: int) -> None:
+        """Make room for so many bytes that have arrived.
+
+        Raises:
+            STTLimitError: There is none.
+
+        """
 
 
 class Phase(Enum):
@@ -124,11 +146,14 @@ class SessionMachine:
         "_ack_sent_cost",
         "_acked",
         "_acked_cost",
+        "_budget",
         "_close_ack_due",
         "_close_ack_sent",
         "_close_sent",
         "_consumed_cost",
         "_control",
+        "_controls",
+        "_controls_since",
         "_credit_sent",
         "_dialer",
         "_ever_sent",
@@ -140,6 +165,7 @@ class SessionMachine:
         "_parts",
         "_parts_bytes",
         "_parts_frames",
+        "_parts_since",
         "_peer_credit",
         "_pending",
         "_ping_due",
@@ -172,6 +198,7 @@ class SessionMachine:
         link: Link,
         peer_max_message: int,
         peer_credit: int = 0,
+        budget: Budget,
         now: float,
     ) -> None:
         self.session_id = session_id
@@ -216,13 +243,17 @@ class SessionMachine:
         self._ack_sent = 0
         self._ack_sent_cost = 0
         self._credit_sent = self._window
+        self._budget = budget
         self._parts: list[bytes] | None = None  # of a message that has begun and not ended
         self._parts_bytes = 0
         self._parts_frames = 0
+        self._parts_since = now
         self._extra_received = 0
 
         self._control: list[bytes] = []  # encoded frames to go out first
         self._pongs = 0
+        self._controls = 0  # received since `_controls_since`, or since the last message
+        self._controls_since = now
         self._ping_token = 0
         self._ping_due = False
         self._ping_time: float | None = None  # when the unanswered PING was sent
@@ -312,10 +343,13 @@ class SessionMachine:
         """Whether the peer has not been told yet what was received or consumed."""
         if self._close_sent:
             return False  # the next ACK is the one that answers CLOSE_ACK
-        return (
-            self._recv_next != self._ack_sent
-            or self._consumed_cost + self._window != self._credit_sent
-        )
+        return self._recv_next != self._ack_sent or self._credit_gained() > 0
+
+    def _credit_gained(self) -> int:
+        """Return how much more than it knows the peer may send."""
+        if self._budget.shut and self._parts is None:
+            return 0
+        return self._consumed_cost + self._window - self._credit_sent
 
     def _can_send(self) -> bool:
         if not self._pending or self._close_ack_sent:
@@ -331,8 +365,8 @@ class SessionMachine:
         if (self._recv_cost - self._ack_sent_cost) * ACK_SHARE >= self._window:
             return True
         # A sender that has used most of its credit must hear of new credit without delay.
-        gained = self._consumed_cost + self._window - self._credit_sent
-        return gained > 0 and (self._credit_sent - self._recv_cost) * 2 < self._window
+        running_dry = (self._credit_sent - self._recv_cost) * 2 < self._window
+        return running_dry and self._credit_gained() > 0
 
     def data_to_send(self, budget: int) -> list[bytes | memoryview]:
         """Return buffers to be sent, in order, as the plaintext of the next records.
@@ -367,7 +401,7 @@ class SessionMachine:
     def _note_ack(self) -> None:
         self._ack_sent = self._recv_next
         self._ack_sent_cost = self._recv_cost
-        self._credit_sent = self._consumed_cost + self._window
+        self._credit_sent += self._credit_gained()
 
     def _take_pending(self, buffers: list[bytes | memoryview], budget: int) -> None:
         pending = self._pending
@@ -426,6 +460,15 @@ class SessionMachine:
         """
         self.last_received = now
         messages: list[bytes] = []
+        position = self._recv_next
+        try:
+            self._receive(frames, messages, now)
+        except STTProtocolError:
+            self._recv_next = position  # the messages before it are lost with the session
+            raise
+        return messages
+
+    def _receive(self, frames: Iterable[Frame], messages: list[bytes], now: float) -> None:
         for frame in frames:
             if self.phase is Phase.CLOSED:
                 break  # a PONG, say, that was under way while the session ended
@@ -437,7 +480,16 @@ class SessionMachine:
                     f"{self.link.value}"
                 )
             handler(self, frame, messages, now)
-        return messages
+            if not isinstance(frame, list | Part):
+                self._count_control(now)
+
+    def _count_control(self, now: float) -> None:
+        if now - self._controls_since >= CONTROL_SECONDS:
+            self._controls_since = now
+            self._controls = 0
+        self._controls += 1
+        if self._controls > MAX_CONTROLS:
+            raise STTLimitError("a flood of control frames")
 
     def _on_data(self, run: list[bytes], messages: list[bytes], _now: float) -> None:
         if self._max_receive < MAX_DATA_BYTES:
@@ -455,12 +507,13 @@ class SessionMachine:
             self._parts_bytes = self._parts_frames = 0
         messages += run
 
-    def _on_part(self, part: Part, _messages: list[bytes], _now: float) -> None:
+    def _on_part(self, part: Part, _messages: list[bytes], now: float) -> None:
         size = sum(map(len, part.pieces))
         self._check_message_size(self._parts_bytes + size)
         self._count_received(size, 1)
         if self._parts is None:
             self._parts = []
+            self._parts_since = now
         self._parts += part.pieces
         self._parts_bytes += size
         self._parts_frames += 1
@@ -473,8 +526,20 @@ class SessionMachine:
         cost = self._recv_cost + size + count * FRAME_COST
         if cost > self._credit_sent:
             raise STTLimitError(f"{cost - self._credit_sent} bytes beyond the credit")
+        self._budget.take(cost - self._recv_cost)
         self._recv_cost = cost
         self._recv_next += count
+        self._controls = 0
+
+    @property
+    def unfinished_since(self) -> float | None:
+        """When the first part arrived of a message that is not complete; None without one."""
+        return None if self._parts is None else self._parts_since
+
+    @property
+    def held_cost(self) -> int:
+        """Bytes received and not yet consumed, unfinished messages included."""
+        return self._recv_cost - self._consumed_cost
 
     def consumed(self, size: int, count: int) -> None:
         """Report that the application has taken ``count`` messages of ``size`` bytes in all."""

@@ -22,10 +22,20 @@ from seigr_toolset_transmissions.session import Link, Phase, SessionMachine, Und
 if TYPE_CHECKING:
     from seigr_toolset_transmissions.config import NodeConfig
 
-__all__ = ["SessionPair", "Side", "Wire"]
+__all__ = ["NoBudget", "SessionPair", "Side", "Wire"]
 
 SESSION_ID = bytes(range(16))
 ALL = 1 << 40
+
+
+class NoBudget:
+    """The budget of a session that is alone in its node: there is always room."""
+
+    def __init__(self) -> None:
+        self.shut = False
+
+    def take(self, cost: int) -> None:
+        assert cost > 0
 
 
 @dataclass(eq=False)
@@ -84,6 +94,7 @@ class SessionPair:
             dialer_config,
             link=Link.OPENING,
             peer_max_message=listener_config.max_message_bytes,
+            budget=NoBudget(),
             now=self.now,
         )
         listener = SessionMachine(
@@ -92,6 +103,7 @@ class SessionPair:
             link=Link.UP,
             peer_max_message=dialer_config.max_message_bytes,
             peer_credit=dialer_config.receive_window_bytes,
+            budget=NoBudget(),
             now=self.now,
         )
         listener.welcome()
