@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks import roles
 from benchmarks.peers import OWN
@@ -41,8 +41,8 @@ _BYTES = 64
 
 class _Abort(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = stream
 
     def data_received(self, data: bytes) -> None:
         self._transport.abort()

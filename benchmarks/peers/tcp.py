@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
 
@@ -127,9 +127,9 @@ class _HubProtocol(asyncio.Protocol):
         self._members = members
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._members.append(transport)
-        transport.write(_HELLO)
+        stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._members.append(stream)
+        stream.write(_HELLO)
 
 
 class _MemberProtocol(asyncio.Protocol):
@@ -220,8 +220,8 @@ class MutualTls(_Streams):
 
 class _EchoProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._write = transport.write
+        stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._write = stream.write
 
     def data_received(self, data: bytes) -> None:
         self._write(data)
