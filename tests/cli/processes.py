@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import fcntl
 import os
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Thread
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from helpers.relay import Fault, Kind, Plan, Relay
+
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["MODULE", "Stt", "descendants", "environment", "run_stt"]
+__all__ = [
+    "CTRL_C",
+    "CTRL_D",
+    "MODULE",
+    "Cable",
+    "Stt",
+    "cable_to",
+    "descendants",
+    "environment",
+    "run_stt",
+]
+
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+"""What a terminal makes of these keys."""
 
 MODULE = [sys.executable, "-m", "seigr_toolset_transmissions.cli"]
+_ON_TERMINAL = """
+import os, sys
+os.login_tty(os.dup(0))
+from seigr_toolset_transmissions.cli.main import run
+sys.exit(run())
+"""
 PATIENCE = 30.0
 """Seconds; far more than anything takes, and less than the test's own time limit."""
 
@@ -47,23 +76,46 @@ def run_stt(
 
 
 class Stt:
-    """A running command. Leaving the context kills it, if it has not ended."""
+    """A running command. Leaving the context kills it, if it has not ended.
+
+    Args:
+        arguments: The command's.
+        stdin: As for `subprocess`.
+        stdout: As for `subprocess`.
+        columns: Run it at a terminal so wide, which is its standard input, output and error then:
+            `type` types there, and `stderr` has all that the terminal was sent.
+
+    """
 
     def __init__(
         self,
         *arguments: str,
         stdin: int | IO[Any] = subprocess.DEVNULL,
         stdout: int | IO[Any] = subprocess.PIPE,
-        env: dict[str, str] | None = None,
+        columns: int = 0,
     ) -> None:
-        self.process = subprocess.Popen(
-            [*MODULE, *arguments],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            env=environment() if env is None else env,
-            start_new_session=True,
-        )
+        self.terminal = -1
+        """The descriptor of its terminal; -1: it has none."""
+        if columns:
+            self.terminal, its_end = os.openpty()
+            fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _ON_TERMINAL, *arguments],
+                stdin=its_end,
+                stdout=its_end,
+                stderr=its_end,
+                env=environment(TERM="xterm", COLUMNS=str(columns), LINES="24"),
+            )
+            os.close(its_end)
+        else:
+            self.process = subprocess.Popen(
+                [*MODULE, *arguments],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                env=environment(),
+                start_new_session=True,
+            )
         self.peak_bytes = 0
         """The most memory that it had at any time; known when it has ended."""
         self._stderr = ""
@@ -84,6 +136,8 @@ class Stt:
             self.process.kill()
             self.process.wait()
         self._reader.join()
+        if self.terminal >= 0:
+            os.close(self.terminal)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -106,9 +160,12 @@ class Stt:
             return self._stderr
 
     def type(self, text: bytes) -> None:
-        """Write to its standard input."""
-        self.stdin.write(text)
-        self.stdin.flush()
+        """Write to its standard input, or type at its terminal."""
+        if self.terminal >= 0:
+            os.write(self.terminal, text)
+        else:
+            self.stdin.write(text)
+            self.stdin.flush()
 
     def until(self, pattern: str) -> re.Match[str]:
         """Wait until its standard error matches."""
@@ -146,11 +203,42 @@ class Stt:
         return self.process.returncode
 
     def _read_stderr(self) -> None:
-        assert self.process.stderr is not None
-        while chunk := os.read(self.process.stderr.fileno(), 65_536):
-            with self._news:
-                self._stderr += chunk.decode()
-                self._news.notify_all()
+        stderr = self.process.stderr
+        descriptor = self.terminal if stderr is None else stderr.fileno()
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with contextlib.suppress(OSError):  # as Linux has it when a terminal's other end is closed
+            while chunk := os.read(descriptor, 65_536):
+                with self._news:
+                    self._stderr += decoder.decode(chunk)
+                    self._news.notify_all()
+
+
+@dataclass(frozen=True)
+class Cable:
+    """A relay on the way to a command that listens. It works in a thread of its own."""
+
+    relay: Relay
+    portal: BlockingPortal
+
+    @property
+    def address(self) -> str:
+        """Where the cable begins."""
+        host, port = self.relay.address
+        return f"{host}:{port}"
+
+    def cut(self) -> None:
+        """Reset the connection that was made last."""
+        self.portal.call(self.relay.links[-1].cut, Kind.RST)
+
+
+@contextlib.contextmanager
+def cable_to(address: str, *faults: Fault) -> Iterator[Cable]:
+    """Lay a cable to there; ``faults`` befall its first connections, one each."""
+    host, _, port = address.partition(":")
+    relay = Relay((host, int(port)))
+    relay.plan(*(Plan(fault) for fault in faults))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(relay):
+        yield Cable(relay, portal)
 
 
 def descendants(pid: int) -> list[int]:

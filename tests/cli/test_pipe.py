@@ -1,0 +1,134 @@
+"""`stt listen --raw` and `stt connect --raw`: exact bytes between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import signal
+from subprocess import DEVNULL, PIPE
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.processes import CTRL_C, Stt, cable_to, run_stt
+from helpers.relay import Direction, Fault, Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANY_PORT = "127.0.0.1:0"
+BYTES = random.Random(7).randbytes(3_000_000)
+
+
+def received(data: bytes) -> str:
+    """What a receiver says when it has all."""
+    digest = hashlib.sha256(data).hexdigest()
+    return rf"stt: received {len(data):,} bytes in \d+\.\d s.*, sha256 {digest}\n"
+
+
+def test_bytes_go_both_ways_as_they_come_until_an_input_ends() -> None:
+    strange = b"no line end, \xff, \x00, \r\n"
+    with (
+        Stt("listen", ANY_PORT, "--raw", stdin=PIPE) as listener,
+        Stt("connect", listener.address(), "--raw", stdin=PIPE) as peer,
+    ):
+        for source, target in ((peer, listener), (listener, peer)):
+            source.type(strange)
+            assert target.stdout.read(len(strange)) == strange
+
+        refused = run_stt("connect", listener.address(), "--raw")  # there is one peer
+        assert refused.returncode == 1
+        assert refused.stderr == b"stt: the peer takes no more sessions at present\n"
+
+        listener.stdin.close()
+        assert (listener.end(), peer.end()) == (0, 0)
+        assert re.search(received(strange), listener.stderr)
+
+
+def test_a_broken_cable_costs_no_byte_in_either_direction() -> None:
+    faults = [
+        Fault(Direction.IN, 500_000, Kind.RST),
+        Fault(Direction.OUT, 1_000_000, Kind.FIN),
+        Fault(Direction.OUT, 1_000_000, Kind.RST),
+    ]
+    to_peer = BYTES[:1_000_000]
+    with (
+        Stt("listen", ANY_PORT, "--raw", stdin=PIPE) as listener,
+        cable_to(listener.address(), *faults) as cable,
+        Stt("connect", cable.address, "--raw", stdin=PIPE) as peer,
+    ):
+        listener.type(to_peer)
+        assert peer.stdout.read(len(to_peer)) == to_peer
+        peer.type(BYTES)
+        peer.stdin.close()
+        assert listener.stdout.read() == BYTES
+        assert (listener.end(), peer.end()) == (0, 0)
+        assert len(cable.relay.links) == 1 + len(faults)
+        assert "is broken" in peer.stderr
+        assert re.search(received(BYTES), listener.stderr)
+
+
+def test_a_listener_that_was_not_started_to_send_waits_for_its_peer_to_close() -> None:
+    with (
+        Stt("listen", ANY_PORT, "--raw", stdin=DEVNULL) as listener,
+        Stt("connect", listener.address(), "--raw", "--recv-only", stdin=PIPE) as peer,
+    ):
+        peer.until("connected to")
+        peer.signal(signal.SIGTERM)
+        assert peer.end() == 143
+        assert listener.end() == 0
+        assert re.search(received(b""), listener.stderr)
+
+
+def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> None:
+    with Stt("listen", ANY_PORT, "--raw", "--keep", "--wait", "0.2") as listener:
+        address = listener.address()
+        assert run_stt("connect", address, "--raw", stdin=b"first").returncode == 0
+        assert listener.stdout.read(5) == b"first"
+        listener.until(received(b"first"))
+
+        with Stt("connect", address, "--raw", stdin=PIPE) as interrupted:
+            interrupted.type(b"half")
+            assert listener.stdout.read(4) == b"half"
+            interrupted.signal(signal.SIGINT)
+            assert interrupted.end() == 130
+            assert re.search("stt: [0-9a-f]{8} was not told that this was all", interrupted.stderr)
+        listener.until("stt: received 4 bytes, and not the end\n")
+        listener.until("stt: the session was lost: no connection for 0.2 s")
+
+        with Stt("connect", address, "--raw", columns=80) as typed:
+            typed.until("connected to")
+            typed.type(b"whole\n")
+            assert listener.stdout.read(6) == b"whole\n"
+            typed.type(CTRL_C)  # there is no other end of what is typed line by line
+            assert typed.end() == 130
+            listener.until(received(b"whole\n"))
+
+        listener.signal(signal.SIGINT)
+        assert listener.end() == 130
+        assert listener.stdout.read() == b""
+
+
+@pytest.mark.parametrize("target", ["closed pipe", "/dev/full"])
+def test_when_the_output_cannot_be_written_both_sides_fail(target: str, tmp_path: Path) -> None:
+    if target != "closed pipe":
+        output = os.open(target, os.O_WRONLY)
+    else:
+        reading, output = os.pipe()
+        os.close(reading)
+    (tmp_path / "input").write_bytes(bytes(50_000_000))  # more than all buffers hold
+    with (
+        (tmp_path / "input").open("rb") as source,
+        Stt("listen", ANY_PORT, "--raw", stdout=output) as listener,
+        Stt("connect", listener.address(), "--raw", stdin=source) as peer,
+    ):
+        os.close(output)
+        assert (listener.end(), peer.end()) == (1, 1)
+        complaint = "cannot write to standard output: No space left on device"
+        assert (complaint in listener.stderr) == (target == "/dev/full")
+        assert "not the end" in listener.stderr
+        assert "stt: the session was lost: " in peer.stderr
+        for side in (listener, peer):
+            assert "Traceback" not in side.stderr
