@@ -232,8 +232,8 @@ class Cable:
 
 
 @contextlib.contextmanager
-def cable_to(address: str, *faults: Fault) -> Iterator[Cable]:
-    """Lay a cable to there; ``faults`` befall its first connections, one each."""
+def cable_to(address: str, *faults: Fault | None) -> Iterator[Cable]:
+    """Lay a cable to there; ``faults`` befall its first connections, one each, None for none."""
     host, _, port = address.partition(":")
     relay = Relay((host, int(port)))
     relay.plan(*(Plan(fault) for fault in faults))

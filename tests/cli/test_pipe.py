@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import re
 import signal
 from subprocess import DEVNULL, PIPE
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ANY_PORT = "127.0.0.1:0"
-BYTES = random.Random(7).randbytes(3_000_000)
+BYTES = os.urandom(3_000_000)
 
 
 def received(data: bytes) -> str:

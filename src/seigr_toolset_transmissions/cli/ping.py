@@ -72,7 +72,7 @@ async def ping_peer(
 
 
 async def _round_trip(session: Session) -> float | None:
-    """Return the seconds that one ping takes; None if it was not answered.
+    """Return the seconds that one ping takes; None if it was not answered over this connection.
 
     The session tells a smoothed time only; a new answer shows in that it changes. It is looked for
     in every turn of the loop at first, lest short round trips seem longer than they are.
@@ -83,7 +83,7 @@ async def _round_trip(session: Session) -> float | None:
     session.ping()
     while session.rtt == before:
         waited = loop.time() - began
-        if waited > _PATIENCE_SECONDS or session.state is SessionState.CLOSED:
+        if waited > _PATIENCE_SECONDS or session.state is not SessionState.OPEN:
             return None
         await asyncio.sleep(0 if waited < _SPIN_SECONDS else _LOOK_SECONDS)
     return loop.time() - began

@@ -104,7 +104,7 @@ async def _send(session: Session, name: str, descriptor: int) -> tuple[int, str]
                 digest.update(chunk)
                 size += len(chunk)
             await session.flush()
-            progress.update(progress.task_ids[0], completed=size, refresh=True)
+            progress.update(progress.task_ids[0], completed=size, state="", refresh=True)
         finally:
             drawing.cancel()
     return size, digest.hexdigest()
