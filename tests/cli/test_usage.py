@@ -15,7 +15,7 @@ from seigr_toolset_transmissions import __version__
 from seigr_toolset_transmissions.cli.app import app
 from seigr_toolset_transmissions.cli.main import run
 
-COMMANDS = ["demo", "keygen", "id", "listen", "connect", "send", "ping"]
+COMMANDS = ["demo", "keygen", "id", "listen", "connect", "send", "ping", "bench"]
 
 
 @pytest.fixture(autouse=True)

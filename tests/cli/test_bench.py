@@ -1,0 +1,85 @@
+"""`stt bench`, as its user sees it, and what it does when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from cli.processes import Stt, descendants, run_stt
+from helpers.nodes import SHARED_SEED, seed_of
+from seigr_toolset_transmissions import STTNode
+from seigr_toolset_transmissions.cli import bench
+from seigr_toolset_transmissions.cli.failures import Failure
+
+FIRST = r"every message is compared"
+ROWS = (
+    r"one way, 64 B +[\d,]+ messages/s +[\d,.]+ MB/s",
+    r"one way, 1 KiB +[\d,]+ messages/s +[\d,.]+ MB/s",
+    r"one way, 64 KiB +[\d,]+ messages/s +[\d,.]+ MB/s",
+    r"one way, 1 MiB +[\d,]+ messages/s +[\d,.]+ MB/s",
+    r"round trip, 64 B +[\d,]+ us median, [\d,]+ us p99",
+    r"new sessions +[\d,]+ in a second",
+    r"broadcast, 64 B +[\d,.]+ ms until all of 200 sessions have it",
+)
+
+
+def other_process(command: Stt) -> int:
+    """The process that the command has started to talk with."""
+    [other] = [
+        pid
+        for pid in descendants(command.process.pid)
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return other
+
+
+def begun() -> Stt:
+    """A command that measures."""
+    command = Stt("bench")
+    assert re.search(FIRST, command.stdout.readline().decode())
+    return command
+
+
+def test_it_prints_a_line_for_each_measure() -> None:
+    result = run_stt("bench")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert re.search(r"\n".join((FIRST, "", *ROWS, "", "stt .*")), result.stdout.decode())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_both_processes_without_a_word(number: signal.Signals, code: int) -> None:
+    with begun() as command:
+        other = other_process(command)
+        command.signal(number)
+        assert command.end() == code
+        assert command.stderr == ""
+        assert not Path(f"/proc/{other}").exists()
+
+
+def test_the_end_of_the_other_process_is_one_line() -> None:
+    with begun() as command:
+        os.kill(other_process(command), signal.SIGKILL)
+        assert command.end() == 1
+        assert command.stderr == "stt: the other process ended too early\n"
+
+
+async def test_anything_else_than_was_sent_fails() -> None:
+    sending = STTNode(seed_of("alice"), SHARED_SEED)
+    receiving = STTNode(seed_of("bob"), SHARED_SEED)
+    address = await receiving.start(server_mode=True)
+    assert address is not None
+    async with receiving, sending:
+        serving = asyncio.create_task(bench._answer(receiving))
+        session = await sending.connect(*address)
+        await bench._order(session, "compare", 64, 1)
+        for data in reversed(bench._messages(64)):
+            await session.send(data)
+        with pytest.raises(Failure, match="wrong data after 0 messages"):
+            await bench._all_well(sending)
+        serving.cancel()
+        await asyncio.wait((serving,))
