@@ -18,7 +18,7 @@ from .messages import Pool
 from .peers import PEERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Callable, Coroutine, Hashable, Iterator
 
     from .peers.base import Crowd, Hub, Job, Sink
     from .processes import Link
@@ -35,11 +35,12 @@ _AFTERMATH_SECONDS = 0.1
 
 
 class Stretch(NamedTuple):
-    """When one side began and ended, and the processor time of its process meanwhile."""
+    """When one side had done its part, and the processor time of its process for it."""
 
-    begun: float
     ended: float
     cpu: float
+    begun: float = 0.0
+    """Of a side that begins on its own."""
 
 
 class Calls(NamedTuple):
@@ -87,108 +88,98 @@ def sink(link: Link, job: Job) -> None:
 
 
 class _Collector:
-    """Takes messages from a handler; small ones are kept, large ones looked at."""
+    """Takes messages from a handler and compares them."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._kept: list[bytes] = []
-        self._count = self._due = 0
-        self._full = asyncio.Event()
-        self._fault: ValueError | None = None
+    def __init__(self) -> None:
+        self._batches: Iterator[list[bytes]] = iter(())
+        self._expected: list[bytes] = []
+        self.received: list[bytes] = []
+        """What is not compared yet."""
+        self._over = asyncio.Event()
+        self._fault = ""
         self.ended = 0.0
 
     def take(self, data: bytes) -> None:
-        if self._pool.kept:
-            self._kept.append(data)
-        else:
-            try:
-                self._pool.check(data, self._count)
-            except ValueError as error:
-                self._fault = error  # whoever has called us may swallow it
-                self._full.set()
-        self._count += 1
-        if self._count == self._due:
+        self.received.append(data)
+        if len(self.received) < len(self._expected):
+            return
+        if self.received != self._expected:  # whoever has called us may swallow an exception
+            self._fault = "what was received is not what was sent"
+        self.received.clear()
+        self._expected = next(self._batches, [])
+        if self._fault or not self._expected:
             self.ended = time.perf_counter()
-            self._full.set()
+            self._over.set()
 
-    def expect(self, count: int) -> None:
-        """Begin again, with message 0, and wait for so many."""
-        if self._count != self._due:
-            raise ValueError(f"{self._count - self._due} messages beyond the {self._due} due")
-        self._count, self._due = 0, count
-        self._kept.clear()
-        self._full.clear()
+    def expect(self, batches: list[list[bytes]]) -> None:
+        """Begin again, and wait for these messages."""
+        self._batches = iter(batches)
+        self._expected = next(self._batches)
+        self._over.clear()
 
     async def all(self) -> None:
-        await self._full.wait()
-        if self._fault is not None:
-            raise self._fault
-        self._pool.check_all(self._kept)
+        await self._over.wait()
+        if self._fault:
+            raise ValueError(self._fault)
 
 
 async def _sink(link: Link, job: Job) -> None:
-    pool, warm = Pool(job.size, job.count), warm_count(job)
-    collector = _Collector(pool)
+    pool = Pool(job.size)
+    warm, timed = pool.batches(warm_count(job)), pool.batches(job.count)
+    collector = _Collector()
     collector.expect(warm)
     sink: Sink = await PEERS[job.peer].open_sink(job, collector.take)
     link.tell("address", sink.address)
     if sink.receive is None:
         await collector.all()
-        collector.expect(job.count)
+        collector.expect(timed)
         link.tell("warm")
-        begun, cpu = time.perf_counter(), time.process_time()
+        cpu = time.process_time()
         await collector.all()
-        stretch = Stretch(begun, collector.ended, time.process_time() - cpu)
+        stretch = Stretch(collector.ended, time.process_time() - cpu)
     else:
-        await _receive(sink, pool, warm)
+        await _receive(sink, warm)
         link.tell("warm")
-        stretch = await _receive(sink, pool, job.count)
+        stretch = await _receive(sink, timed)
     link.tell("received", stretch)
     await link.listen("close")
+    if collector.received:
+        raise ValueError("more was received than was sent")
     await sink.close()
 
 
-async def _receive(sink: Sink, pool: Pool, count: int) -> Stretch:
-    assert sink.receive is not None
-    unwrap = sink.unwrap
-    if pool.kept:
-        first = await sink.receive()
+async def _receive(sink: Sink, batches: list[list[bytes]]) -> Stretch:
+    cpu = time.process_time()
+    for expected in batches:
         receive: Any = sink.receive
-        begun, cpu = time.perf_counter(), time.process_time()
-        received = [await receive() for _ in range(count - 1)]
-        stretch = Stretch(begun, time.perf_counter(), time.process_time() - cpu)
-        pool.check_all([unwrap(first), *map(unwrap, received)])
-        return stretch
-    begun, cpu = time.perf_counter(), time.process_time()
-    for index in range(count):
-        pool.check(unwrap(await sink.receive()), index)
-    return Stretch(begun, time.perf_counter(), time.process_time() - cpu)
+        if sink.pairs:
+            received = [(await receive())[0] for _ in expected]
+        else:
+            received = [await receive() for _ in expected]
+        if received != expected:
+            raise ValueError("what was received is not what was sent")
+    return Stretch(time.perf_counter(), time.process_time() - cpu)
 
 
 def _sink_blocking(link: Link, job: Job) -> None:
-    pool = Pool(job.size, job.count)
+    pool = Pool(job.size)
+    warm, timed = pool.batches(warm_count(job)), pool.batches(job.count)
     sink: Sink = PEERS[job.peer].open_sink(job, lambda _: None)
     link.tell("address", sink.address)
-    _receive_blocking(sink, pool, warm_count(job))
+    _receive_blocking(sink, warm)
     link.tell("warm")
-    link.tell("received", _receive_blocking(sink, pool, job.count))
+    link.tell("received", _receive_blocking(sink, timed))
     link.hear("close")
     sink.close()
 
 
-def _receive_blocking(sink: Sink, pool: Pool, count: int) -> Stretch:
-    assert sink.receive is not None
-    receive, unwrap = sink.receive, sink.unwrap
-    if pool.kept:
-        begun, cpu = time.perf_counter(), time.process_time()
-        received = [receive() for _ in range(count)]
-        stretch = Stretch(begun, time.perf_counter(), time.process_time() - cpu)
-        pool.check_all([unwrap(data) for data in received])
-        return stretch
-    begun, cpu = time.perf_counter(), time.process_time()
-    for index in range(count):
-        pool.check(unwrap(receive()), index)
-    return Stretch(begun, time.perf_counter(), time.process_time() - cpu)
+def _receive_blocking(sink: Sink, batches: list[list[bytes]]) -> Stretch:
+    receive: Any = sink.receive
+    cpu = time.process_time()
+    for expected in batches:
+        if [receive() for _ in expected] != expected:
+            raise ValueError("what was received is not what was sent")
+    return Stretch(time.perf_counter(), time.process_time() - cpu)
 
 
 def source(link: Link, job: Job, address: Any) -> None:
@@ -202,7 +193,7 @@ def source(link: Link, job: Job, address: Any) -> None:
 async def _source(link: Link, job: Job, address: Any) -> None:
     source = await PEERS[job.peer].open_source(job, address)
     send = source.send
-    pool = Pool(job.size, job.count)
+    pool = Pool(job.size)
     for data in pool.messages(warm_count(job)):
         await send(data)
     messages = pool.messages(job.count)
@@ -211,7 +202,7 @@ async def _source(link: Link, job: Job, address: Any) -> None:
     for data in messages:
         await send(data)
     await source.drain()
-    link.tell("sent", Stretch(begun, time.perf_counter(), time.process_time() - cpu))
+    link.tell("sent", Stretch(time.perf_counter(), time.process_time() - cpu, begun))
     await link.listen("close")
     await source.close()
 
@@ -219,7 +210,7 @@ async def _source(link: Link, job: Job, address: Any) -> None:
 def _source_blocking(link: Link, job: Job, address: Any) -> None:
     source = PEERS[job.peer].open_source(job, address)
     send = source.send
-    pool = Pool(job.size, job.count)
+    pool = Pool(job.size)
     for data in pool.messages(warm_count(job)):
         send(data)
     messages = pool.messages(job.count)
@@ -228,7 +219,7 @@ def _source_blocking(link: Link, job: Job, address: Any) -> None:
     for data in messages:
         send(data)
     source.drain()
-    link.tell("sent", Stretch(begun, time.perf_counter(), time.process_time() - cpu))
+    link.tell("sent", Stretch(time.perf_counter(), time.process_time() - cpu, begun))
     link.hear("close")
     source.close()
 
@@ -257,7 +248,7 @@ def echo(link: Link, job: Job) -> None:
 
 def caller(link: Link, job: Job, address: Any) -> None:
     """Ask one question after the other, look at each answer, and report the `Calls`."""
-    pool = Pool(job.size, job.count)
+    pool = Pool(job.size)
     questions = [*pool.messages(warm_count(job)), *pool.messages(job.count)]
     if PEERS[job.peer].blocking:
         calls = _ask_blocking(job, address, questions)
@@ -333,7 +324,7 @@ async def _hub(link: Link, job: Job) -> None:
     await asyncio.sleep(_SETTLE_SECONDS)
     _all_there(hub, job)
     link.tell("idle", (_settled_bytes() - before, cpu))
-    pool = Pool(job.size, max(1, job.rounds))
+    pool = Pool(job.size)
     for message in pool.messages(job.rounds):
         await link.listen("broadcast")
         begun, cpu = time.perf_counter(), time.process_time()
@@ -358,7 +349,7 @@ def _hub_blocking(link: Link, job: Job) -> None:
     time.sleep(_SETTLE_SECONDS)
     _all_there(hub, job)
     link.tell("idle", (_settled_bytes() - before, cpu))
-    pool = Pool(job.size, max(1, job.rounds))
+    pool = Pool(job.size)
     for message in pool.messages(job.rounds):
         link.hear("broadcast")
         begun, cpu = time.perf_counter(), time.process_time()
@@ -381,7 +372,7 @@ class _Arrivals:
     """When each copy of a broadcast arrived: one for each member of the crowd, and no other."""
 
     def __init__(self, job: Job) -> None:
-        self._messages = Pool(job.size, max(1, job.rounds)).messages(job.rounds)
+        self._messages = Pool(job.size).messages(job.rounds)
         self._message = next(self._messages, b"")
         self._sessions = job.sessions
         self._times: dict[Hashable, float] = {}
@@ -424,7 +415,7 @@ async def _crowd(link: Link, job: Job, address: Any) -> None:
 
     begun, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(dial() for _ in range(min(_CONCURRENT_DIALS, job.sessions))))
-    link.tell("joined", Stretch(begun, time.perf_counter(), time.process_time() - cpu))
+    link.tell("joined", Stretch(time.perf_counter(), time.process_time() - cpu, begun))
     for _ in range(job.rounds):
         await link.listen("broadcast")
         link.tell("ready")

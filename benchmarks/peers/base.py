@@ -50,10 +50,6 @@ async def _nothing() -> None:
     pass
 
 
-def _itself(received: Any) -> bytes:
-    return received  # type: ignore[no-any-return]
-
-
 @dataclass
 class Server:
     """Something that listens: where, and how it is closed. Blocking peers close with a function."""
@@ -67,8 +63,8 @@ class Sink(Server):
     """Receives: with ``receive``, or, without it, by the callback that it was opened with."""
 
     receive: Callable[[], Any] | None = field(default=None, kw_only=True)
-    unwrap: Callable[[Any], bytes] = field(default=_itself, kw_only=True)
-    """Makes the message out of what ``receive`` returns."""
+    pairs: bool = field(default=False, kw_only=True)
+    """Whether ``receive`` returns a message and its sender."""
 
 
 @dataclass

@@ -49,7 +49,7 @@ class Stt(Peer):
         address = await node.start(server_mode=True)
         if not job.push:
             receive = node.endpoints.receive_any
-            return Sink(address, receive=receive, unwrap=_data, close=node.stop)
+            return Sink(address, receive=receive, pairs=True, close=node.stop)
 
         @node.events.on("data_received")
         async def handle(session_id: bytes, data: bytes) -> None:
@@ -135,7 +135,3 @@ class Stt(Peer):
             await asyncio.gather(*(node.stop() for node in nodes))
 
         return Crowd(connect, close)
-
-
-def _data(received: tuple[bytes, bytes]) -> bytes:
-    return received[0]
