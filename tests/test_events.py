@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import logging
-import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.clock import run_virtual
 from seigr_toolset_transmissions.errors import STTEventError
 from seigr_toolset_transmissions.events import EventEmitter, Occurrence
 
@@ -41,7 +43,7 @@ def only_this_task() -> bool:
 
 def at_rest(events: EventEmitter) -> bool:
     """Tell whether nothing of an emit, a wait or a stream is left in the emitter."""
-    return not events._watchers and not events._starting
+    return not events._watchers and not events._running
 
 
 def returning(value: Any) -> Handler:
@@ -355,8 +357,7 @@ async def test_a_single_handler_runs_in_the_task_that_emits() -> None:
     assert await events.emit("x") == [asyncio.current_task()]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are of Python 3.12")
-async def test_handlers_that_do_not_wait_end_without_a_turn_of_the_loop() -> None:
+async def test_handlers_that_do_not_wait_end_without_a_task_or_a_turn_of_the_loop() -> None:
     events = EventEmitter()
     turned: list[bool] = []
     recorders = add_crowd(events, "x", 3)
@@ -364,6 +365,50 @@ async def test_handlers_that_do_not_wait_end_without_a_turn_of_the_loop() -> Non
     await events.emit("x")
     assert all(r.calls for r in recorders)
     assert not turned
+    assert only_this_task()
+
+
+async def test_the_first_that_waits_keeps_the_callers_task_and_others_get_their_own() -> None:
+    events = EventEmitter()
+    tasks: list[Any] = []
+
+    async def quick() -> None:
+        tasks.append(asyncio.current_task())
+
+    async def waits() -> None:
+        tasks.append(asyncio.current_task())
+        await turns(3)
+        tasks.append(asyncio.current_task())
+
+    for handler in (quick, waits, waits, quick):
+        events.register("x", handler)
+    await events.emit("x")
+    caller = asyncio.current_task()
+    assert tasks[:2] == [caller, caller]
+    second, last = tasks[2:4]
+    assert len({caller, second, last}) == 3
+    assert sorted(map(id, tasks[4:])) == sorted(map(id, (caller, second)))
+
+
+async def test_what_one_handler_sets_in_its_context_is_not_for_those_in_tasks() -> None:
+    events, seen = EventEmitter(), []
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+    async def sets() -> None:
+        token = variable.set("by the first")
+        await turns(3)
+        variable.reset(token)
+
+    async def reads() -> None:
+        seen.append(variable.get())
+        variable.set("by another")
+
+    for handler in (sets, reads, reads):
+        events.register("x", handler)
+    variable.set("by the caller")
+    await events.emit("x")
+    assert seen == ["by the caller"] * 2
+    assert variable.get() == "by the caller"
 
 
 async def test_exceptions_that_are_returned_are_results(no_log: None, crowd: int) -> None:
@@ -690,6 +735,25 @@ async def test_a_failure_is_reported_while_other_handlers_still_run() -> None:
     assert results[0] is True
 
 
+async def test_an_error_handler_that_waits_for_another_handler_does_not_hold_it_up() -> None:
+    events, gate = EventEmitter(), asyncio.Event()
+
+    async def failing() -> None:
+        raise ValueError
+
+    async def opens() -> None:
+        gate.set()
+
+    async def on_error(**kwargs: Any) -> None:
+        await gate.wait()
+
+    for handler in (failing, opens):
+        events.register("x", handler)
+    events.register("error", on_error)
+    async with asyncio.timeout(10):
+        assert isinstance((await events.emit("x"))[0], ValueError)
+
+
 async def test_a_failing_error_handler_is_logged_only(
     crowd: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -842,6 +906,76 @@ async def test_a_handler_that_answers_cancellation_with_a_failure_does_not_stop_
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
+async def test_an_emit_that_is_cancelled_ends_in_that_whatever_its_first_handler_does() -> None:
+    events, started, hanging = EventEmitter(), asyncio.Event(), Hanging()
+
+    async def swallows() -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+
+    events.register("x", swallows)
+    events.register("x", hanging)
+    emit = asyncio.create_task(events.emit("x"))
+    await started.wait()
+    await hanging.started.wait()
+    emit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await emit
+    assert hanging.ended
+
+
+async def test_a_task_that_is_about_to_be_cancelled_is_when_a_handler_waits(
+    crowd: int, no_log: None
+) -> None:
+    events, hanging = EventEmitter(), Hanging()
+    events.register("x", hanging)
+    add_crowd(events, "x", crowd)
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # it becomes so where it waits next
+        await events.emit("x")
+
+    task = asyncio.create_task(work())
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert hanging.ended
+    assert only_this_task()
+
+
+def test_a_failure_is_reported_though_another_handlers_own_timeout_is_under_way() -> None:
+    """That time-out cancels the caller's task, for a turn of the loop."""
+    events, errors, gate = EventEmitter(), Recorder(), asyncio.Event()
+    failure = ValueError("at the same moment")
+
+    async def late() -> None:
+        async with asyncio.timeout(1):
+            await asyncio.get_running_loop().create_future()
+
+    async def failing() -> None:
+        await gate.wait()
+        raise failure
+
+    async def main() -> None:
+        events.register("x", late)
+        events.register("x", failing)
+        events.register("error", errors)
+        asyncio.get_running_loop().call_at(1, gate.set)  # both are due at once, this one first
+        results = await events.emit("x")
+        assert isinstance(results[0], TimeoutError)
+        assert results[1] is failure
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    run_virtual(main())
+    reported = [kwargs["details"]["exception"] for _, kwargs in errors.calls]
+    assert failure in reported
+    assert len(reported) == 2
+
+
 async def test_a_timeout_around_an_emit_works(crowd: int) -> None:
     events, hanging = EventEmitter(), Hanging()
     events.register("x", hanging)
@@ -923,7 +1057,7 @@ async def test_a_task_that_was_cancelled_before_may_still_emit(crowd: int) -> No
 
 
 async def test_a_handler_task_that_others_cancel_is_that_handlers_failure() -> None:
-    events, errors, started = EventEmitter(), Recorder(), asyncio.Event()
+    events, errors, started, gate = EventEmitter(), Recorder(), asyncio.Event(), asyncio.Event()
     own: list[asyncio.Task[Any] | None] = []
 
     async def handler() -> None:
@@ -931,6 +1065,7 @@ async def test_a_handler_task_that_others_cancel_is_that_handlers_failure() -> N
         started.set()
         await asyncio.get_running_loop().create_future()
 
+    events.register("x", gate.wait)  # it keeps the caller's task
     events.register("x", handler)
     events.register("x", returning(2))
     events.register("error", errors)
@@ -938,29 +1073,35 @@ async def test_a_handler_task_that_others_cancel_is_that_handlers_failure() -> N
     await started.wait()
     assert own[0] is not None
     own[0].cancel()
+    await turns()
+    gate.set()
     results = await emit
-    assert isinstance(results[0], asyncio.CancelledError)
-    assert results[1] == 2
+    assert results[0] is True
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert results[2] == 2
     assert len(errors.calls) == 1
 
 
 async def test_handler_tasks_that_others_cancel_at_once_do_not_hang_the_emit() -> None:
-    events, errors = EventEmitter(), Recorder()
+    events, errors, gate = EventEmitter(), Recorder(), asyncio.Event()
     running = asyncio.all_tasks()
 
     async def hang() -> None:
         await asyncio.get_running_loop().create_future()
 
+    events.register("x", gate.wait)
     events.register("x", hang)
     events.register("x", hang)
     events.register("error", errors)
     emit = asyncio.create_task(events.emit("x"))
     while not (others := asyncio.all_tasks() - running - {emit}):
-        await turns(1)  # on Python 3.11 they have not started now
+        await turns(1)  # they have not started now
+    assert len(others) == 2
     for task in others:
         task.cancel()
+    gate.set()
     results = await emit
-    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+    assert [type(result) for result in results[1:]] == [asyncio.CancelledError] * 2
     assert len(errors.calls) == 2
     assert only_this_task()
 
@@ -985,10 +1126,66 @@ async def test_an_exit_passes_through_after_the_siblings_were_cleaned_up(
         events.register("x", after)
     with pytest.raises(fatal):
         await events.emit("x")
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
     assert before.ended is (crowd > 0)
     assert after.ended is after.started.is_set()
     assert only_this_task()
     assert at_rest(events)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([None, ValueError, asyncio.CancelledError])),
+        min_size=1,
+        max_size=5,
+    ),
+    st.one_of(st.none(), st.integers(0, 6)),
+)
+def test_what_was_started_has_ended_whatever_handlers_do_and_whenever_it_is_cancelled(
+    plan: list[tuple[int, type[BaseException] | None]], cancel_at: int | None
+) -> None:
+    async def main() -> None:
+        events, errors = EventEmitter(), Recorder()
+        started: list[int] = []
+        ended: list[int] = []
+
+        async def handler(index: int, waits: int, error: type[BaseException] | None) -> int:
+            started.append(index)
+            try:
+                await turns(waits)
+                if error is not None:
+                    raise error
+            finally:
+                ended.append(index)
+            return index
+
+        for index, (waits, error) in enumerate(plan):
+            events.register("x", functools.partial(handler, index, waits, error))
+        events.register("error", errors)
+        emit = asyncio.create_task(events.emit("x"))
+        cancelled = False
+        if cancel_at is not None:
+            await turns(cancel_at)
+            cancelled = emit.cancel()
+        await asyncio.wait([emit])
+        assert emit.cancelled() is cancelled
+        assert started == list(range(len(started)))
+        assert sorted(ended) == started
+        assert at_rest(events)
+        assert only_this_task()
+        if not cancelled:
+            expected = [error or index for index, (_, error) in enumerate(plan)]
+            assert [r if isinstance(r, int) else type(r) for r in emit.result()] == expected
+            assert len(errors.calls) == sum(error is not None for _, error in plan)
+
+    logging.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_loop_that_ends_in_the_middle_of_an_emit_is_told_nothing(no_log: None) -> None:

@@ -12,10 +12,20 @@ import functools
 import inspect
 import logging
 import sys
+import types
 from asyncio import CancelledError, current_task
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Sequence,
+)
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import STTEventError
@@ -24,10 +34,10 @@ __all__ = ["EventEmitter", "Occurrence"]
 
 _log = logging.getLogger(__name__)
 _UNSET: Any = object()
-_EAGER = sys.version_info >= (3, 12)
-_TASK_OPTIONS: dict[str, Any] = {"eager_start": True} if _EAGER else {}
 
 Handler = Callable[..., Awaitable[Any]]
+_Call = tuple[Handler, tuple[Any, ...], dict[str, Any]]
+"""A handler, and what it is called with."""
 _H = TypeVar("_H", bound=Handler)
 
 
@@ -59,8 +69,8 @@ class EventEmitter:
         # Called as (name, args, kwargs): under None what `on_any` registered, under an event's
         # name its `wait_for` and `stream`. Never an empty list.
         self._watchers: dict[str | None, list[Handler]] = {}
-        # The emits that still have handlers to start, to be told of removals.
-        self._starting: set[_Emission] = set()
+        # The emits under way to several handlers, to be told of removals.
+        self._running: set[_Emission] = set()
 
     def on(self, name: str) -> Callable[[_H], _H]:
         """Return a decorator that registers a handler for `name` and returns it unchanged."""
@@ -157,9 +167,9 @@ class EventEmitter:
     async def emit(self, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Call every handler that is registered for `name` now, and wait until all have ended.
 
-        They start in order of registration and run concurrently; a single one is awaited directly,
-        several run in a task each. One that is removed before it started is not called; one
-        that is registered meanwhile waits for the next emit.
+        They start in order of registration and run concurrently: the first that has to wait goes
+        on in the calling task, and each after it has a task of its own. One that is removed before
+        it started is not called; one that is registered meanwhile waits for the next emit.
 
         A handler that raises (`CancelledError` of its own included, and `TypeError` for arguments
         it does not take) harms neither the others nor the caller: the failure is logged with its
@@ -188,7 +198,8 @@ class EventEmitter:
         if watchers and (None in watchers or name in watchers):
             return await self._emit_to_several(name, args, kwargs)
         if not handlers:
-            _check_name(name)
+            if type(name) is not str:
+                _check_name(name)
             return []
         if len(handlers) > 1:
             return await self._emit_to_several(name, args, kwargs)
@@ -294,7 +305,7 @@ class EventEmitter:
         for index, entry in enumerate(registered):
             if handler in (entry, _original(entry)):
                 del registered[index]
-                for emission in self._starting:
+                for emission in self._running:
                     emission.forget(registered, index)
                 break
         if not registered:
@@ -312,7 +323,7 @@ class EventEmitter:
             emission.take(watchers.get(name, []), seen, {})
         watching = len(emission.calls)
         emission.take(self._handlers.get(name, []), args, kwargs)
-        await emission.run(self._starting)
+        await emission.run(self._running)
         return emission.results(watching)
 
     async def _report(self, name: str, handler: Handler, exc: BaseException) -> None:
@@ -344,84 +355,92 @@ class _Once:
 
 
 class _Emission:
-    """One emit that runs its handlers in a task each: `take` them, `run`, ask for `results`."""
+    """One emit to several handlers: `take` them, `run`, ask for `results`.
+
+    As long as none has to wait, they run one after the other in the caller's task: a task of its
+    own costs more than most handlers. The first that waits keeps the caller's, as a single handler
+    would; those after it get one each.
+    """
+
+    __slots__ = (
+        "_cancels",
+        "_context",
+        "_fatal",
+        "_given_up",
+        "_handled",
+        "_interrupted",
+        "_name",
+        "_outcomes",
+        "_owner",
+        "_removed",
+        "_report",
+        "_sources",
+        "_tasks",
+        "_waits",
+        "calls",
+    )
 
     def __init__(
         self, name: str, report: Callable[[str, Handler, BaseException], Awaitable[None]]
     ) -> None:
-        self.calls: list[tuple[Handler, tuple[Any, ...], dict[str, Any]]] = []
+        self.calls: list[_Call] = []
         self._name = name
         self._report = report
-        # Of each list that was taken from: which of its first items are which of the calls.
-        self._sources: list[tuple[list[Handler], list[int]]] = []
-        self._removed: set[int] = set()  # calls that must not be started any more
+        # Each list that was taken from, and which calls its first items are.
+        self._sources: list[tuple[list[Handler], Sequence[int]]] = []
+        self._removed: set[int] = set()  # calls that must not be made any more
         self._outcomes: list[Any] = []  # of each call; `_UNSET` if it was not made
-        self._tasks: list[asyncio.Task[None]] = []
-        self._fatal: BaseException | None = None
+        self._tasks: list[tuple[int | None, asyncio.Task[None]]] = []  # and which call each makes
+        self._context = copy_context()
         self._owner = current_task()
         self._cancels = 0 if self._owner is None else self._owner.cancelling()
+        self._handled = sys.exception()
+        self._waits = False  # whether a handler waits in the caller's task
+        self._given_up = False
+        self._fatal: BaseException | None = None  # why, unless the caller's task was cancelled
+        self._interrupted = False  # whether we have cancelled the caller's task therefore
 
     def take(
         self, registered: list[Handler], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Add a call of each handler that is in the list now."""
         first = len(self.calls)
-        self._sources.append((registered, list(range(first, first + len(registered)))))
         self.calls += [(handler, args, kwargs) for handler in registered]
+        self._sources.append((registered, range(first, len(self.calls))))
 
     def forget(self, registered: list[Handler], index: int) -> None:
         """Take note that the item at `index` was removed from the list `registered`."""
-        for source, calls in self._sources:
+        for number, (source, calls) in enumerate(self._sources):
             if source is registered and index < len(calls):  # later ones are not of this emit
-                self._removed.add(calls.pop(index))
+                self._removed.add(calls[index])
+                self._sources[number] = (source, [*calls[:index], *calls[index + 1 :]])
 
-    async def run(self, starting: set[_Emission]) -> None:
+    async def run(self, running: set[_Emission]) -> None:
         """Make the calls and wait for their ends; cancellation is as of `EventEmitter.emit`.
 
-        It is in `starting`, to hear of removals, until all handlers have begun.
+        Meanwhile it is in `running`, to hear of removals.
         """
-        removed, tasks, loop = self._removed, self._tasks, asyncio.get_running_loop()
-        outcomes = self._outcomes
-        outcomes += [_UNSET] * len(self.calls)
-
-        async def run_one(
-            index: int, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> None:
-            if index in removed:
-                return
-            try:
-                try:
-                    outcomes[index] = await handler(*args, **kwargs)
-                except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported
-                    outcomes[index] = exc
-                    await self._fail(handler, exc)
-            except (CancelledError, GeneratorExit):
-                raise
-            except BaseException as exc:  # noqa: BLE001 - for the emit to raise, not the loop
-                self._abort(exc)
-
-        starting.add(self)
+        self._outcomes += [_UNSET] * len(self.calls)
+        due = enumerate(self.calls)
+        running.add(self)
         try:
-            for index, (handler, args, kwargs) in enumerate(self.calls):
-                coro = run_one(index, handler, args, kwargs)
-                tasks.append(asyncio.Task(coro, loop=loop, **_TASK_OPTIONS))
-                if self._fatal is not None:
-                    break
-            if not _EAGER:
-                await asyncio.sleep(0)  # ordinary tasks start in the next turn, before this one
-            starting.discard(self)
-            for task in tasks:  # mostly all end in one turn: waiting for each would cost more
+            await _tell_when_waiting(self._make(due), functools.partial(self._start_others, due))
+            self._waits = False
+            if self._cancelled():
+                raise CancelledError  # noqa: TRY301 - the handler has swallowed it
+            for index, task in self._tasks:  # mostly all end in one turn, whence not together
                 if not task.done():
                     await asyncio.wait((task,))
-            if not _EAGER and self._fatal is None:
-                for index, task in enumerate(tasks):  # cancelled by others before it began
-                    if outcomes[index] is _UNSET and task.cancelled():
-                        outcomes[index] = CancelledError()
-                        await self._fail(self.calls[index][0], outcomes[index])
+                if index is not None and self._outcomes[index] is _UNSET and task.cancelled():
+                    self._fail(index, CancelledError())  # by others, before it began
         except BaseException:
-            starting.discard(self)
             await self._cancel()
-            raise
+            if self._fatal is None:
+                raise
+            if self._interrupted and self._owner is not None:
+                self._owner.uncancel()
+        finally:
+            running.discard(self)
 
     def results(self, first: int) -> list[Any]:
         """Hand over the outcomes from the first-th call on; raise what is for the emit to raise."""
@@ -431,28 +450,77 @@ class _Emission:
         self._outcomes.clear()  # a failure's traceback leads here: no cycle of references
         return results
 
-    async def _fail(self, handler: Handler, exc: BaseException) -> None:
-        owner = self._owner
-        cancelled = owner is not None and owner.cancelling() > self._cancels
-        if not cancelled and self._fatal is None:
-            await self._report(self._name, handler, exc)
-        elif isinstance(exc, CancelledError):
-            raise exc
-        else:
+    async def _make(self, calls: Iterable[tuple[int, _Call]]) -> None:
+        for index, (handler, args, kwargs) in calls:
+            if index in self._removed:
+                continue
+            try:
+                self._outcomes[index] = await handler(*args, **kwargs)
+            except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported
+                self._fail(index, exc)
+
+    def _start_others(self, due: Iterable[tuple[int, _Call]]) -> None:
+        """Make the calls that are due yet in a task each: the one before them waits."""
+        self._waits = True
+        for index, call in due:
+            self._start(index, self._make, [(index, call)])
+
+    def _start(
+        self, index: int | None, function: Callable[..., Awaitable[None]], *args: Any
+    ) -> None:
+        async def guarded() -> None:
+            try:
+                await function(*args)
+            except (CancelledError, GeneratorExit):
+                raise
+            except BaseException as exc:  # noqa: BLE001 - for the emit to raise, not the loop
+                self._abort(exc)
+
+        # Not create_task: an eager one would run within the handler that waits. And what the
+        # handlers before it have done to the caller's context is not for this one.
+        loop = asyncio.get_running_loop()
+        task = asyncio.Task(guarded(), loop=loop, context=self._context.copy())
+        self._tasks.append((index, task))
+
+    def _fail(self, index: int, exc: BaseException) -> None:
+        """Note and report a failure, or go on with the cancellation that it comes of."""
+        self._outcomes[index] = exc
+        handler = self.calls[index][0]
+        cancelled = self._given_up
+        if current_task() is not self._owner:
+            if isinstance(exc, CancelledError) and (cancelled or self._cancelled()):
+                raise exc
+        elif self._waits:
+            cancelled = cancelled or self._cancelled()
+            if cancellation := _cancellation_in(exc, self._handled):
+                if exc is not cancellation:
+                    _log_failure(self._name, handler, exc)
+                raise cancellation
+        if cancelled:
             _log_failure(self._name, handler, exc)
+        else:
+            self._start(None, self._report, self._name, handler, exc)
+
+    def _cancelled(self) -> bool:
+        owner = self._owner
+        return owner is not None and owner.cancelling() > self._cancels
 
     def _abort(self, exc: BaseException) -> None:
+        self._given_up = True
         if self._fatal is None:
             self._fatal = exc
         own = current_task()
-        for task in self._tasks:
+        for _, task in self._tasks:
             if task is not own:
                 task.cancel()
+        if self._waits and not self._interrupted and self._owner is not None:
+            self._interrupted = self._owner.cancel()
 
     async def _cancel(self) -> None:
         """Cancel what runs and wait for its end; a cancellation meanwhile only repeats that."""
+        self._given_up = True
         interrupted: CancelledError | None = None
-        while pending := [task for task in self._tasks if not task.done()]:
+        while pending := [task for _, task in self._tasks if not task.done()]:
             for task in pending:
                 task.cancel()
             try:
@@ -461,6 +529,26 @@ class _Emission:
                 interrupted = exc
         if interrupted is not None:
             raise interrupted
+
+
+@types.coroutine
+def _tell_when_waiting(
+    coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]
+) -> Generator[Any, Any, None]:
+    """Await the coroutine, and call `waits` when it has to wait for the first time."""
+    steps = coroutine.__await__()
+    awaited = next(steps, _UNSET)
+    if awaited is _UNSET:
+        return
+    waits()
+    with suppress(StopIteration):
+        while True:
+            try:
+                answer = yield awaited
+            except BaseException as exc:  # noqa: BLE001 - passed on
+                awaited = steps.throw(exc)
+            else:
+                awaited = steps.send(answer)
 
 
 class _Stream:
