@@ -146,14 +146,13 @@ class Allocated:
     def __enter__(self) -> Self:
         gc.collect()
         tracemalloc.start()
-        self._before, _ = tracemalloc.get_traced_memory()
+        self._before = tracemalloc.get_traced_memory()[0]
         return self
 
     def __exit__(self, *_: object) -> None:
         gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
+        self.bytes = tracemalloc.get_traced_memory()[0] - self._before
         tracemalloc.stop()
-        self.bytes = after - self._before
 
 
 async def bytes_of_an_idle_session(nodes: Nodes) -> float:
