@@ -593,17 +593,32 @@ async def test_an_endpoint_removed_while_its_inbox_is_full_comes_back_for_the_re
         await asyncio.sleep(0)
 
 
-async def test_an_endpoint_that_the_application_retires_takes_messages_again() -> None:
+@pytest.mark.parametrize("watched", [False, True], ids=["unwatched", "watched"])
+async def test_an_endpoint_that_the_application_retires_takes_messages_again(watched: bool) -> None:
     async with Nodes() as nodes:
         pair = await nodes.pair()
         peer = pair.dialer.node_id
+        if watched:  # then messages go to the inbox by way of the session's queue
+
+            @pair.listener.events.on_any
+            async def watch(*_: Any) -> None:
+                """Only to be there."""
+
         await pair.near.send(b"before")
         await until(lambda: pair.far.stats.messages_received == 1)
+        await until(lambda: inbox_of(pair.listener, peer) == len(b"before"))
         pair.listener.endpoints.retire_endpoint(peer)
         await pair.near.send(b"after")
+        await pair.near.flush()  # it arrives while the endpoint is retiring
         for data in (b"before", b"after"):
             assert (await pair.listener.endpoints.receive_any(timeout=9))[0] == data
         assert pair.near.stats.resumes == 0
+
+
+def inbox_of(node: STTNode, peer_node_id: bytes) -> int:
+    """How many bytes the peer's inbox has ever taken."""
+    info = node.endpoints.get_endpoint(peer_node_id)
+    return 0 if info is None else info["bytes_received"]
 
 
 # What a handler may do.

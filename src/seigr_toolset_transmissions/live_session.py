@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import (
     STTAuthenticationError,
+    STTEndpointError,
     STTProtocolError,
     STTSessionClosedError,
     STTSessionLostError,
@@ -598,10 +599,12 @@ class Session:
 
     def _offer(self, messages: Sequence[bytes]) -> int:
         """Put as many messages as it holds into the peer's inbox; return how many."""
-        endpoints = self._owner.endpoints
-        if self.peer_node_id not in endpoints:
+        endpoints, peer = self._owner.endpoints, self.peer_node_id
+        try:
+            taken = endpoints.offer(peer, messages, beyond_bounds=self._closed)
+        except STTEndpointError:  # the application has removed it, or is about to
             self._owner.ensure_endpoint(self)
-        taken = endpoints.offer(self.peer_node_id, messages, beyond_bounds=self._closed)
+            taken = endpoints.offer(peer, messages, beyond_bounds=self._closed)
         size = sum(map(len, messages if taken == len(messages) else messages[:taken]))
         self.machine.consumed(size, taken)
         return taken
