@@ -30,6 +30,7 @@ __all__ = [
     "CTRL_C",
     "CTRL_D",
     "MODULE",
+    "SHARED_SEED",
     "Cable",
     "Stt",
     "cable_to",

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+from typing import TYPE_CHECKING
 
-from cli.processes import Stt, cable_to, run_stt
+from cli.processes import SHARED_SEED, Stt, cable_to
+from seigr_toolset_transmissions.cli.main import run
+
+if TYPE_CHECKING:
+    import pytest
 
 ANY_PORT = "127.0.0.1:0"
 ANSWER = r"answer from [0-9a-f]{8} at 127\.0\.0\.1:\d+: seq=\d+ time=\d+\.\d{3} ms\n"
@@ -13,11 +18,13 @@ NO_ANSWER = r"no answer from [0-9a-f]{8} at 127\.0\.0\.1:\d+: seq=\d+\n"
 FIGURES = r"min/avg/max = \d+\.\d{3}/\d+\.\d{3}/\d+\.\d{3} ms\n"
 
 
-def test_each_answer_is_shown_and_all_are_summed_up() -> None:
+def test_each_answer_is_shown_and_all_are_summed_up(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT_SHARED_SEED", SHARED_SEED)
     with Stt("listen", ANY_PORT) as listener:
-        result = run_stt("ping", listener.address(), "-c", "3", "-i", "0.01")
-        assert result.returncode == 0
-        said = result.stdout.decode()
+        assert run(["ping", listener.address(), "-c", "3", "-i", "0.01"]) == 0
+        said = capfd.readouterr().out
         assert re.fullmatch(f"({ANSWER}){{3}}3 asked, 3 answered; {FIGURES}", said)
         listener.until("has left")
         assert listener.process.poll() is None  # it has noticed nothing but a peer
@@ -49,7 +56,7 @@ def test_it_goes_on_over_another_connection_and_fails_without_one() -> None:
     with (
         Stt("listen", ANY_PORT) as listener,
         cable_to(listener.address()) as cable,
-        Stt("ping", cable.address, "-c", "0", "-i", "0.01", "--wait", "1") as ping,
+        Stt("ping", cable.address, "-c", "0", "-i", "0.01", "--wait", "0.6") as ping,
     ):
         assert re.fullmatch(ANSWER, ping.stdout.readline().decode())
         cable.relay.down = True
@@ -61,4 +68,4 @@ def test_it_goes_on_over_another_connection_and_fails_without_one() -> None:
             pass
         listener.process.kill()
         assert ping.end() == 1
-        assert re.search("stt: the session was lost: no connection for 1.0 s.*\n$", ping.stderr)
+        assert re.search("stt: the session was lost: no connection for 0.6 s.*\n$", ping.stderr)

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.processes import CTRL_C, Stt, cable_to, run_stt
+from cli.processes import CTRL_C, SHARED_SEED, Stt, cable_to
 from helpers.relay import Direction, Fault, Kind
+from seigr_toolset_transmissions.cli.main import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1024 * 1024
 ANY_PORT = "127.0.0.1:0"
+
+
+@pytest.fixture(autouse=True)
+def shared_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STT_SHARED_SEED", SHARED_SEED)
 
 
 def random_file(path: Path, size: int) -> str:
@@ -81,44 +87,50 @@ def test_a_broken_cable_costs_no_byte_and_shows_beside_the_progress(tmp_path: Pa
         assert f"sha256 {digest}" in shown
 
 
-def test_an_empty_file_and_a_pipe_can_be_sent(tmp_path: Path) -> None:
+def test_an_empty_file_and_a_pipe_can_be_sent_and_what_cannot_be_read_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"piped",))
-    with Stt("listen", ANY_PORT, "--raw", "--keep") as listener:
-        result = run_stt("send", listener.address(), str(tmp_path / "empty"))
-        assert result.returncode == 0
-        assert result.stdout.startswith(b"sent 0 bytes in ")
-        listener.until("received 0 bytes")
+    with Stt("listen", ANY_PORT, "--raw", "--keep", "--wait", "0.2") as listener:
+        address = listener.address()
+        assert run(["send", address, str(tmp_path / "empty")]) == 0
+        assert capfd.readouterr().out.startswith("sent 0 bytes in ")
+        listener.until("stt: received 0 bytes in ")
+
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"piped",))
         writer.start()
-        result = run_stt("send", listener.address(), str(tmp_path / "pipe"))
+        assert run(["send", address, str(tmp_path / "pipe")]) == 0
         writer.join()
-        assert result.returncode == 0
-        assert result.stdout.startswith(b"sent 5 bytes in ")
+        assert capfd.readouterr().out.startswith("sent 5 bytes in ")
         assert listener.stdout.read(5) == b"piped"
+        listener.until("stt: received 5 bytes in ")
+
+        # Opens well, and has nothing at its first address.
+        assert run(["send", address, "/proc/self/mem"]) == 1
+        assert capfd.readouterr().err.endswith("stt: cannot read mem: Input/output error\n")
+        listener.until("stt: received 0 bytes, and not the end\n")
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path: Path, how: str) -> None:
+def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with (
-        Stt("listen", ANY_PORT, "--raw", "--wait", "0.2") as listener,
-        Stt("send", listener.address(), str(tmp_path / "pipe"), columns=80) as sender,
-        (tmp_path / "pipe").open("wb", buffering=0) as pipe,
-    ):
-        pipe.write(b"half")
-        assert listener.stdout.read(4) == b"half"
-        if how == "Ctrl-C":
-            sender.type(CTRL_C)
-            assert sender.end() == 130
-            assert "^C" not in sender.stderr  # which would stand in the middle of the drawing
-        else:
-            sender.signal(signal.SIGTERM)
-            assert sender.end() == 143
-        assert "Traceback" not in sender.stderr
-        assert listener.end() == 1
-        assert "stt: received 4 bytes, and not the end\n" in listener.stderr
-        assert "stt: the session was lost: " in listener.stderr
+    with Stt("listen", ANY_PORT, "--raw", "--keep", "--wait", "0.2") as listener:
+        for code in (130, 143):
+            with (
+                Stt("send", listener.address(), str(tmp_path / "pipe"), columns=80) as sender,
+                (tmp_path / "pipe").open("wb", buffering=0) as pipe,
+            ):
+                pipe.write(b"half %d" % code)
+                assert listener.stdout.read(8) == b"half %d" % code
+                if code == 130:
+                    sender.type(CTRL_C)
+                else:
+                    sender.signal(signal.SIGTERM)
+                assert sender.end() == code
+                assert "^C" not in sender.stderr  # it would stand in the middle of the drawing
+                assert "Traceback" not in sender.stderr
+            lost = "stt: received 8 bytes, and not the end\nstt: the session was lost: no .*\n"
+            listener.until(f"(?s)({lost}.*){{{1 if code == 130 else 2}}}")
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
@@ -145,12 +157,3 @@ def test_the_sender_is_told_when_the_receiver_ends_too_early(tmp_path: Path, how
         assert sender.end() == 1
         assert f"stt: {tmp_path}/pipe has not arrived as a whole: {why}" in sender.stderr
         assert sender.stdout.read() == b""
-
-
-def test_a_file_that_cannot_be_read_to_its_end_is_not_taken_for_a_whole_one() -> None:
-    with Stt("listen", ANY_PORT, "--raw", "--wait", "0.2") as listener:
-        # Opens well, and has nothing at its first address.
-        result = run_stt("send", listener.address(), "/proc/self/mem")
-        assert result.returncode == 1
-        assert b"stt: cannot read mem: Input/output error\n" in result.stderr
-        assert listener.end() == 1
