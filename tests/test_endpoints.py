@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.clock import run_virtual
+from helpers.lines import counting_lines
 from seigr_toolset_transmissions.endpoints import EndpointManager, SendOutcome
 from seigr_toolset_transmissions.errors import (
     STTConfigError,
@@ -271,6 +272,18 @@ async def test_the_callback_gets_the_id_and_the_data() -> None:
     manager = manager_with([A], wire.send)
     await manager.send_to_endpoint(endpoint_id=A, data=b"Hello peer")
     assert wire.sent == [(A, b"Hello peer")]
+
+
+async def test_the_callback_is_called_with_positional_arguments() -> None:
+    sent: list[tuple[bytes, bytes]] = []
+
+    async def callback(peer: bytes, payload: bytes, /) -> None:
+        sent.append((peer, payload))
+
+    manager = manager_with([A], callback, send_nowait=lambda peer, payload, /: False)
+    await manager.send_to_endpoint(A, b"1")
+    await manager.broadcast(b"2")
+    assert sent == [(A, b"1"), (A, b"2")]
 
 
 async def test_a_buffer_is_copied_and_may_be_reused() -> None:
@@ -610,6 +623,27 @@ async def test_a_thousand_endpoints_send_and_receive() -> None:
         assert await manager.receive_from(endpoint_id) == (endpoint_id[-2:], endpoint_id)
     for endpoint_id in ids[1::2]:
         assert await manager.receive_any() == (endpoint_id[-2:], endpoint_id)
+
+
+async def test_what_an_operation_costs_does_not_grow_with_the_number_of_endpoints() -> None:
+    async def use(manager: EndpointManager, endpoint_id: bytes) -> None:
+        await manager.add_endpoint(endpoint_id, None)
+        manager.get_endpoint(endpoint_id)
+        await manager.send_to_endpoint(endpoint_id, b"x")
+        await manager.deliver(endpoint_id, b"x")
+        await manager.receive_from(endpoint_id)
+        await manager.deliver(endpoint_id, b"x")
+        await manager.receive_any()
+        await manager.deliver(endpoint_id, b"x")
+        await manager.remove_endpoint(endpoint_id)
+
+    lines = []
+    for count in (10, 10_000):
+        manager = manager_with([b"%d" % number for number in range(count)], Wire().send)
+        with counting_lines() as counted:
+            await use(manager, A)
+        lines.append(counted.lines)
+    assert lines[0] == lines[1] > 0
 
 
 @pytest.mark.parametrize("used", [False, True])

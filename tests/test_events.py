@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import logging
+import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
@@ -299,6 +300,38 @@ def test_introspection_gives_copies_of_what_the_user_registered() -> None:
     assert events.handlers("x") == [first, second]
     assert events.events() == ["x"]
     assert repr(second) in repr(events._handlers)
+
+
+@pytest.mark.parametrize("how", ["register", "once"])
+def test_a_registration_takes_less_than_100_bytes(how: str) -> None:
+    events = EventEmitter()
+    handlers = [Recorder() for _ in range(10_000)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for handler in handlers:
+            if how == "once":
+                events.once("x")(handler)
+            else:
+                events.register("x", handler)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(handlers) < 100
+
+
+async def test_a_handler_that_nobody_else_holds_is_kept() -> None:
+    events, called = EventEmitter(), []
+
+    class Thing:
+        async def method(self) -> None:
+            called.append(self)
+
+    events.register("x", Thing().method)
+    events.once("x")(Thing().method)
+    gc.collect()
+    await events.emit("x")
+    assert len(called) == 2
 
 
 async def test_a_dropped_emitter_does_not_keep_its_handlers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seigr_toolset_transmissions import inbox
+from helpers.lines import counting_lines
 from seigr_toolset_transmissions.endpoints import EndpointManager
 from seigr_toolset_transmissions.errors import STTEndpointError, STTTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
-    from types import FrameType
 
 T = TypeVar("T")
 
@@ -587,23 +585,6 @@ async def test_receiving_from_one_only_leaves_no_trace_of_consumed_messages() ->
     assert await drain(manager) == [(b"first", Y)]
 
 
-def lines_run(main: Coroutine[Any, Any, None]) -> int:
-    """Run the coroutine; return how many lines of the inboxes' code that took."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace if frame.f_code.co_filename == inbox.__file__ else None
-
-    sys.settrace(trace)
-    try:
-        asyncio.run(main)
-    finally:
-        sys.settrace(None)
-    return count
-
-
 @pytest.mark.parametrize("of", ["any", "one"])
 def test_what_a_receive_costs_does_not_grow_with_the_backlog(of: str) -> None:
     async def consume(count: int) -> None:
@@ -622,8 +603,13 @@ def test_what_a_receive_costs_does_not_grow_with_the_backlog(of: str) -> None:
         manager.offer(Y, [b"y"] * (count // 2))
         await asyncio.gather(*workers)
 
-    few, many = (lines_run(consume(count)) / count for count in (400, 4000))
-    assert many < 1.1 * few
+    def lines(count: int) -> int:
+        with counting_lines() as counted:
+            asyncio.run(consume(count))
+        return counted.lines
+
+    few, many = (lines(count) / count for count in (400, 4000))
+    assert 0 < many < 1.1 * few
 
 
 # -- against a model -------------------------------------------------------------------------

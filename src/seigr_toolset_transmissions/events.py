@@ -98,8 +98,7 @@ class EventEmitter:
 
         def decorator(handler: _H) -> _H:
             _check_handler(handler, f"event {name!r}")
-            entry = _Once(handler, lambda entry: self._remove(self._handlers, name, entry))
-            self._handlers.setdefault(name, []).append(entry)
+            self._handlers.setdefault(name, []).append(_Once(self, name, handler))
             return handler
 
         return decorator
@@ -340,14 +339,15 @@ class EventEmitter:
 class _Once:
     """A registration that ends when it is called."""
 
-    __slots__ = ("_remove", "handler")
+    __slots__ = ("_events", "_name", "handler")
 
-    def __init__(self, handler: Handler, remove: Callable[[_Once], None]) -> None:
+    def __init__(self, events: EventEmitter, name: str, handler: Handler) -> None:
+        self._events = events
+        self._name = name
         self.handler = handler
-        self._remove = remove
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        self._remove(self)
+        self._events._remove(self._events._handlers, self._name, self)
         return self.handler(*args, **kwargs)
 
     def __repr__(self) -> str:
