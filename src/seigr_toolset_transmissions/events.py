@@ -347,7 +347,7 @@ class _Once:
         self.handler = handler
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        self._events._remove(self._events._handlers, self._name, self)
+        EventEmitter.remove_handler(self._events, self._name, self)
         return self.handler(*args, **kwargs)
 
     def __repr__(self) -> str:
