@@ -70,6 +70,8 @@ def test_the_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None
         (["ping", "localhost:1", "-c", "x"], "'x' is not a valid integer"),
         (["ping", "localhost:1", "-i", "0"], "0"),
         (["connect", "localhost:1", "--wait", "0"], "'--wait'"),
+        (["connect", "localhost:1", "--wait", "nan"], "'nan' is not a valid number of seconds"),
+        (["ping", "localhost:1", "-i", "inf"], "'inf' is not a valid number of seconds"),
         (["connect", "nonsense"], "'nonsense' is no address: write HOST:PORT"),
         (["listen", "70000"], "ports go up to 65535"),
         (["listen", "9000", "--keep"], "--keep goes with --raw"),
@@ -176,6 +178,39 @@ def test_output_that_nobody_reads_ends_quietly() -> None:
     os.close(writing)
     assert result.stderr == b""
     assert result.returncode == 1
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written_is_one_line(output: str) -> None:
+    line = 'exec "$@" >&-' if output == "closed" else f'exec "$@" >{output}'
+    result = subprocess.run(
+        ["/bin/sh", "-c", line, "sh", *MODULE, "keygen", "-"],
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"stt: cannot write to standard output: ")
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_ctrl_c_while_it_is_still_loading_is_no_bug() -> None:
+    script = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.endswith("cli.app"):
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from seigr_toolset_transmissions.cli.main import run
+sys.exit(run(["demo"]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=30, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

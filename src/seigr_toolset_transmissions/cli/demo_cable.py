@@ -38,7 +38,7 @@ class Cable:
         self.whole = False
 
     def drop(self) -> None:
-        """Reset the connections, so that both ends notice the cut."""
+        """Hang up, so that both ends notice the cut."""
         for writer in self._writers:
             writer.transport.abort()
 

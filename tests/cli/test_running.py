@@ -1,0 +1,88 @@
+"""A command's coroutine, and real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from seigr_toolset_transmissions.cli.failures import Failure, Interrupted
+from seigr_toolset_transmissions.cli.running import run_until_done
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_the_result_is_the_coroutines_and_so_is_its_error() -> None:
+    async def succeed() -> str:
+        return "done"
+
+    async def fail() -> None:
+        raise Failure("because")
+
+    assert run_until_done(succeed()) == "done"
+    with pytest.raises(Failure, match="because"):
+        run_until_done(fail())
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_cancels_it_and_waits_for_its_cleaning_up(
+    number: signal.Signals, code: int
+) -> None:
+    cleaned_up = []
+
+    async def work() -> None:
+        send(number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned_up.append(True)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        run_until_done(work())
+    assert caught.value.exit_code == code
+    assert cleaned_up == [True]
+    assert signal.getsignal(number) is before
+
+
+def test_cleaning_up_that_takes_too_long_can_be_interrupted_too() -> None:
+    steps = []
+
+    async def work() -> None:
+        send(signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            steps.append("cleaning up")
+            send(signal.SIGINT)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                steps.append("given up")
+
+    with pytest.raises(Interrupted) as caught:
+        run_until_done(work())
+    assert caught.value.exit_code == 143  # of the signal that came first
+    assert steps == ["cleaning up", "given up"]
+
+
+@pytest.mark.parametrize("error", [None, OSError("while cleaning up")])
+def test_the_signal_is_why_it_ended_whatever_cleaning_up_comes_to(error: OSError | None) -> None:
+    async def work() -> None:
+        send(signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    with pytest.raises(Interrupted) as caught:
+        run_until_done(work())
+    assert caught.value.exit_code == 130
