@@ -1340,6 +1340,20 @@ async def test_a_failing_on_any_is_reported_and_does_not_recurse(
     assert len(caplog.records) == 2
 
 
+async def test_handled_tells_whether_there_is_a_handler() -> None:
+    events = EventEmitter()
+
+    async def handler() -> None: ...
+
+    events.on_any(handler)
+    assert not events.handled("e")
+    events.register("e", handler)
+    assert events.handled("e")
+    assert not events.handled("other")
+    events.remove_handler("e", handler)
+    assert not events.handled("e")
+
+
 async def test_observed_tells_whether_an_emit_would_be_seen() -> None:
     events, recorder = EventEmitter(), Recorder()
     assert not events.observed("x")

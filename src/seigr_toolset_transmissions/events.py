@@ -150,6 +150,10 @@ class EventEmitter:
         """Return a new list of the names that have at least one handler."""
         return list(self._handlers)
 
+    def handled(self, name: str) -> bool:
+        """Tell whether there is a handler of `name`: whether `handlers` returns any."""
+        return name in self._handlers
+
     def observed(self, name: str) -> bool:
         """Tell whether anything would see an emit of `name`, to spare making what nobody sees.
 
