@@ -1,36 +1,38 @@
 """Ask peers for a sign of life: the specification's health monitor, on real nodes.
 
-One peer answers and one does not. The node watches its connections by itself as well; what it
-has measured stands in `get_endpoint`.
+One peer answers, one does not, and one is not there. The node watches its connections by itself as
+well; what it has measured stands in `get_endpoint`.
 """
 
 import asyncio
 
-from seigr_toolset_transmissions import EndpointManager, STTNode, generate_seed
+from seigr_toolset_transmissions import EndpointManager, STTError, STTNode, generate_seed
 
 
 class HealthMonitor:
-    def __init__(
-        self, endpoint_manager: EndpointManager, *, patience: float = 5.0, interval: float = 30.0
-    ) -> None:
+    def __init__(self, endpoint_manager: EndpointManager, *, patience: float = 5.0) -> None:
         self.endpoints = endpoint_manager
         self.patience = patience
-        self.interval = interval
         self.health_status: dict[bytes, str] = {}
 
     async def monitor(self) -> None:
         while True:
-            for endpoint_id in self.endpoints.list_endpoints():
+            await self.check_all()
+            await asyncio.sleep(30)
+
+    async def check_all(self) -> None:
+        for endpoint_id in self.endpoints.list_endpoints():
+            try:
                 await self.endpoints.send_to_endpoint(endpoint_id, b"PING")
-                try:
-                    response, _ = await asyncio.wait_for(
-                        self.endpoints.receive_from(endpoint_id), timeout=self.patience
-                    )
-                    if response == b"PONG":
-                        self.health_status[endpoint_id] = "healthy"
-                except TimeoutError:
-                    self.health_status[endpoint_id] = "unhealthy"
-            await asyncio.sleep(self.interval)
+                response, _ = await asyncio.wait_for(
+                    self.endpoints.receive_from(endpoint_id), timeout=self.patience
+                )
+                if response == b"PONG":
+                    self.health_status[endpoint_id] = "healthy"
+            except TimeoutError:
+                self.health_status[endpoint_id] = "unhealthy"
+            except STTError:
+                self.health_status[endpoint_id] = "unreachable"
 
 
 async def main() -> None:
@@ -38,6 +40,7 @@ async def main() -> None:
     hub = STTNode(generate_seed(), shared_seed)
     lively = STTNode(generate_seed(), shared_seed)
     silent = STTNode(generate_seed(), shared_seed)
+    absent = STTNode(generate_seed(), shared_seed)
 
     @lively.events.on("data_received")
     async def answer(session_id: bytes, data: bytes) -> None:
@@ -49,11 +52,10 @@ async def main() -> None:
     async with hub, lively, silent:
         await hub.endpoints.add_endpoint(lively.node_id, lively.address, {"name": "lively"})
         await hub.endpoints.add_endpoint(silent.node_id, silent.address, {"name": "silent"})
+        await hub.endpoints.add_endpoint(absent.node_id, ("127.0.0.1", 1), {"name": "absent"})
 
-        monitor = HealthMonitor(hub.endpoints, patience=0.5, interval=0.1)
-        monitoring = asyncio.create_task(monitor.monitor())
-        await asyncio.sleep(1.5)  # enough for a round, the silent one's patience included
-        monitoring.cancel()
+        monitor = HealthMonitor(hub.endpoints, patience=0.5)
+        await monitor.check_all()  # as `monitor` does every 30 seconds
 
         for endpoint_id, status in monitor.health_status.items():
             info = hub.endpoints.get_endpoint(endpoint_id)

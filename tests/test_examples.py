@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from seigr_toolset_transmissions import generate_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -39,6 +42,7 @@ peer 3 received b'to all at once'
     "health_monitor": r"""
 lively: healthy, connected
 silent: unhealthy, connected
+absent: unreachable, disconnected
 """,
     "event_metrics": r"""
 session_created: 1
@@ -78,14 +82,18 @@ FIXED_PORT = {"complete_example": "port=8080"}
 theirs may be taken on the machine that runs the test."""
 
 
-def run(program: Path) -> str:
+PYTHON = [sys.executable, "-W", "error"]
+
+
+def run(program: Path, *args: str, cwd: Path | None = None) -> str:
     """Run a program to its end; return what it prints. It must not fail, complain or hang."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
+        [*PYTHON, str(program), *args],
         capture_output=True,
         text=True,
         timeout=50,
         check=False,
+        cwd=cwd,
     )
     assert done.stderr == ""
     assert done.returncode == 0
@@ -103,5 +111,34 @@ def test_an_example_prints_what_it_should(name: str, tmp_path: Path) -> None:
     assert re.fullmatch(OUTPUTS[name].lstrip("\n"), run(program))
 
 
+def test_two_programs_find_each_other_by_what_the_hub_prints(tmp_path: Path) -> None:
+    program = EXAMPLES / "two_programs.py"
+    for name in ("shared", "hub", "peer"):
+        (tmp_path / f"{name}.seed").write_text(f"{generate_seed().hex()}\n", encoding="ascii")
+    with subprocess.Popen(
+        [*PYTHON, str(program), "hub"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as hub:
+        try:
+            assert hub.stdout is not None
+            line = hub.stdout.readline()
+            matched = re.fullmatch(
+                r"python two_programs\.py (peer 127\.0\.0\.1 \d+ [0-9a-f]{64})\n", line
+            )
+            assert matched is not None
+            printed = run(program, *matched[1].split(), cwd=tmp_path)
+            hub.send_signal(signal.SIGINT)
+            rest, complaints = hub.communicate(timeout=50)
+        finally:
+            hub.kill()
+    assert printed == "HELLO\nHOW ARE YOU?\nGOODBYE\n"
+    assert rest == "received 'hello'\nreceived 'how are you?'\nreceived 'goodbye'\n"
+    assert complaints == ""
+    assert hub.returncode == 0
+
+
 def test_every_example_has_a_test() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(OUTPUTS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*OUTPUTS, "two_programs"}
