@@ -915,8 +915,9 @@ async def test_cancelling_again_still_awaits_the_handlers() -> None:
     assert only_this_task()
 
 
+@pytest.mark.parametrize("behind", [0, 1], ids=["first", "behind another that waits"])
 async def test_a_handler_that_answers_cancellation_with_a_failure_does_not_stop_it(
-    crowd: int, caplog: pytest.LogCaptureFixture
+    behind: int, crowd: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     events, started, errors = EventEmitter(), asyncio.Event(), Recorder()
 
@@ -927,6 +928,8 @@ async def test_a_handler_that_answers_cancellation_with_a_failure_does_not_stop_
         finally:
             raise ValueError("while cleaning up")
 
+    for _ in range(behind):
+        events.register("x", Hanging())
     events.register("x", handler)
     add_crowd(events, "x", crowd)
     events.register("error", errors)
@@ -961,9 +964,9 @@ async def test_an_emit_that_is_cancelled_ends_in_that_whatever_its_first_handler
 async def test_a_task_that_is_about_to_be_cancelled_is_when_a_handler_waits(
     crowd: int, no_log: None
 ) -> None:
-    events, hanging = EventEmitter(), Hanging()
-    events.register("x", hanging)
-    add_crowd(events, "x", crowd)
+    events, hanging = EventEmitter(), [Hanging() for _ in range(1 + crowd)]
+    for handler in hanging:
+        events.register("x", handler)
 
     async def work() -> None:
         task = asyncio.current_task()
@@ -974,7 +977,7 @@ async def test_a_task_that_is_about_to_be_cancelled_is_when_a_handler_waits(
     task = asyncio.create_task(work())
     await asyncio.wait([task])
     assert task.cancelled()
-    assert hanging.ended
+    assert all(handler.ended is handler.started.is_set() for handler in hanging)
     assert only_this_task()
 
 
@@ -1166,6 +1169,25 @@ async def test_an_exit_passes_through_after_the_siblings_were_cleaned_up(
     assert after.ended is after.started.is_set()
     assert only_this_task()
     assert at_rest(events)
+
+
+async def test_an_exit_passes_through_though_the_first_handler_has_ended(no_log: None) -> None:
+    events, before, after = EventEmitter(), Hanging(), Hanging()
+
+    async def exits() -> None:
+        await turns(5)
+        raise KeyboardInterrupt
+
+    for handler in (functools.partial(turns, 1), before, exits, after):
+        events.register("x", handler)
+    with pytest.raises(KeyboardInterrupt):
+        await events.emit("x")
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert before.ended
+    assert after.ended
+    assert only_this_task()
 
 
 @settings(deadline=None, max_examples=300)
