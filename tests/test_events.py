@@ -1190,6 +1190,42 @@ async def test_an_exit_passes_through_though_the_first_handler_has_ended(no_log:
     assert only_this_task()
 
 
+async def test_a_cancellation_does_not_take_the_place_of_an_exit() -> None:
+    events, ending, gate, ended = EventEmitter(), asyncio.Event(), asyncio.Event(), []
+
+    async def exits() -> None:
+        await turns(3)
+        raise SystemExit
+
+    async def ends_late() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ending.set()
+            while not gate.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await gate.wait()
+            ended.append(True)
+
+    async def emit() -> type[BaseException] | None:
+        try:
+            await events.emit("x")
+        except BaseException as exc:  # noqa: BLE001 - an exit would end the loop
+            return type(exc)
+        return None
+
+    events.register("x", exits)
+    events.register("x", ends_late)
+    emitting = asyncio.create_task(emit())
+    await ending.wait()
+    emitting.cancel()
+    await turns()
+    assert not emitting.done()
+    gate.set()
+    assert await emitting is SystemExit
+    assert ended
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     st.lists(

@@ -523,16 +523,11 @@ class _Emission:
     async def _cancel(self) -> None:
         """Cancel what runs and wait for its end; a cancellation meanwhile only repeats that."""
         self._given_up = True
-        interrupted: CancelledError | None = None
         while pending := [task for _, task in self._tasks if not task.done()]:
             for task in pending:
                 task.cancel()
-            try:
+            with suppress(CancelledError):  # what the emit is to raise, it raises after this
                 await asyncio.wait(pending)
-            except CancelledError as exc:
-                interrupted = exc
-        if interrupted is not None:
-            raise interrupted
 
 
 @types.coroutine
