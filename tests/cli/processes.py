@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -49,6 +50,7 @@ os.login_tty(os.dup(0))
 from seigr_toolset_transmissions.cli.main import run
 sys.exit(run())
 """
+_SAMPLE_SECONDS = 0.02
 PATIENCE = 30.0
 """Seconds; far more than anything takes, and less than the test's own time limit."""
 
@@ -118,7 +120,10 @@ class Stt:
                 start_new_session=True,
             )
         self.peak_bytes = 0
-        """The most memory that it had at any time; known when it has ended."""
+        """The most memory that it has had so far.
+
+        Not what `os.wait4` tells: that counts what the tests had when they started the process.
+        """
         self._stderr = ""
         self._news = Condition()
         self._reader = Thread(target=self._read_stderr, daemon=True)
@@ -191,27 +196,33 @@ class Stt:
     def end(self) -> int:
         """Wait for its end; return its exit code (of a signal: its number, negative)."""
         deadline = time.monotonic() + PATIENCE
-        while True:
-            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
-            if pid:
-                break
+        while (code := self.process.poll()) is None:
             assert time.monotonic() < deadline, f"does not end; it said {self.stderr!r}"
             time.sleep(0.01)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        # In KiB, but on macOS in bytes.
-        self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         self._reader.join()
-        return self.process.returncode
+        return code
 
     def _read_stderr(self) -> None:
         stderr = self.process.stderr
         descriptor = self.terminal if stderr is None else stderr.fileno()
         decoder = codecs.getincrementaldecoder("utf-8")()
         with contextlib.suppress(OSError):  # as Linux has it when a terminal's other end is closed
-            while chunk := os.read(descriptor, 65_536):
+            while True:
+                self._look_at_memory()
+                if not select.select([descriptor], [], [], _SAMPLE_SECONDS)[0]:
+                    continue
+                chunk = os.read(descriptor, 65_536)
+                if not chunk:
+                    return
                 with self._news:
                     self._stderr += decoder.decode(chunk)
                     self._news.notify_all()
+
+    def _look_at_memory(self) -> None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                self.peak_bytes = int(peak[1]) * 1024
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.processes import SHARED_SEED, Stt
+from helpers.machine import has_ipv6
 from seigr_toolset_transmissions.cli.main import run
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def test_a_port_alone_means_all_addresses() -> None:
         port = listener.until(r"listening on \*:(\d+) as ")[1]
         assert run(["connect", f"127.0.0.1:{port}"]) == 0
         listener.until(r"has connected from 127\.0\.0\.1:\d+\n")
-        if socket.has_ipv6:
+        if has_ipv6():
             assert run(["connect", f"[::1]:{port}"]) == 0
             listener.until(r"has connected from \[::1\]:\d+\n")
 
