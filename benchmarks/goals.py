@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .measures import crowds, endpoints, events, one_way, round_trip, strangers
 from .measures.base import Key, Metric, Samples
 from .measures.pairs import BLOCKING
-from .peers import OWN
+from .peers import OWN, PEERS
 
 __all__ = ["GOALS", "Goal", "Verdict", "judge"]
 
@@ -15,7 +15,10 @@ _ZMQ_ASYNCIO = "pyzmq CURVE, asyncio"
 _ZMQ_BLOCKING = "pyzmq CURVE, blocking"
 _RAW = "raw sockets (plain)"
 _TLS = "asyncio mutual TLS"
+_BROADCAST_SESSIONS = (1_000, 5_000)
 _EMITTERS = ("pyee", "blinker", "psygnal")
+_SEQUENTIAL_EMITTERS = ("blinker", "psygnal")
+"""Those that await one handler after the other."""
 
 
 class Goal(NamedTuple):
@@ -62,15 +65,13 @@ GOALS: tuple[Goal, ...] = (
     Goal(round_trip.MEDIAN, _ZMQ_ASYNCIO, at_most=0.7),
     Goal(round_trip.MEDIAN, "asyncio streams (plain)", at_most=1.5),
     Goal(round_trip.MEDIAN, "asyncio protocol (plain)", at_most=1.5),
+    *(Goal(crowds.broadcast(sessions), _RAW, at_most=2) for sessions in _BROADCAST_SESSIONS),
     *(
-        goal
-        for sessions in (100, 1_000, 5_000)
-        for goal in (
-            Goal(crowds.broadcast(sessions), _RAW, at_most=2),
-            Goal(crowds.broadcast(sessions), "websockets TLS", at_most=1),
-            Goal(crowds.broadcast(sessions), _ZMQ_ASYNCIO, at_most=1),
-            Goal(crowds.broadcast(sessions), _TLS, at_most=1),
-        )
+        Goal(metric(sessions), other, at_most=1)
+        for metric in (crowds.broadcast, crowds.in_all)
+        for sessions in _BROADCAST_SESSIONS
+        for other in ("websockets TLS", _ZMQ_ASYNCIO, _TLS)
+        if sessions <= PEERS[other].most_sessions
     ),
     Goal(crowds.opening(1_000), _TLS, at_least=1.5),
     Goal(crowds.idle(1_000), None, at_most=10),
@@ -85,12 +86,14 @@ GOALS: tuple[Goal, ...] = (
         for most in (endpoints.SIZES[-1],)
     ),
     *(
-        Goal(metric, library, at_most=1)
-        for metric in (
-            *(events.emit(handlers) for handlers in events.HANDLERS),
-            *(events.emit(handlers, waiting=True) for handlers in events.WAITING_HANDLERS[1:]),
-        )
+        Goal(events.emit(handlers), library, at_most=1)
+        for handlers in events.HANDLERS
         for library in _EMITTERS
+    ),
+    *(
+        Goal(events.emit(handlers, waiting=True), library, at_most=1)
+        for handlers in events.WAITING_HANDLERS[1:]
+        for library in _SEQUENTIAL_EMITTERS
     ),
     Goal(strangers.ABOVE_BARE, None, at_most=20),
 )

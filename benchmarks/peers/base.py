@@ -115,6 +115,8 @@ class Peer:
     encrypted: ClassVar[bool] = True
     pace: ClassVar[float] = 1.0
     """Share of the small messages that others are given, lest a slow peer takes all the time."""
+    sends_later: ClassVar[bool] = False
+    """Whether a hub's copies leave after ``broadcast`` has returned: tasks or threads send them."""
     most_sessions: ClassVar[int] = 10_000
     """More of them take too long, or more than the system gives."""
 

@@ -97,6 +97,7 @@ class ZmqAsyncio(Peer):
     needs = ("zmq",)
     can = frozenset({"oneway", "roundtrip", "crowd"})
     pace = 0.2
+    sends_later = True
 
     async def open_sink(self, job: Job, arrived: Callable[[bytes], None]) -> Sink:
         import zmq.asyncio

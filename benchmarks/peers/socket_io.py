@@ -77,6 +77,7 @@ class SocketIO(Peer):
     needs = ("socketio", "aiohttp")
     can = frozenset({"oneway", "roundtrip", "crowd"})
     pace = 0.03
+    sends_later = True
     most_sessions = 1_000
 
     async def open_sink(self, job: Job, arrived: Callable[[bytes], None]) -> Sink:
