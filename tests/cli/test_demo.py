@@ -22,6 +22,7 @@ from seigr_toolset_transmissions.cli.running import run_until_done
 if TYPE_CHECKING:
     import pytest
 
+PEERS = ("ada", "ben", "cleo", "dana")
 _LOCAL_FLAGS = 3
 
 
@@ -88,11 +89,11 @@ def test_a_whole_run_on_a_terminal_of_80_columns_shows_what_it_promises() -> Non
     assert "✗" not in final
 
 
-def test_ctrl_c_in_mid_stream_leaves_no_process_behind() -> None:
-    with Stt("demo", "--fast") as stt:
-        read_until(stt, b"the cable is pulled")
+def test_ctrl_c_while_peers_are_connected_leaves_no_process_behind() -> None:
+    with Stt("demo") as stt:
+        read_until(stt, b"event peer_connected")
         children = descendants(stt.process.pid)
-        assert len(children) >= 4
+        assert len(children) == len(PEERS)
         stt.signal(signal.SIGINT)
         assert stt.end() == 130
         assert not any(alive(child) for child in children)
@@ -113,7 +114,7 @@ def test_sigterm_while_peers_are_starting_leaves_no_process_behind() -> None:
 def test_peers_of_a_demo_that_is_killed_end_by_themselves() -> None:
     with Stt("demo") as stt:
         deadline = time.monotonic() + PATIENCE
-        while len(children := descendants(stt.process.pid)) < len(("ada", "ben", "cleo", "dana")):
+        while len(children := descendants(stt.process.pid)) < len(PEERS):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         stt.process.kill()

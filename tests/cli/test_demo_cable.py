@@ -41,7 +41,7 @@ async def hung_up(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-async def test_it_relays_both_ways_until_one_end_closes() -> None:
+async def test_it_relays_both_ways_until_an_end_or_the_cable_closes() -> None:
     async with plugged() as (cable, port, arrivals):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         far_reader, far_writer = await arrivals.get()
@@ -52,6 +52,14 @@ async def test_it_relays_both_ways_until_one_end_closes() -> None:
         far_writer.close()
         assert await hung_up(reader)
         writer.close()
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        far_reader, far_writer = await arrivals.get()
+        await cable.close()
+        for end in (reader, far_reader):
+            assert await hung_up(end)
+        writer.close()
+        far_writer.close()
         assert cable.swallowed == 0
 
 

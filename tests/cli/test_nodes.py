@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -12,7 +13,12 @@ import pytest
 
 from cli.processes import SHARED_SEED, Stt
 from helpers.machine import has_ipv6
+from helpers.relay import Kind, Relay
+from seigr_toolset_transmissions import NodeConfig, STTNode, generate_seed
+from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.main import run
+from seigr_toolset_transmissions.cli.nodes import running
+from seigr_toolset_transmissions.cli.seeds import find_seeds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +93,29 @@ def test_a_port_alone_means_all_addresses() -> None:
         if has_ipv6():
             assert run(["connect", f"[::1]:{port}"]) == 0
             listener.until(r"has connected from \[::1\]:\d+\n")
+
+
+def test_what_a_peer_did_not_get_in_time_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = find_seeds(None, None, {"STT_SHARED_SEED": SHARED_SEED})
+    config = NodeConfig(close_timeout=0.1)
+
+    async def talk_to_nobody() -> None:
+        async with (
+            STTNode(generate_seed(), seeds.shared) as peer,
+            running(seeds, config, ("127.0.0.1", 0)) as node,
+        ):
+            assert node.address is not None
+            async with Relay(node.address) as relay:
+                arrived = asyncio.ensure_future(node.events.wait_for("session_created", timeout=30))
+                await asyncio.gather(arrived, peer.connect(*relay.address))
+                relay.links[0].cut(Kind.BLACK_HOLE)
+                await node.sessions[0].send(b"in vain")
+
+    with pytest.raises(Failure) as caught:
+        asyncio.run(talk_to_nobody())
+    assert str(caught.value) == ""  # it has been told
+    told = re.findall("stt: not everything was delivered to .*\n", capsys.readouterr().err)
+    assert len(told) == 1
 
 
 def test_what_a_peer_did_not_get_is_told_when_the_command_is_interrupted() -> None:

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from cli.processes import SHARED_SEED, Stt, cable_to
+from seigr_toolset_transmissions.cli import ping
 from seigr_toolset_transmissions.cli.main import run
 
 if TYPE_CHECKING:
@@ -37,18 +38,24 @@ def test_each_answer_is_shown_and_all_are_summed_up(
             last = endless.stdout.read().decode()
             assert re.fullmatch(f"({ANSWER})*\\d+ asked, \\d+ answered; {FIGURES}", last)
 
+        monkeypatch.setattr(ping, "_PATIENCE_SECONDS", -1.0)  # no answer can be fast enough
+        assert run(["ping", listener.address(), "-c", "2", "-i", "0.01"]) == 1
+        output = capfd.readouterr()
+        assert re.fullmatch(f"({NO_ANSWER}){{2}}2 asked, 0 answered\n", output.out)
+        assert output.err.endswith("stt: 2 of 2 pings were not answered\n")
+
 
 def test_it_fails_when_the_peer_closes_the_session() -> None:
     with (
         Stt("listen", ANY_PORT) as listener,
-        Stt("ping", listener.address(), "-c", "0", "-i", "0.01") as ping,
+        Stt("ping", listener.address(), "-c", "0", "-i", "0.01") as pinging,
     ):
-        assert re.fullmatch(ANSWER, ping.stdout.readline().decode())
+        assert re.fullmatch(ANSWER, pinging.stdout.readline().decode())
         listener.signal(signal.SIGTERM)
         assert listener.end() == 143
-        assert ping.end() == 1
-        assert ping.stderr.endswith("stt: the peer has closed the session\n")
-        last = ping.stdout.read().decode()
+        assert pinging.end() == 1
+        assert pinging.stderr.endswith("stt: the peer has closed the session\n")
+        last = pinging.stdout.read().decode()
         assert re.fullmatch(f"({ANSWER})*({NO_ANSWER})+\\d+ asked, \\d+ answered; {FIGURES}", last)
 
 
@@ -56,16 +63,16 @@ def test_it_goes_on_over_another_connection_and_fails_without_one() -> None:
     with (
         Stt("listen", ANY_PORT) as listener,
         cable_to(listener.address()) as cable,
-        Stt("ping", cable.address, "-c", "0", "-i", "0.01", "--wait", "0.6") as ping,
+        Stt("ping", cable.address, "-c", "0", "-i", "0.01", "--wait", "0.6") as pinging,
     ):
-        assert re.fullmatch(ANSWER, ping.stdout.readline().decode())
+        assert re.fullmatch(ANSWER, pinging.stdout.readline().decode())
         cable.relay.down = True
         cable.cut()
-        while not re.fullmatch(NO_ANSWER, ping.stdout.readline().decode()):
+        while not re.fullmatch(NO_ANSWER, pinging.stdout.readline().decode()):
             pass  # answers from before
         cable.relay.down = False
-        while not re.fullmatch(ANSWER, ping.stdout.readline().decode()):
+        while not re.fullmatch(ANSWER, pinging.stdout.readline().decode()):
             pass
         listener.process.kill()
-        assert ping.end() == 1
-        assert re.search("stt: the session was lost: no connection for 0.6 s.*\n$", ping.stderr)
+        assert pinging.end() == 1
+        assert re.search("stt: the session was lost: no connection for 0.6 s.*\n$", pinging.stderr)

@@ -9,11 +9,19 @@ import signal
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
-from cli.processes import CTRL_C, CTRL_D, Stt, cable_to, run_stt
+import pytest
+
+from cli.processes import CTRL_C, CTRL_D, SHARED_SEED, Stt, cable_to
 from helpers.relay import Direction, Fault, Kind
+from seigr_toolset_transmissions.cli.main import run
 
 ANY_PORT = "127.0.0.1:0"
 BYTES = os.urandom(3_000_000)
+
+
+@pytest.fixture(autouse=True)
+def shared_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STT_SHARED_SEED", SHARED_SEED)
 
 
 def received(data: bytes) -> str:
@@ -22,7 +30,9 @@ def received(data: bytes) -> str:
     return rf"stt: received {len(data):,} bytes in \d+\.\d s.*, sha256 {digest}\n"
 
 
-def test_bytes_go_both_ways_as_they_come_until_an_input_ends() -> None:
+def test_bytes_go_both_ways_as_they_come_until_an_input_ends(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     strange = b"no line end, \xff, \x00, \r\n"
     with (
         Stt("listen", ANY_PORT, "--raw", stdin=PIPE) as listener,
@@ -32,9 +42,8 @@ def test_bytes_go_both_ways_as_they_come_until_an_input_ends() -> None:
             source.type(strange)
             assert target.stdout.read(len(strange)) == strange
 
-        refused = run_stt("connect", listener.address(), "--raw")  # there is one peer
-        assert refused.returncode == 1
-        assert refused.stderr == b"stt: the peer takes no more sessions at present\n"
+        assert run(["connect", listener.address(), "--raw"]) == 1  # there is one peer
+        assert capfd.readouterr().err == "stt: the peer takes no more sessions at present\n"
 
         listener.stdin.close()
         assert (listener.end(), peer.end()) == (0, 0)
@@ -104,6 +113,18 @@ def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> N
         listener.signal(signal.SIGINT)
         assert listener.end() == 130
         assert listener.stdout.read() == b""
+
+
+def test_what_a_slow_reader_has_not_taken_yet_comes_before_what_the_next_sender_sends(
+    tmp_path: Path,
+) -> None:
+    with Stt("listen", ANY_PORT, "--raw", "--keep") as listener:
+        for data in (BYTES, b"and more"):
+            (tmp_path / "file").write_bytes(data)
+            assert run(["send", listener.address(), str(tmp_path / "file")]) == 0
+        assert listener.stdout.read(len(BYTES)) == BYTES
+        assert listener.stdout.read(8) == b"and more"
+        listener.until(f"{received(BYTES)}{received(b'and more')}")
 
 
 def test_when_the_output_cannot_be_written_both_sides_fail(tmp_path: Path) -> None:

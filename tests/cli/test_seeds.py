@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,19 @@ def test_a_seed_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         write_seed_file(tmp_path / "none" / "seed")
     with pytest.raises(Failure, match="is a directory"):
         write_seed_file(tmp_path, force=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_seed_that_is_not_safely_stored_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(Failure, match=r"cannot write .*/seed: No space left on device"):
+        write_seed_file(tmp_path / "seed", force=force)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from threading import Event
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from seigr_toolset_transmissions.cli.chat import printable
 from seigr_toolset_transmissions.cli.demo_numbers import Tally, number_of, numbered
+from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.ping import summary
 from seigr_toolset_transmissions.cli.rates import describe
 from seigr_toolset_transmissions.cli.streams import (
@@ -84,6 +86,35 @@ async def test_a_cancelled_call_is_dropped_and_the_next_one_made() -> None:
     release.set()
     await third
     assert made == [3]
+
+
+def test_a_call_that_outlives_its_event_loop_ends_its_thread() -> None:
+    begun, release = Event(), Event()
+
+    def outlive() -> None:
+        begun.set()
+        release.wait()
+
+    async def begin() -> None:
+        call = asyncio.ensure_future(Worker("outlives").call(outlive))
+        await asyncio.to_thread(begun.wait)
+        call.cancel()
+
+    asyncio.run(begin())
+    thread = next(thread for thread in threading.enumerate() if thread.name == "outlives")
+    release.set()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+async def test_what_cannot_be_read_is_named() -> None:
+    reading, writing = os.pipe()
+    with pytest.raises(Failure, match=r"^cannot read standard input: Bad file descriptor$"):
+        await InputStream(writing).read()
+    with pytest.raises(Failure, match=r"^cannot read file\.bin: "):
+        await InputStream(writing, "file.bin").read()
+    os.close(reading)
+    os.close(writing)
 
 
 @given(st.binary(max_size=60), st.sampled_from(["", "peer: "]))

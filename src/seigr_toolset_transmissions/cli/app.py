@@ -226,8 +226,8 @@ def listen(
 
     With --raw there is one peer: its bytes go to standard output as they are, and when it has
     closed its session the command ends. Standard input goes to the peer; if there was any, its end
-    closes the session. Others are refused meanwhile. --keep takes one peer after the other, and
-    does not read standard input.
+    closes the session. Others are refused meanwhile. --keep takes one peer after the other, also
+    when one was lost, and does not read standard input.
 
     \b
     Examples:

@@ -65,14 +65,14 @@ class Cable:
         task.add_done_callback(self._tasks.discard)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.whole:
+        try:
+            if self.whole:
+                with suppress(OSError):
+                    far_reader, far_writer = await asyncio.open_connection(*self._target)
+                    self._own(self._pump(far_reader, writer))
+                    await self._pump(reader, far_writer)
+        finally:
             writer.transport.abort()
-            return
-        with suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
-            self._own(self._pump(far_reader, writer))
-            await self._pump(reader, far_writer)
-        writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

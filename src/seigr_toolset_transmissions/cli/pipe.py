@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import SessionState
 from .addresses import short_id
@@ -91,15 +91,7 @@ class _Receiver:
 
     async def next_session(self) -> bytes:
         """Wait for the next peer."""
-        waiting = asyncio.ensure_future(self._sessions.get())
-        try:
-            both: set[asyncio.Future[Any]] = {waiting, self._output.failed}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if self._output.failed.done():
-                self._output.failed.result()
-            return waiting.result()
-        finally:
-            waiting.cancel()
+        return await self._sessions.get()
 
     async def receive(self, session_id: bytes, feed_from_input: Session | None = None) -> None:
         """Write what a session brings until it has ended."""
