@@ -108,16 +108,21 @@ def test_the_changelog_has_this_version() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    anchors = {
-        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
-        assert (document.parent / path).exists(), target
-        assert not anchor or anchor in anchors, target
+        goal = document.parent / path if path else document
+        assert goal.exists(), target
+        assert not anchor or anchor in anchors(goal), target
+
+
+def anchors(document: Path) -> set[str]:
+    """What its headings can be linked to by."""
+    return {
+        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    }
 
 
 # -------------------------------------------------------------------------- snippets
@@ -157,6 +162,14 @@ async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
             "other_id": later.node_id,
             "counts": {},
             "Any": Any,
+            "STTNode": STTNode,
+            "node_seed": bytes([7]) * 32,
+            "shared_seed": b"the documents' seed",
+            "alice_id": bytes([1]) * 32,
+            "bob_id": bytes([2]) * 32,
+            "registry": {bytes([1]) * 32},
+            "old": b"the documents' seed",
+            "new": b"the documents' next seed",
         }
         code = compile(block, "<snippet>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         if "stream" in block or "wait_for" in block:  # waits for a peer that is yet to come
@@ -170,6 +183,14 @@ async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
             await result
         if connecting is not None:
             await connecting
+        if "kick" in block and "STTNode(" not in block:
+            # Which is told of, like every end of a session that was not agreed on.
+            assert not node.sessions
+            await node.events.wait_for("peer_disconnected", timeout=10)
+            assert {details.pop("reason").partition(":")[0] for details in failures} == {
+                "the peer was kicked"
+            }
+            return
         await other.sessions[0].send(b"for a handler, if there is one")
         await other.sessions[0].flush()
     assert failures == []

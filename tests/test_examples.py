@@ -68,6 +68,19 @@ received b'make room'
 attic: ACCEPTED
 cellar: UNREACHABLE
 """,
+    "access": r"""
+the guest is in: open
+the stranger is not: the peer does not allow this node to connect
+the guest, banned: the peer does not allow this node to connect
+and forgiven: open
+""",
+    "seed_rotation": r"""
+still here at step 1
+still here at step 2
+still here at step 3
+a new session with the new seed: open
+with the old seed: no answer
+""",
     "resume": r"""
 peer: session_suspended
 peer: session_resumed

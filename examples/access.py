@@ -1,0 +1,36 @@
+"""Say who may come in: by a list of node ids, and by throwing somebody out."""
+
+import asyncio
+
+from seigr_toolset_transmissions import STTNode, generate_seed
+from seigr_toolset_transmissions.errors import STTConnectError
+
+
+async def main() -> None:
+    shared_seed = generate_seed()
+    guest, stranger = (STTNode(generate_seed(), shared_seed) for _ in range(2))
+    hub = STTNode(generate_seed(), shared_seed, allow={guest.node_id})
+    host, port = await hub.start(server_mode=True) or ("", 0)
+    async with hub, guest, stranger:
+        session = await guest.connect(host, port)
+        print("the guest is in:", session.state)
+        try:
+            await stranger.connect(host, port)
+        except STTConnectError as error:
+            print("the stranger is not:", error)
+
+        session.send_nowait(b"something rude")
+        await hub.endpoints.receive_any()
+        await hub.ban(guest.node_id)
+        await session.wait_closed()
+        try:
+            await guest.connect(host, port)
+        except STTConnectError as error:
+            print("the guest, banned:", error)
+
+        await hub.unban(guest.node_id)
+        session = await guest.connect(host, port)
+        print("and forgiven:", session.state)
+
+
+asyncio.run(main())
