@@ -88,6 +88,67 @@ async def test_counters_follow_what_was_accepted() -> None:
     assert info["last_activity"] >= info["connected_at"]
 
 
+@pytest.mark.parametrize("how", ["send_to_endpoint", "broadcast", "deliver", "offer"])
+async def test_a_message_in_either_direction_is_an_activity(how: str) -> None:
+    manager = manager_with([A, B], Wire().send)
+    before = time.time()
+    if how == "send_to_endpoint":
+        await manager.send_to_endpoint(A, b"x")
+    elif how == "broadcast":
+        await manager.send_to_many([A], b"x")
+    elif how == "deliver":
+        await manager.deliver(A, b"x")
+    else:
+        manager.offer(A, [b"x"])
+    active, idle = manager.get_endpoint(A), manager.get_endpoint(B)
+    assert active is not None
+    assert idle is not None
+    assert before <= active["last_activity"] <= time.time()
+    assert idle["last_activity"] is None
+
+
+async def test_the_counters_begin_anew_with_an_endpoint_that_comes_back() -> None:
+    manager = manager_with([A], Wire().send)
+    await manager.send_to_endpoint(A, b"12345")
+    await manager.deliver(A, b"12")
+    manager.retire_endpoint(A)
+    await manager.add_endpoint(A, None)
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert (info["bytes_sent"], info["bytes_received"], info["last_activity"]) == (0, 0, None)
+
+
+async def test_an_endpoint_that_is_to_be_connected_is_told_to_the_transport() -> None:
+    told: list[tuple[bytes, list[bytes]]] = []
+    manager = EndpointManager(on_wanted=lambda peer: told.append((peer, manager.list_endpoints())))
+    await manager.add_endpoint(A, None)
+    await manager.add_endpoint(B, None, connect=True)
+    assert told == [(B, [A, B])]  # it is there by then
+    assert [manager.wanted(endpoint_id) for endpoint_id in (A, B, C)] == [False, True, False]
+    await manager.deliver(B, b"x")
+    manager.retire_endpoint(B)
+    await manager.add_endpoint(B, None)  # anew, and now without
+    assert not manager.wanted(B)
+    await manager.remove_endpoint(B)
+    await manager.add_endpoint(B, None, connect=True)
+    assert manager.wanted(B)
+    await manager.remove_endpoint(B)
+    assert not manager.wanted(B)
+    assert len(told) == 2
+    await EndpointManager().add_endpoint(A, None, connect=True)  # nobody to tell
+
+
+async def test_an_endpoint_that_the_transport_added_is_its_own_until_the_user_adds_it() -> None:
+    manager = EndpointManager()
+    manager.add_endpoint_nowait(A, None, temporary=True)
+    await manager.add_endpoint(B, None)
+    assert [manager.is_temporary(endpoint_id) for endpoint_id in (A, B, C)] == [True, False, False]
+    await manager.remove_endpoint(A)
+    assert not manager.is_temporary(A)
+    await manager.add_endpoint(A, None)
+    assert not manager.is_temporary(A)
+
+
 async def test_the_status_function_adds_to_the_description() -> None:
     manager = manager_with([A], status=lambda peer: {"state": "open", "rtt": 0.1, "peer": peer})
     info = manager.get_endpoint(A)

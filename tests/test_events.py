@@ -1434,7 +1434,7 @@ async def test_observed_tells_whether_an_emit_would_be_seen() -> None:
 # wait_for
 
 
-async def test_wait_for_returns_the_next_occurrence() -> None:
+async def test_wait_for_returns_the_next_occurrence(no_log: None) -> None:
     events = EventEmitter()
     waiting = asyncio.create_task(events.wait_for("x"))
     await turns()

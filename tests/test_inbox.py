@@ -811,6 +811,7 @@ def check_against_model(script: list[tuple[str, bytes | None, int]]) -> None:
             manager.add_endpoint_nowait(endpoint_id, None)
         model.check()
         assert sorted(manager) == sorted(model.ids)
+        assert manager.held_bytes(64) == sum(64 + len(message.data) for message in model.messages)
         for ask in model.asks:
             if ask.failed or model.held_by(ask):
                 assert ask.future is None or ask.future.done()  # it will run
