@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .measures import crowds, events, one_way, round_trip
 from .measures.pairs import BLOCKING
 from .peers import OWN
 
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["write_plots"]
 
+_SESSIONS = 1_000
+"""Of the crowds, the largest that all have been measured with."""
 _COMPARED = (
-    "one way",
-    "round trip of 64 B, p50",
-    "broadcast of 64 B, per recipient",
-    "memory of an idle session",
-    "new sessions",
-    "emit",
+    *(one_way.pull(size) for size in one_way.SIZES),
+    round_trip.MEDIAN,
+    crowds.broadcast(_SESSIONS),
+    crowds.in_all(_SESSIONS),
+    crowds.opening(_SESSIONS),
+    crowds.idle(_SESSIONS),
+    events.emit(1),
+    events.emit(100),
+    events.emit(100, waiting=True),
 )
 _COLUMNS = 3
 _OWN_COLOUR = "#d1495b"
@@ -68,7 +74,7 @@ def write_plots(directory: Path, samples: Samples) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "benchmarks", "font.size": 8})
+    mpl.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 8})
     return [_comparison(directory, samples), _growth(directory, samples)]
 
 
@@ -102,7 +108,8 @@ def _label(key: Key) -> str:
 
 
 def _comparison(directory: Path, samples: Samples) -> Path:
-    chosen = [metric for name in _COMPARED for metric in _metrics(samples, name)]
+    measured = {key.metric for key in samples.keys}
+    chosen = [metric for metric in _COMPARED if metric in measured]
     figure, axes = _figure(len(chosen))
     for metric, axis in zip(chosen, axes, strict=False):
         bars = [(samples.median(key) or 0.0, key) for key in samples.keys if key.metric == metric]
@@ -111,9 +118,10 @@ def _comparison(directory: Path, samples: Samples) -> Path:
         colours = [_OWN_COLOUR if key.peer == OWN else _OTHER_COLOUR for _, key in bars]
         drawn = axis.barh([_label(key) for _, key in bars], values, color=colours)
         axis.bar_label(drawn, [f" {value:,.{metric.digits}f}" for value in values])
-        axis.margins(x=0.2)
+        axis.margins(x=0.25)
+        axis.set_xticks([])
         better = "more" if metric.more_is_better else "less"
-        axis.set_title(f"{metric} ({metric.unit}; {better} is better)", fontsize=8)
+        axis.set_title(f"{metric}\n({metric.unit}; {better} is better)", fontsize=8)
     return _save(figure, directory / "comparison.svg")
 
 

@@ -47,8 +47,8 @@ Install = Callable[[list[Handler], Callable[[], int]], Awaitable[Emit]]
 
 def emit(handlers: int, *, waiting: bool = False) -> Metric:
     """Return the metric of one emit to so many handlers, which wait for something or not."""
-    name = "emit, handlers that wait 1 ms" if waiting else "emit"
-    return Metric(name, handlers, "us", 2, of="handlers")
+    name, digits = ("emit, handlers that wait 1 ms", 0) if waiting else ("emit", 2)
+    return Metric(name, handlers, "us", digits, of="handlers")
 
 
 async def _own(handlers: list[Handler], _ended: Callable[[], int]) -> Emit:

@@ -22,6 +22,7 @@ __all__ = ["AsyncioProtocol", "AsyncioStreams", "MutualTls", "RawSockets"]
 
 _BACKLOG = 1024
 _HELLO = b"!"
+_READ_BYTES = 256 * 1024
 
 
 def _contexts(job: Job, *, tls: bool) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
@@ -283,23 +284,23 @@ class RawSockets(Peer):
 
     def open_sink(self, job: Job, arrived: Callable[[bytes], None]) -> Sink:
         server = socket.create_server((HOST, 0))
-        rest = bytearray()
-        start = 0
+        size = job.size
+        at_once = max(1, _READ_BYTES // size) * size
         client: socket.socket | None = None
+        read, start = b"", 0
 
         def receive() -> bytes:
-            nonlocal rest, start, client
-            if client is None:
-                client, _ = server.accept()
-            while len(rest) - start < job.size:
-                rest = rest[start:]
-                start = 0
-                read = client.recv(max(job.size, 256 * 1024))
+            nonlocal client, read, start
+            if start == len(read):
+                if client is None:
+                    client, _ = server.accept()
+                read, start = client.recv(at_once), 0
+                if len(read) % size:  # whole messages at a time are the fastest to cut
+                    read += client.recv(size - len(read) % size, socket.MSG_WAITALL)
                 if not read:
                     raise ConnectionResetError
-                rest += read
-            start += job.size
-            return bytes(rest[start - job.size : start])
+            start += size
+            return read[start - size : start]
 
         return Sink(server.getsockname()[1], receive=receive, close=server.close)
 
