@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import random
 from typing import Any
+
+import pytest
 
 from helpers.clock import run_virtual
 from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
@@ -100,25 +104,6 @@ def test_retry_now_does_not_wait_for_the_back_off() -> None:
     run_virtual(main())
 
 
-def test_retry_now_resumes_a_suspended_session_at_once() -> None:
-    async def main() -> None:
-        network = FaultNetwork(MemoryNetwork())
-        hub = hub_of(network)
-        await hub.start(server_mode=True)
-        async with peer_of(network) as peer:
-            session = await peer.connect(*ADDRESS)
-            session.attempts = 20  # as after many short connections
-            network.cables[0].cut(Kind.RST)
-            await peer.events.wait_for("session_suspended", timeout=1)
-            began = asyncio.get_running_loop().time()
-            peer.retry_now(hub.node_id)
-            await peer.events.wait_for("session_resumed", timeout=1)
-            assert asyncio.get_running_loop().time() - began < 0.1
-            await hub.stop()
-
-    run_virtual(main())
-
-
 def test_a_wanted_endpoint_is_connected_again_when_its_node_was_restarted() -> None:
     async def main() -> None:
         network = MemoryNetwork()
@@ -132,6 +117,128 @@ def test_a_wanted_endpoint_is_connected_again_when_its_node_was_restarted() -> N
             await peer.events.wait_for("peer_connected", timeout=31)
             assert await peer.endpoints.broadcast(b"again") == {hub.node_id: SendOutcome.ACCEPTED}
             assert (await hub.endpoints.receive_any(timeout=1))[0] == b"again"
+            await hub.stop()
+
+    run_virtual(main())
+
+
+def test_a_node_that_ends_each_session_at_once_is_dialled_seldom() -> None:
+    async def main() -> None:
+        network = FaultNetwork(MemoryNetwork())
+        hub = hub_of(network)
+        await hub.start(server_mode=True)
+
+        @hub.events.on("session_created")
+        async def end(session_id: bytes) -> None:
+            session = hub.get_session(session_id)
+            assert session is not None
+            await session.close()
+
+        async with peer_of(network) as peer:
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            await asyncio.sleep(300)
+            assert 8 <= len(network.cables) <= 60  # as if nobody had answered
+            hub.events.remove_handler("session_created", end)
+            await peer.events.wait_for("peer_connected", timeout=31)
+            await asyncio.sleep(11)  # it is stable, so the next dial comes soon
+            began = asyncio.get_running_loop().time()
+            await hub.sessions[0].close()
+            await peer.events.wait_for("peer_connected", timeout=1)
+            assert asyncio.get_running_loop().time() - began <= 0.3
+            await hub.stop()
+
+    run_virtual(main())
+
+
+def test_a_retry_asked_for_while_there_is_a_session_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        hub = hub_of(network)
+        await hub.start(server_mode=True)
+        async with peer_of(network) as peer:
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            await peer.events.wait_for("peer_connected", timeout=1)
+            peer.retry_now(hub.node_id)
+            await asyncio.sleep(11)
+            began = asyncio.get_running_loop().time()
+            await hub.sessions[0].close()
+            await peer.events.wait_for("peer_connected", timeout=1)
+            assert asyncio.get_running_loop().time() - began == pytest.approx(0.2)
+            await hub.stop()
+
+    run_virtual(main())
+
+
+def test_a_retry_of_an_endpoint_that_is_not_wanted_does_nothing() -> None:
+    async def main() -> None:
+        network = FaultNetwork(MemoryNetwork())
+        async with peer_of(network) as peer:
+            await peer.endpoints.add_endpoint(b"known", ADDRESS)
+            peer.retry_now(b"known")
+            peer.retry_now(b"unknown")
+            await asyncio.sleep(1)
+            assert network.cables == []
+
+    run_virtual(main())
+
+
+def test_a_handler_of_a_failed_dial_may_stop_the_node() -> None:
+    async def main() -> None:
+        peer = peer_of(MemoryNetwork())
+        await peer.start()
+        stopped: list[object] = []
+
+        @peer.events.on("error")
+        async def stop(error_type: str, details: dict[str, Any]) -> None:
+            stopped.append(await peer.stop())
+
+        await peer.endpoints.add_endpoint(hub_of(MemoryNetwork()).node_id, ADDRESS, connect=True)
+        await asyncio.sleep(100)
+        assert stopped == [()]
+        gc.collect()  # a task that failed would be told of now
+
+    run_virtual(main())
+
+
+def test_a_node_that_such_a_handler_has_stopped_and_started_dials_again() -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        hub, peer = hub_of(network), peer_of(network)
+        await peer.start()
+        stopped: list[object] = []
+
+        @peer.events.on("error")
+        async def restart(error_type: str, details: dict[str, Any]) -> None:
+            if not stopped:
+                stopped.append(await peer.stop())
+                await peer.start()
+
+        await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+        await asyncio.sleep(1)
+        await hub.start(server_mode=True)
+        await peer.events.wait_for("peer_connected", timeout=31)
+        assert len(hub.sessions) == 1
+        await peer.stop()
+        await hub.stop()
+
+    run_virtual(main())
+
+
+def test_an_endpoint_removed_and_added_again_is_dialled_at_once() -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        hub = hub_of(network)
+        async with peer_of(network) as peer:
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            await asyncio.sleep(100)
+            await hub.start(server_mode=True)
+            await peer.endpoints.remove_endpoint(hub.node_id)
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            await peer.events.wait_for("peer_connected", timeout=0.001)
             await hub.stop()
 
     run_virtual(main())

@@ -6,16 +6,23 @@ offsets here and at every offset by ``python -m tests.soak.every_cut``.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.fault_network import Direction, Fault, Kind
+from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
 from helpers.lossless import messages, run_scenario
-from seigr_toolset_transmissions import session
+from helpers.nodes import Nodes, in_virtual_time
+from seigr_toolset_transmissions import NodeConfig, session
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from helpers.fault_network import Cable
+    from seigr_toolset_transmissions import STTNode
 
 PART_BYTES = 100
 SIZES = [0, 1, 64, 99, 100, 101, 250, 30, 5, 7]
@@ -62,6 +69,60 @@ def test_a_thousand_cuts_in_a_row_lose_nothing() -> None:
     outcome = run_scenario(many, many, faults)
     assert outcome.at_listener == many
     assert outcome.at_dialer == many
+
+
+@in_virtual_time
+async def test_old_connections_that_hang_and_are_released_deliver_nothing_twice() -> None:
+    """A thousand resumes; what was on its way before each one arrives late, in both directions."""
+    chance = random.Random(1)  # noqa: S311 - no secret
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network) as nodes:
+        # The dialer notices a silence within two seconds, the listener much later.
+        dialer = await nodes.start(config=NodeConfig(ping_interval=0.5, ping_timeout=0.5))
+        pair = await nodes.connect(dialer, await nodes.listen())
+        received = {node: _record(node) for node in (pair.dialer, pair.listener)}
+        sent: dict[STTNode, list[bytes]] = {pair.dialer: [], pair.listener: []}
+
+        async def talk() -> None:
+            for node, side in ((pair.listener, pair.near), (pair.dialer, pair.far)):
+                for _ in range(chance.randrange(4)):
+                    size = chance.choice((0, 9, PART_BYTES, 3 * PART_BYTES))
+                    sent[node] += messages(b"%d:" % len(sent[node]), [size])
+                    await side.send(sent[node][-1])
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+
+        hanging: list[Cable] = []
+        for _ in range(1000):
+            await talk()
+            network.cables[-1].hold()
+            hanging.append(network.cables[-1])
+            await talk()
+            occurrence = chance.choice(("session_suspended", "session_resumed"))
+            await pair.dialer.events.wait_for(occurrence)
+            while len(hanging) > chance.randrange(3):
+                await talk()  # some before the release, also of a connection before the last
+                hanging.pop(0).release()
+            if occurrence == "session_suspended":
+                await pair.dialer.events.wait_for("session_resumed")
+        for cable in hanging:
+            cable.release()
+        await asyncio.gather(pair.near.flush(), pair.far.flush())
+        await asyncio.sleep(100)  # whatever would come twice, or too late, comes now
+        assert pair.near.stats.resumes == pair.far.stats.resumes == 1000
+        for node, expected in sent.items():
+            assert len(expected) > 2000
+            assert received[node] == expected
+
+
+def _record(node: STTNode) -> list[bytes]:
+    received: list[bytes] = []
+
+    async def record(session_id: bytes, data: bytes) -> None:
+        received.append(data)
+
+    node.events.register("data_received", record)
+    return received
 
 
 def test_both_sides_tell_of_a_cut_and_of_its_end() -> None:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import NodeConfig
 
-__all__ = ["pause"]
+__all__ = ["STABLE_SECONDS", "pause"]
+
+STABLE_SECONDS = 10.0
+"""A connection or session that lasted so long lets the back-off begin anew."""
 
 
 async def pause(config: NodeConfig, attempts: int, retry: asyncio.Event, longest: float) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from .backoff import pause
+from .backoff import STABLE_SECONDS, pause
 from .errors import STTConnectError, STTEndpointError
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Keeper:
         runtime = self._runtime
         attempts = 0
         try:
-            while runtime.endpoints.wanted(endpoint_id):
+            # A handler of what it tells may have stopped the node.
+            while runtime.running and runtime.endpoints.wanted(endpoint_id):
                 session = self._registry.routes.get(endpoint_id)
                 try:
                     session = session or await self._connector.connect_to(endpoint_id)
@@ -77,8 +78,12 @@ class Keeper:
                     }
                     await runtime.emit_error("connect_failed", details)
                 else:
-                    attempts = 0
+                    began = runtime.loop.time()
                     await session.wait_closed()
+                    # Who ends each session at once is not to be dialled ten times a second.
+                    stable = runtime.loop.time() - began >= STABLE_SECONDS
+                    attempts = 0 if stable else attempts + 1
+                    kept.retry.clear()  # it was meant for dials before this session
                 await pause(runtime.config, attempts, kept.retry, math.inf)
         finally:
             del self._kept[endpoint_id]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from .backoff import pause
+from .backoff import STABLE_SECONDS, pause
 from .errors import STTConnectError, STTProtocolError
 from .hello import Opening, OpeningKind
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from .transports.base import Transport
 
 __all__ = ["Reconnects"]
-
-_STABLE_SECONDS = 10.0
-"""A connection that lasted so long lets the back-off begin anew."""
 
 
 class _Owner(Protocol):
@@ -119,7 +116,7 @@ class Reconnects:
     ) -> None:
         config, loop = self._runtime.config, self._runtime.loop
         deadline = loop.time() + config.resume_window
-        if loop.time() - session.live_since >= _STABLE_SECONDS:
+        if loop.time() - session.live_since >= STABLE_SECONDS:
             session.attempts = 0
         while True:
             attempts = session.attempts
@@ -133,6 +130,8 @@ class Reconnects:
                     if await self._resume(session, suspension):
                         return
             except (STTConnectError, STTProtocolError, TimeoutError) as error:
+                if self._suspensions.get(session) is not suspension:
+                    return  # it was resumed in the very turn in which the time ran out
                 cause = error
                 session.cut("the peer did not answer in time")
 

@@ -3,6 +3,9 @@
 A `Fault` is due when so many bytes have passed, in one direction, over one cable. What passed
 before it arrives; nothing passes after it. The faults are used up in order, one for each cable that
 is dialled, so that a scenario can cut the first connection, the second, and so on.
+
+A cable can also hang and come to life again (`Cable.hold`, `Cable.release`): then what both ends
+have written meanwhile arrives late, when the dialer has long been connected over another one.
 """
 
 from __future__ import annotations
@@ -73,6 +76,8 @@ class Cable(Transport, Receiver):
         self._rest = b""
         self.passed = {Direction.OUT: 0, Direction.IN: 0}
         self.broken: Kind | None = None
+        self._held: dict[Direction, list[bytes]] | None = None
+        self._aborted = False  # by the dialer, while it was held
 
     def _pass(self, direction: Direction, count: int) -> int:
         """Return how many of ``count`` bytes pass before the fault is due."""
@@ -103,6 +108,24 @@ class Cable(Transport, Receiver):
             self._transport.abort()
             asyncio.get_running_loop().call_soon(self._lose, ConnectionResetError())
 
+    def hold(self) -> None:
+        """Keep what comes from now on in either direction: neither end sees anything."""
+        self._held = {Direction.OUT: [], Direction.IN: []}
+
+    def release(self) -> None:
+        """Let what was kept arrive, in both directions, even if the dialer has aborted meanwhile.
+
+        (No transport may do that. It shows that a connection does not rely on its transport.)
+        """
+        assert self._held is not None
+        held, self._held = self._held, None
+        for data in held[Direction.OUT]:
+            self._transport.write(data)
+        self._give(b"".join(held[Direction.IN]))
+        if self._aborted:
+            self._transport.close()
+            self._lose(None)
+
     def _lose(self, cause: Exception | None) -> None:
         receiver, self._receiver = self._receiver, _Nobody()
         receiver.connection_lost(cause)
@@ -117,6 +140,9 @@ class Cable(Transport, Receiver):
         self._receiver = receiver
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._held is not None:
+            self._held[Direction.OUT].append(bytes(data))
+            return
         count = self._pass(Direction.OUT, len(data))
         if count:
             self._transport.write(bytes(data[:count]))
@@ -127,7 +153,9 @@ class Cable(Transport, Receiver):
             self._transport.close()
 
     def abort(self) -> None:
-        if self.broken is Kind.BLACK_HOLE:
+        if self._held is not None:
+            self._aborted = True
+        elif self.broken is Kind.BLACK_HOLE:
             # The dialer's own end goes; the listener learns nothing of it.
             asyncio.get_running_loop().call_soon(self._lose, None)
         else:
@@ -141,14 +169,20 @@ class Cable(Transport, Receiver):
         self._break_if_due()
 
     def bytes_received(self, data: memoryview) -> int:
+        if self._held is not None:
+            self._held[Direction.IN].append(bytes(data))
+            return len(data)
         count = self._pass(Direction.IN, len(data))
-        whole = self._rest + bytes(data[:count])
+        self._give(bytes(data[:count]))
+        self._break_if_due()
+        return len(data)
+
+    def _give(self, data: bytes) -> None:
+        whole = self._rest + data
         if whole and not isinstance(self._receiver, _Nobody):
             with memoryview(whole) as view:
                 done = self._receiver.bytes_received(view)
             self._rest = whole[done:]
-        self._break_if_due()
-        return len(data)
 
     def pause_writing(self) -> None:
         self._receiver.pause_writing()
@@ -157,7 +191,7 @@ class Cable(Transport, Receiver):
         self._receiver.resume_writing()
 
     def connection_lost(self, cause: Exception | None) -> None:
-        if self.broken is None:
+        if self.broken is None and self._held is None:
             self._lose(cause)
 
 

@@ -1,0 +1,366 @@
+"""Sessions without a connection: who dials again and when, who waits, and when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
+from helpers.nodes import EventLog, Nodes, Pair, address_of, in_virtual_time
+from seigr_toolset_transmissions import NodeConfig, accepting
+from seigr_toolset_transmissions.errors import STTSessionLostError
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
+from seigr_toolset_transmissions.transports.tcp import TcpNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from seigr_toolset_transmissions.transports.base import Receiver, Transport
+
+NEVER: dict[str, Any] = {"reconnect_delay": 1e6, "reconnect_delay_max": 1e6}
+"""A dialer with these settings does not dial again, but for `retry_now`."""
+SECOND_MESSAGE = 160
+"""Bytes that a listener has sent when its part of the handshake is done."""
+THIRD_MESSAGE = 224
+"""Bytes that a dialer has sent when its part is."""
+
+
+class Network(FaultNetwork):
+    """Tells when it is dialled."""
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        super().__init__(MemoryNetwork(), faults)
+        self.dialed_at: list[float] = []
+        self.dialed = asyncio.Event()
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
+        self.dialed_at.append(asyncio.get_running_loop().time())
+        self.dialed.set()
+        return await super().dial(receiver, host, port)
+
+
+@pytest.fixture
+def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each random time be the longest possible."""
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+
+
+async def suspend(network: Network, pair: Pair) -> list[EventLog]:
+    """Cut the connection; return the logs of what comes after both sides have noticed."""
+    network.cables[-1].cut(Kind.RST)
+    await asyncio.sleep(0.001)
+    assert pair.near.state == pair.far.state == "suspended"
+    network.dialed.clear()
+    return [EventLog(pair.dialer), EventLog(pair.listener)]
+
+
+async def assert_it_works(pair: Pair) -> None:
+    """Each side can still send to the other, and be acknowledged."""
+    for session, node in ((pair.near, pair.listener), (pair.far, pair.dialer)):
+        await session.send(b"still there")
+        await session.flush()
+        assert (await node.endpoints.receive_any(timeout=1))[0] == b"still there"
+
+
+# When the dialer dials.
+
+
+@pytest.mark.usefixtures("longest_draw")
+@in_virtual_time
+async def test_reconnects_back_off_while_nobody_answers() -> None:
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        assert pair.listener._listener is not None
+        await pair.listener._listener.close()
+        await suspend(network, pair)
+        await asyncio.sleep(100)
+        times = network.dialed_at
+        waits = [later - earlier for earlier, later in pairwise(times)]
+        expected = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30]
+        assert waits == [pytest.approx(wait, abs=0.002) for wait in expected]
+
+
+@pytest.mark.usefixtures("longest_draw")
+@in_virtual_time
+async def test_connections_that_do_not_last_count_as_attempts_until_one_has_lasted() -> None:
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        waits = []
+        for lasted in (1, 1, 1, 9.9, 10.1, 1, 1):
+            await asyncio.sleep(lasted)
+            cut_at = asyncio.get_running_loop().time()
+            network.cables[-1].cut(Kind.RST)
+            await pair.dialer.events.wait_for("session_resumed", timeout=60)
+            waits.append(network.dialed_at[-1] - cut_at)
+        expected = [0.2, 0.4, 0.8, 1.6, 0.2, 0.4, 0.8]
+        assert waits == [pytest.approx(wait, abs=0.002) for wait in expected]
+
+
+@in_virtual_time
+async def test_retry_now_dials_this_peer_at_once_and_no_other() -> None:
+    network = Network()
+    async with Nodes(network, **NEVER) as nodes:
+        bob = await nodes.pair()
+        carol = await nodes.connect(bob.dialer, await nodes.listen("carol"))
+        for cable in network.cables:
+            cable.cut(Kind.RST)
+        await asyncio.sleep(1)
+        assert len(network.cables) == 2
+        bob.dialer.retry_now(bob.listener.node_id)
+        bob.listener.retry_now(bob.dialer.node_id)  # it does not dial: nothing to hurry
+        await asyncio.sleep(0.001)
+        assert bob.near.state == bob.far.state == "open"
+        assert carol.near.state == "suspended"
+        await assert_it_works(bob)
+
+
+# Attempts that fail.
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(Direction.OUT, 0, Kind.RST),
+        Fault(Direction.IN, SECOND_MESSAGE, Kind.RST),
+        Fault(Direction.IN, SECOND_MESSAGE, Kind.FIN),
+        Fault(Direction.OUT, THIRD_MESSAGE - 1, Kind.FIN),
+        Fault(Direction.OUT, THIRD_MESSAGE, Kind.FIN),
+        Fault(Direction.OUT, THIRD_MESSAGE, Kind.RST),
+        Fault(Direction.IN, SECOND_MESSAGE + 1, Kind.RST),
+        Fault(Direction.OUT, 0, Kind.BLACK_HOLE),
+        Fault(Direction.IN, SECOND_MESSAGE, Kind.BLACK_HOLE),
+        Fault(Direction.OUT, THIRD_MESSAGE, Kind.BLACK_HOLE),
+    ],
+    ids=lambda fault: f"{fault.kind.name} {fault.direction.name} {fault.offset}",
+)
+@in_virtual_time
+async def test_an_attempt_that_fails_anywhere_is_followed_by_another(fault: Fault) -> None:
+    no_fault = Fault(Direction.OUT, 1 << 40, Kind.RST)
+    network = Network([no_fault, fault])
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        logs = await suspend(network, pair)
+        for session in (pair.near, pair.far):
+            await session.send(b"waits")
+        await pair.dialer.events.wait_for("session_resumed", timeout=12)
+        await asyncio.gather(pair.near.flush(), pair.far.flush())
+        assert len(network.cables) == 3
+        for node in (pair.dialer, pair.listener):
+            assert (await node.endpoints.receive_any(timeout=1))[0] == b"waits"
+        await assert_it_works(pair)
+        told = [[name for name in log.names if name != "error"] for log in logs]
+        assert told[0] == ["session_resumed"]
+        # The listener may have taken the first attempt for a success.
+        again = ["session_suspended", "session_resumed"]
+        assert told[1] in (["session_resumed"], ["session_resumed", *again])
+        assert {error_type for error_type, _ in logs[1].errors} <= {"handshake_failed"}
+
+
+@pytest.mark.parametrize("turns", range(16))
+@in_virtual_time
+async def test_a_resume_in_the_very_turn_in_which_the_time_is_over_is_one(turns: int) -> None:
+    """A program that stood still finds the answer, and the time over, in one turn of its loop."""
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        (log, _) = await suspend(network, pair)
+        await network.dialed.wait()
+        for _ in range(turns):  # somewhere between the dial and the resumed session
+            await asyncio.sleep(0)
+        loop: Any = asyncio.get_running_loop()
+        loop._virtual.now += nodes.config.connect_timeout + 1
+        await asyncio.sleep(300)
+        assert log.names == ["session_resumed"]
+        await assert_it_works(pair)
+
+
+# When it is over.
+
+
+@in_virtual_time
+async def test_both_sides_give_a_session_up_when_its_time_is_over() -> None:
+    network = Network()
+    async with Nodes(network, **NEVER, resume_window=50) as nodes:
+        pair = await nodes.pair()
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        for session in (pair.near, pair.far):
+            await session.send(b"a")
+            await session.flush()
+        logs = await suspend(network, pair)
+        for session in (pair.near, pair.far):
+            await session.send(b"b")
+        await asyncio.sleep(49)
+        assert pair.near.state == pair.far.state == "suspended"
+        await asyncio.gather(pair.near.wait_closed(), pair.far.wait_closed())
+        assert loop.time() - before == pytest.approx(50, abs=0.1)
+        await asyncio.sleep(0)
+        for log in logs:
+            assert log.names == ["error", "session_closed", "peer_disconnected"]
+            ((error_type, details),) = log.errors
+            assert error_type == "session_lost"
+            assert "no connection for 50 s" in details["reason"]
+            assert (details["unsent"], details["unknown"]) == ((b"b",), ())
+
+
+@in_virtual_time
+async def test_a_dialer_that_comes_back_too_late_hears_how_far_it_had_come() -> None:
+    network = Network()
+    async with Nodes(network, **NEVER) as nodes:
+        listener = await nodes.listen(config=NodeConfig(resume_window=50))
+        pair = await nodes.connect(await nodes.start(), listener)
+        await pair.near.send(b"arrives")
+        await asyncio.sleep(0.001)
+        await suspend(network, pair)  # before it is acknowledged
+        assert pair.near.stats.unacknowledged_bytes > 0
+        await pair.near.send(b"does not arrive")
+        await asyncio.sleep(60)
+        assert pair.far.state == "closed"
+        pair.dialer.retry_now(listener.node_id)
+        await pair.near.wait_closed()
+        assert pair.near.error is not None
+        assert (await listener.endpoints.receive_any(timeout=1))[0] == b"arrives"
+        assert pair.near.error.unsent == (b"does not arrive",)
+        assert pair.near.error.unknown == ()
+
+
+@in_virtual_time
+async def test_a_peer_that_was_restarted_is_noticed_by_the_first_dial() -> None:
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        network.cables[0].hold()
+        await pair.near.send(b"to the old process")
+        host, port = address_of(pair.listener)
+        await pair.listener.stop(drain=0)
+        again = nodes.make("bob", host=host, port=port)
+        await again.start(server_mode=True)
+        log = EventLog(pair.dialer)
+        network.cables[0].cut(Kind.RST)
+        await pair.near.wait_closed()
+        assert asyncio.get_running_loop().time() < 1
+        await log.until("peer_disconnected")
+        assert log.names == ["session_suspended", "error", "session_closed", "peer_disconnected"]
+        ((_, details),) = log.errors
+        assert "the peer was restarted" in details["reason"]
+        assert details["unknown"] == (b"to the old process",)
+        assert details["unsent"] == ()
+        assert again.sessions == []
+
+
+@pytest.mark.parametrize("turns", range(24))
+@in_virtual_time
+async def test_a_session_that_ends_while_it_is_dialled_leaves_nothing(turns: int) -> None:
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        await suspend(network, pair)
+        await pair.near.send(b"x")
+        await network.dialed.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        pair.near.lose("for this test")
+        await asyncio.sleep(300)
+        assert len(network.cables) == 2
+        assert pair.far.state == "closed"
+        for node in (pair.dialer, pair.listener):
+            assert node.sessions == []
+            assert node.stats().half_open == 0
+
+
+@in_virtual_time
+async def test_beyond_the_limit_of_suspended_sessions_the_oldest_is_given_up_on_both_sides() -> (
+    None
+):
+    network = Network()
+    async with Nodes(network, **NEVER, max_suspended=2) as nodes:
+        first = await nodes.pair()
+        pairs = [first, *[await nodes.connect(first.dialer, first.listener) for _ in range(3)]]
+        for pair, cable in zip(pairs, network.cables, strict=True):
+            await pair.near.send(b"x")
+            await pair.near.flush()
+            await pair.near.send(b"y")
+            cable.cut(Kind.RST)
+            await asyncio.sleep(0.001)
+        for pair in pairs[:2]:
+            for session in (pair.near, pair.far):
+                assert isinstance(session.error, STTSessionLostError)
+                assert "more than 2 sessions have no connection" in str(session.error)
+        for pair in pairs[2:]:
+            assert pair.near.state == pair.far.state == "suspended"
+
+
+# What both sides tell.
+
+
+@in_virtual_time
+async def test_a_listener_that_has_not_noticed_the_cut_tells_of_it_all_the_same() -> None:
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        logs = [EventLog(pair.dialer), EventLog(pair.listener)]
+        network.cables[0].hold()
+        pair.near.cut("for this test")
+        await pair.dialer.events.wait_for("session_resumed", timeout=1)
+        await assert_it_works(pair)
+        for log in logs:
+            assert log.names == ["session_suspended", "session_resumed"]
+        network.cables[0].release()
+        await asyncio.sleep(100)
+        for log in logs:
+            assert log.names == ["session_suspended", "session_resumed"]
+
+
+# A thousand times.
+
+
+def held() -> tuple[int, int, int]:
+    """Blocks of memory, tasks and file descriptors of this process."""
+    gc.collect()
+    return (
+        sys.getallocatedblocks(),
+        len(asyncio.all_tasks()),
+        len(list(Path("/proc/self/fd").iterdir())),
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts file descriptors in /proc")
+def test_a_thousand_reconnects_over_tcp_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A listener remembers first messages, up to a bound that must be reached here.
+    monkeypatch.setattr(accepting, "_FIRST_MESSAGES", 100)
+
+    async def main() -> None:
+        network = FaultNetwork(TcpNetwork())
+        delays = ("reconnect_delay", "reconnect_delay_max", "ack_delay")
+        async with Nodes(network, **dict.fromkeys(delays, 0.001)) as nodes:
+            pair = await nodes.pair()
+            ends = ((pair.near, pair.listener), (pair.far, pair.dialer))
+            counts = []
+            for number in range(1001):
+                network.cables[-1].cut((Kind.RST, Kind.FIN)[number // 2 % 2])
+                network.cables.clear()
+                session, node = ends[number % 2]
+                await session.send(b"%d" % number)
+                await session.flush()
+                assert (await node.endpoints.receive_any(timeout=9))[0] == b"%d" % number
+                if number % 200 == 0:
+                    await asyncio.sleep(0.05)  # what has ended is cleared away
+                    counts.append(held())
+            assert pair.near.stats.resumes == pair.far.stats.resumes == 1001
+        blocks, tasks, descriptors = zip(*counts[1:], strict=True)
+        assert max(blocks) - min(blocks) < 800  # less than one for each reconnect
+        assert max(tasks) == min(tasks)
+        assert max(descriptors) == min(descriptors)
+
+    asyncio.run(main())
