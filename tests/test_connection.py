@@ -213,6 +213,16 @@ async def test_a_replayed_record_ends_the_connection() -> None:
     assert isinstance(listener.user.ends[0], STTAuthenticationError)
 
 
+@pytest.mark.parametrize("plaintext", [b"", b"\x00\x00", b"\x80\0\0\x04pad"], ids=str)
+@in_virtual_time
+async def test_a_record_without_any_whole_frame_is_a_sign_of_life(plaintext: bytes) -> None:
+    dialer, listener = pair()
+    await asyncio.sleep(7)
+    listener.feed(bytes(seal(dialer.channel.send_cipher, [plaintext])))
+    assert listener.machine.last_received == 7
+    assert listener.user.ends == []
+
+
 @in_virtual_time
 async def test_a_record_against_the_protocol_ends_the_connection() -> None:
     dialer, listener = pair()
@@ -299,6 +309,26 @@ async def test_what_is_sent_in_one_turn_goes_out_together() -> None:
     assert len(dialer.transport.writes) == 2  # the first at once, the others in one record
     listener.feed(dialer.take())
     assert listener.user.messages == [b"%d" % k for k in range(100)]
+
+
+@in_virtual_time
+async def test_connections_share_a_turn_and_one_that_was_dropped_in_it_writes_no_more() -> None:
+    turn = FlushTurn(asyncio.get_running_loop())
+    ends = [End(channels()[1], turn, Link.UP) for _ in range(3)]
+    for end in ends:
+        end.connection.flush()  # its WELCOME
+        end.take()
+    for k in range(3):
+        for end in ends:
+            end.machine.send(b"%d" % k)
+            end.connection.flush_soon()
+    assert [len(end.transport.writes) for end in ends] == [1, 1, 1]
+    ends[1].connection.drop()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [len(end.transport.writes) for end in ends] == [2, 1, 2]
+    assert turn.number == 1
+    assert ends[0].connection.peer_address == ends[0].transport.peer_address
 
 
 @in_virtual_time

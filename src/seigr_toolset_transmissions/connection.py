@@ -197,11 +197,10 @@ class Connection:
         try:
             while record := unseal(self._receive_cipher, data, done):
                 plaintext, done = record
-                frames = self._decoder.feed(plaintext)
-                if frames:
-                    messages = machine.receive(frames, self._loop.time())
-                    if messages:
-                        user.messages_arrived(messages)
+                # Also without a whole frame a record is a sign of life.
+                messages = machine.receive(self._decoder.feed(plaintext), self._loop.time())
+                if messages:
+                    user.messages_arrived(messages)
         except STTProtocolError as error:
             self.drop()
             user.connection_ended(self, error)

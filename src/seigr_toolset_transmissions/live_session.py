@@ -55,7 +55,8 @@ _FLUSH_BYTES = 64 * 1024
 work meanwhile, and memory stays small."""
 
 _TURN_MESSAGES = 256
-"""Messages handed to handlers before others get a turn of the loop, should no handler wait."""
+"""Messages handed to handlers before others get a turn of the loop, should no handler wait. If
+they do wait, a turn ends after ``ack_delay``, for the peer must hear of what was consumed."""
 
 _OFFER_MESSAGES = 1024
 """Queued messages offered to an inbox at a time."""
@@ -149,7 +150,7 @@ class Session:
     __slots__ = (
         "_closed",
         "_connection",
-        "_end_waiters",
+        "_ended",
         "_flushers",
         "_live",
         "_opened",
@@ -197,7 +198,7 @@ class Session:
         self._resumes = 0
         self._senders: deque[asyncio.Future[None]] | None = None
         self._flushers: list[tuple[int, asyncio.Future[None]]] | None = None
-        self._end_waiters: list[asyncio.Future[None]] | None = None
+        self._ended: asyncio.Event | None = None  # made for who waits for the end
         self._queue: deque[bytes | Step] = _NO_QUEUE
         self._pump: asyncio.Task[None] | None = None
         self._room: asyncio.Task[None] | None = None
@@ -346,7 +347,11 @@ class Session:
         if self._connection is not None:
             machine.ping(self._owner.loop.time())  # the PONG brings the acknowledgement along
             self._connection.flush()
-        await waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self._settle_flushers()  # lets go of it
+            raise
 
     async def close(self) -> None:
         """Accept no more, deliver what was accepted, and end the session on both sides.
@@ -371,11 +376,9 @@ class Session:
     async def wait_closed(self) -> None:
         """Wait until the session has ended, in whatever way; `error` then tells whether well."""
         if not self._closed:
-            waiter = self._owner.loop.create_future()
-            if self._end_waiters is None:
-                self._end_waiters = []
-            self._end_waiters.append(waiter)
-            await waiter
+            if self._ended is None:
+                self._ended = asyncio.Event()
+            await self._ended.wait()
 
     # ------------------------------------------------------ for the node: its ends
 
@@ -423,10 +426,9 @@ class Session:
         for _, flusher in self._flushers or ():
             if not flusher.done():
                 flusher.set_exception(self._end_error())
-        for waiter in self._end_waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-        self._flushers = self._end_waiters = None
+        self._flushers = None
+        if self._ended is not None:
+            self._ended.set()
         if self._room is not None:
             self._room.cancel()  # what waits for room in the inbox goes there all the same
         if self._opened:
@@ -490,7 +492,7 @@ class Session:
         if self._senders:
             self._wake_sender()
         if self._flushers:
-            self._settle_flushers(self._flushers)
+            self._settle_flushers()
         connection = self._connection
         if connection is None:
             return
@@ -524,10 +526,10 @@ class Session:
         else:
             self.lose("the peer does not know the session any more")
 
-    def _settle_flushers(self, flushers: list[tuple[int, asyncio.Future[None]]]) -> None:
+    def _settle_flushers(self) -> None:
         acked = self.machine.acked
         waiting = []
-        for target, waiter in flushers:
+        for target, waiter in self._flushers or ():
             if waiter.done():
                 continue  # cancelled
             if target > acked:
@@ -647,12 +649,15 @@ class Session:
     async def _call_handlers(self, queue: deque[bytes | Step]) -> None:
         """Hand the messages at the front to the handlers, one at a time."""
         events, machine, session_id = self._owner.events, self.machine, self.session_id
+        loop = self._owner.loop
+        end = loop.time() + self._owner.config.ack_delay
         count = 0
         while (
             queue
             and count < _TURN_MESSAGES
             and isinstance(data := queue[0], bytes)
             and events.handled("data_received")  # the last one may have gone meanwhile
+            and loop.time() <= end
         ):
             del queue[0]
             try:

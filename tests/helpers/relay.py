@@ -1,4 +1,4 @@
-"""A TCP relay between a dialer and a listener that delays, slices, corrupts and cuts on purpose.
+"""A TCP relay between a dialer and a listener: it delays, slices, corrupts, repeats and cuts.
 
 It sees and may change what is really on the wire. Faults in memory and virtual time are those of
 `fault_network`, whose words it shares::
@@ -167,6 +167,10 @@ class Link:
     def hold(self, direction: Direction, *, on: bool = True) -> None:
         """Read nothing, so that the sender's pipe fills up; ``on=False``: go on."""
         self.sides[direction].hold(on=on)
+
+    def insert(self, direction: Direction, data: bytes) -> None:
+        """Pass on bytes that nobody has sent now: old ones again, say, from `recorded`."""
+        self._other(direction).write(data)
 
     def connected(self) -> None:
         """Pass on what came before there was anywhere to pass it to."""
