@@ -766,13 +766,14 @@ def test_a_welcome_that_contradicts_what_was_is_fatal(recv_next: int, credit: in
 # What the listener may answer instead
 
 
-def resuming(*, delivered: int = 1) -> SessionMachine:
-    """Return a dialer that sent 2 messages, of which the peer has, accepted a third, and dials."""
+def resuming(*, delivered: int = 1, pending: tuple[bytes, ...] = (b"c",)) -> SessionMachine:
+    """Return a dialer that sent 2 messages, of which the peer has, accepted another, and dials."""
     one = machine(link=Link.OPENING, peer_credit=0)
     one.receive([Welcome(WelcomeStatus.ACCEPTED, 0, CREDIT)], NOW)
     sent(one, b"a", b"b")
     one.receive([Ack(delivered, CREDIT)], NOW)
-    one.send(b"c")
+    for message in pending:
+        one.send(message)
     one.detach()
     one.reopening()
     return one
@@ -808,11 +809,13 @@ def test_an_ended_session_whose_position_is_impossible_is_fatal() -> None:
             resuming().receive([Welcome(WelcomeStatus.ENDED, position, 0)], NOW)
 
 
-def test_an_unknown_session_leaves_what_was_sent_unknown() -> None:
-    one = resuming()
+@pytest.mark.parametrize("pending", [(), (b"c",)])
+def test_an_unknown_session_leaves_what_was_sent_unknown(pending: tuple[bytes, ...]) -> None:
+    one = resuming(pending=pending)
     one.receive([Welcome(WelcomeStatus.UNKNOWN, 0, 0)], NOW)
     assert one.refusal is WelcomeStatus.UNKNOWN
-    assert one.abandon() == Undelivered(unsent=(b"c",), unknown=(b"b",))
+    assert phase(one) is Phase.OPEN  # it is lost, and not closed
+    assert one.abandon() == Undelivered(unsent=pending, unknown=(b"b",))
 
 
 @pytest.mark.parametrize("owing", [True, False])

@@ -57,6 +57,8 @@ SIZES = st.one_of(
 )
 BYTES = st.one_of(st.just(1 << 20), st.just(1 << 20), st.integers(1, 40), st.integers(1, 2000))
 IS_DIALER = st.booleans()
+CLOSERS = st.sampled_from(("dialer", "listener", "both"))
+SOMETIMES = st.integers(0, 9).map(lambda number: number > 6)
 RARELY = st.integers(0, 9).map(lambda number: number == 9)
 MOSTLY = st.integers(0, 9).map(lambda number: number < 8)
 
@@ -71,13 +73,15 @@ class LossyPair(RuleBasedStateMachine):
         listener=st.sampled_from(sorted(CONFIGS)),
         greeted=st.booleans(),
         heal=st.sampled_from((True, True, True, False)),
+        hasty=st.booleans(),
     )
-    def connect(self, dialer: str, listener: str, greeted: bool, heal: bool) -> None:
+    def connect(self, dialer: str, listener: str, greeted: bool, heal: bool, hasty: bool) -> None:
         self.configs = {"dialer": CONFIGS[dialer], "listener": CONFIGS[listener]}
         self.pair = SessionPair(*self.configs.values())
         if greeted:
             self.pair.pump()
         self.heal = heal
+        self.hasty = hasty  # to close; else most runs would end before much has happened
         self.late: list[Wire] = []  # whose openings are under way although the dialer gave them up
         self.closers: set[str] = set()
         self.gave_up = False
@@ -117,17 +121,16 @@ class LossyPair(RuleBasedStateMachine):
         self.side(is_dialer).machine.ping(self.pair.now)
 
     @precondition(lambda self: self.serial > 3)
-    @rule(is_dialer=IS_DIALER, really=MOSTLY)
-    def close(self, is_dialer: bool, really: bool) -> None:
-        side = self.side(is_dialer)
-        if not really:
-            return  # else most runs would be closed before much has happened
-        if side.machine.phase is Phase.OPEN:
-            self.closers.add(side.name)
-        side.machine.close()
+    @rule(closers=CLOSERS, really=RARELY)
+    def close(self, closers: str, really: bool) -> None:
+        for side in self.pair.sides:
+            if closers in (side.name, "both") and (really or self.hasty):
+                if side.machine.phase is Phase.OPEN:
+                    self.closers.add(side.name)
+                side.machine.close()
 
     @precondition(lambda self: self.serial > 8)
-    @rule(is_dialer=IS_DIALER, really=RARELY)
+    @rule(is_dialer=IS_DIALER, really=SOMETIMES)
     def give_up_what_is_cut(self, is_dialer: bool, really: bool) -> None:
         side = self.side(is_dialer)
         if really and side.machine.link is Link.DOWN and not side.ended:
@@ -149,14 +152,75 @@ class LossyPair(RuleBasedStateMachine):
         if side.wire is not None:
             self.pair.arrive(side, count)
 
-    @rule(rounds=st.integers(1, 4), budget=BYTES, count=BYTES)
-    def talk(self, rounds: int, budget: int, count: int) -> None:
+    @rule(rounds=st.integers(1, 4), budget=BYTES, count=BYTES, consuming=st.booleans())
+    def talk(self, rounds: int, budget: int, count: int, consuming: bool) -> None:
         """Get further than single steps do."""
         for _ in range(rounds):
             for is_dialer in (True, False):
+                if consuming:
+                    self.consume(is_dialer, 8)
                 self.write(is_dialer, budget)
             for is_dialer in (True, False):
                 self.arrive(is_dialer, count, 0.01)
+
+    @rule(
+        is_dialer=IS_DIALER,
+        size=SIZES,
+        count=st.integers(1, 4),
+        arrived=BYTES,
+        heard=st.booleans(),
+        noticed=st.booleans(),
+        given_up=RARELY,
+    )
+    def send_into_a_cut(
+        self,
+        is_dialer: bool,
+        size: int,
+        count: int,
+        arrived: int,
+        heard: bool,
+        noticed: bool,
+        given_up: bool,
+    ) -> None:
+        """What it is all about: some of what was sent arrives, its acknowledgement or not."""
+        self.talk(2, 1 << 20, 1 << 20, consuming=True)
+        self.send(is_dialer, size, count, too_long=False)
+        self.write(is_dialer, 1 << 20)
+        self.arrive(not is_dialer, arrived, 0.01)
+        if heard:
+            self.write(not is_dialer, 1 << 20)
+            self.arrive(is_dialer, 1 << 20, 0.01)
+        if noticed:
+            self.notice_a_cut(is_dialer=False)
+            self.give_up_what_is_cut(is_dialer=False, really=given_up)
+        self.resume()
+
+    @rule(
+        closers=CLOSERS,
+        size=SIZES,
+        steps=st.integers(0, 3),
+        arrived=BYTES,
+        noticed=st.booleans(),
+        really=RARELY,
+    )
+    def close_into_a_cut(
+        self, closers: str, size: int, steps: int, arrived: int, noticed: bool, really: bool
+    ) -> None:
+        """Each step lets one of CLOSE, CLOSE_ACK and the last ACK arrive, the cut a part of one."""
+        for is_dialer in (True, False):
+            self.send(is_dialer, size, 1, too_long=False)
+        self.close(closers, really)
+        self.talk(steps, 1 << 20, 1 << 20, consuming=False)
+        self.talk(1, 1 << 20, arrived, consuming=False)
+        if noticed:
+            self.notice_a_cut(is_dialer=False)
+        self.resume()
+
+    def resume(self) -> None:
+        if not self.pair.dialer.ended:
+            self.dial_again(listener_notices=False, arrives=True)
+            self.write(is_dialer=False, budget=1 << 20)
+            self.arrive(is_dialer=True, count=1 << 20, seconds=0.01)
 
     @rule(is_dialer=IS_DIALER)
     def notice_a_cut(self, is_dialer: bool) -> None:
@@ -243,6 +307,8 @@ class LossyPair(RuleBasedStateMachine):
         assert (*unknown, *unsent) == tuple(side.accepted[uncertain:])
         delivered = len(self.pair.peer(side).delivered)
         assert uncertain <= delivered <= uncertain + len(unknown)
+        if side.machine.refusal is WelcomeStatus.ENDED:
+            assert not unknown  # the peer still knew how far it had come
         if side.acknowledged_end and side.name in self.closers and not self.gave_up:
             peers_answer = side.machine.refusal is None
             assert not unknown
