@@ -116,9 +116,9 @@ def _measure(job: Job, loop: str) -> list[Sample]:
                 sent.append(done.cpu / sessions * 1e6)
                 settled.append(done.cpu_settled / sessions * 1e6)
                 late.append((times[len(times) * 99 // 100] - done.begun) * 1e3)
-            crowd.link.tell("close")
             hub.link.tell("close")
             worn = hub.link.hear("used")
+            crowd.link.tell("close")
     values = {
         opening(sessions): sessions / (joined.ended - joined.begun),
         idle(sessions): weight / sessions / 1024,
