@@ -56,7 +56,8 @@ def test_it_fails_when_the_peer_closes_the_session() -> None:
         assert pinging.end() == 1
         assert pinging.stderr.endswith("stt: the peer has closed the session\n")
         last = pinging.stdout.read().decode()
-        assert re.fullmatch(f"({ANSWER})*({NO_ANSWER})+\\d+ asked, \\d+ answered; {FIGURES}", last)
+        # The end comes during a round trip, between two, or just after an answer.
+        assert re.fullmatch(f"({ANSWER})*({NO_ANSWER})*\\d+ asked, \\d+ answered; {FIGURES}", last)
 
 
 def test_it_goes_on_over_another_connection_and_fails_without_one() -> None:

@@ -139,6 +139,8 @@ def test_when_the_output_cannot_be_written_both_sides_fail(tmp_path: Path) -> No
         complaint = "stt: cannot write to standard output: No space left on device\n"
         assert listener.stderr.endswith(complaint)
         assert "not the end" in listener.stderr
-        assert "stt: the session was lost: " in peer.stderr
+        # What was accepted is lost, or all of that has arrived but the input was not over.
+        failures = "the session was lost: |the peer closed the session before it had all input"
+        assert re.search(failures, peer.stderr)
         for side in (listener, peer):
             assert "Traceback" not in side.stderr
