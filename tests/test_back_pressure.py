@@ -155,6 +155,31 @@ async def test_a_sender_whose_peer_has_stopped_goes_on_as_messages_are_consumed(
 
 
 @in_virtual_time
+async def test_a_sender_does_not_wait_for_who_only_watches() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair(
+            max_message_bytes=1000,
+            send_window_bytes=3 * (1000 + FRAME_COST),
+            receive_window_bytes=3 * (1000 + FRAME_COST),
+            ping_interval=1000,
+        )
+
+        @pair.listener.events.on_any
+        async def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name == "data_received":
+                await asyncio.sleep(100)
+
+        # Three are in the inbox, and watched; three fill the peer's window and three ours.
+        async with asyncio.timeout(1):
+            for _ in range(9):
+                await pair.near.send(bytes(1000))
+        # Then the next three go to the inbox, before they are watched.
+        async with asyncio.timeout(301):
+            for _ in range(3):
+                await pair.near.send(bytes(1000))
+
+
+@in_virtual_time
 async def test_a_broadcast_waits_for_a_slow_peer_no_longer_than_it_may() -> None:
     loop = asyncio.get_running_loop()
     network = FaultNetwork(MemoryNetwork())

@@ -679,12 +679,12 @@ class Session:
             messages.append(item)
         events = self._owner.events
         taken = self._offer(messages)
-        for data in messages[:taken]:
-            del queue[0]
-            if events.observed("data_received"):
-                await self._owner.emit("data_received", session_id=self.session_id, data=data)
         if taken:
             self.acknowledge()
+            for data in messages[:taken]:
+                del queue[0]
+                if events.observed("data_received"):
+                    await self._owner.emit("data_received", session_id=self.session_id, data=data)
             return
         # Room for many, lest this task is woken for each message that the application takes.
         room = self._owner.endpoints.wait_for_room(
