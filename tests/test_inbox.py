@@ -351,6 +351,18 @@ async def test_removal_takes_a_promised_message_away() -> None:
     assert await youngest == (b"Z2", Z)
 
 
+async def test_receivers_whose_promises_were_withdrawn_in_turn_are_served_by_age() -> None:
+    manager = manager_with(X, Y, Z)
+    elder, younger = await start(manager.receive_any()), await start(manager.receive_any())
+    await manager.deliver(X, b"X1")
+    await manager.deliver(Y, b"Y1")
+    await manager.remove_endpoint(X)  # neither has run yet
+    await manager.remove_endpoint(Y)
+    manager.offer(Z, [b"Z1", b"Z2"])
+    assert await elder == (b"Z1", Z)
+    assert await younger == (b"Z2", Z)
+
+
 async def test_a_receiver_whose_promise_was_withdrawn_still_times_out() -> None:
     manager = manager_with(X)
     waiting = await start(manager.receive_any(timeout=0.01))
@@ -529,16 +541,15 @@ async def test_after_waiting_for_room_an_offer_is_accepted() -> None:
     assert manager.offer(X, [b"1" * 8]) == 1
     await manager.wait_for_room(X, 2)
 
-    async def offer(data: bytes) -> int:
+    async def offer(data: bytes) -> list[int]:
         await manager.wait_for_room(X, len(data))
-        return manager.offer(X, [data])
+        return [manager.offer(X, [data]), manager.offer(X, [b"9"])]
 
     offering = await start(offer(b"2" * 5))
     behind = await start(manager.deliver(X, b"3" * 5))
     assert not offering.done()
     await manager.receive_any()
-    assert await offering == 1
-    assert manager.offer(X, [b"9"]) == 0  # that was the one before those who wait
+    assert await offering == [1, 0]  # one offer goes before those who wait, and no more
     await behind
     assert await drain(manager) == [(b"2" * 5, X), (b"3" * 5, X)]
 
