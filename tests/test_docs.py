@@ -360,6 +360,8 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
     assert session.ACK_SHARE == 4
     assert "has cost a quarter of the receive\n  window" in WIRE
     assert f"more than {session.MAX_PONGS} PINGs" in WIRE
+    assert session.CONTROL_SECONDS == 1
+    assert f"more than\n{session.MAX_CONTROLS:,} control frames" in WIRE
 
 
 def test_the_labels_of_the_wire_format_are_those_of_the_source() -> None:

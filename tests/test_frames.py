@@ -19,6 +19,7 @@ from seigr_toolset_transmissions.frames import (
     Frame,
     FrameDecoder,
     FrameType,
+    Pad,
     Part,
     Ping,
     Pong,
@@ -102,7 +103,9 @@ EVERY_FRAME: list[Plain] = [
     b"y" * 70,
     *(frame for frame, _ in CONTROL),
     ("part", b"beginning"),
+    Pad(0),
     b"end",
+    Pad(5),
     b"",
 ]
 
@@ -165,12 +168,13 @@ def test_a_frame_that_has_only_begun_is_kept_for_later(trailing: int) -> None:
     assert not decoder.midway
 
 
-def test_padding_is_passed_over() -> None:
+def test_of_padding_only_the_length_is_told() -> None:
     decoder = FrameDecoder()
-    assert decoder.feed(pad(0) + pad(1000) + pad(MAX_DATA_BYTES)) == []
+    sizes = (0, 1000, MAX_DATA_BYTES)
+    assert decoder.feed(b"".join(map(pad, sizes))) == [Pad(size) for size in sizes]
     assert not decoder.midway
     assert decoder.feed(pad(3)[:5]) == []
-    assert decoder.feed(b"\xff\xff" + data(b"after")) == [[b"after"]]
+    assert decoder.feed(b"\xff\xff" + data(b"after")) == [Pad(3), [b"after"]]
 
 
 TOKENS: dict[FrameType, st.SearchStrategy[Ping | Pong | Close | CloseAck]] = {
@@ -197,7 +201,9 @@ def frame_sequences(draw: st.DrawFn) -> tuple[list[Plain], bytes]:
                 frames.append(("part", payload))
                 encoded += part(payload)
             case FrameType.PAD:
-                encoded += pad(draw(st.integers(0, 2000)))
+                size = draw(st.integers(0, 2000))
+                frames.append(Pad(size))
+                encoded += pad(size)
             case _:
                 frame: Welcome | Ack | Ping | Pong | Close | CloseAck
                 if kind is FrameType.WELCOME:

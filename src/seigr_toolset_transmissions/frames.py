@@ -25,6 +25,7 @@ __all__ = [
     "Frame",
     "FrameDecoder",
     "FrameType",
+    "Pad",
     "Part",
     "Ping",
     "Pong",
@@ -152,7 +153,13 @@ class Part(NamedTuple):
     pieces: list[bytes]
 
 
-Frame = list[bytes] | Part | Ack | Ping | Pong | Close | CloseAck | Welcome
+class Pad(NamedTuple):
+    """Nothing: its sender hides how much it has to say. It is told of so that it can be counted."""
+
+    length: int
+
+
+Frame = list[bytes] | Part | Ack | Ping | Pong | Close | CloseAck | Welcome | Pad
 """What `FrameDecoder.feed` returns: a ``list`` is a run of whole DATA payloads."""
 
 
@@ -274,7 +281,9 @@ class FrameDecoder:
             run.append(b"".join(pieces))
         elif self._type == FrameType.DATA_PART:
             frames.append(Part(pieces))
-        elif self._type != FrameType.PAD:
+        elif self._type == FrameType.PAD:
+            frames.append(Pad(sum(map(len, pieces))))
+        else:
             frames.append(_decode_control(self._type, b"".join(pieces)))
 
 

@@ -34,6 +34,7 @@ from .frames import (
     Close,
     CloseAck,
     Frame,
+    Pad,
     Part,
     Ping,
     Pong,
@@ -44,7 +45,7 @@ from .frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from .config import NodeConfig
 
@@ -61,9 +62,11 @@ enough that the sender's credit never runs dry, seldom enough to cost little."""
 MAX_PONGS = 64
 """PONGs that may wait for a connection that takes no bytes, before its peer counts as flooding."""
 
-MAX_CONTROLS = 10_000
-"""Control frames that a peer may send within a second without any message between them. An honest
-one sends some dozens; a flood of them costs work and brings nothing."""
+MAX_CONTROLS = 100_000
+"""Control frames, and records without a whole frame, that a peer may send within a second beyond
+one for each message, of either side. An honest one sends some dozens, and if its application waits
+for each message's acknowledgement or measures one round trip after the other, as many as there are
+round trips: 25,000 were measured. A flood of them costs work and brings nothing."""
 
 CONTROL_SECONDS = 1.0
 
@@ -252,7 +255,7 @@ class SessionMachine:
 
         self._control: list[bytes] = []  # encoded frames to go out first
         self._pongs = 0
-        self._controls = 0  # received since `_controls_since`, or since the last message
+        self._controls = 0  # received since `_controls_since`, less one for each message
         self._controls_since = now
         self._ping_token = 0
         self._ping_due = False
@@ -449,8 +452,8 @@ class SessionMachine:
 
     # ---------------------------------------------------------------- receiving
 
-    def receive(self, frames: Iterable[Frame], now: float) -> list[bytes]:
-        """Take frames from the connection and return the messages that they complete, in order.
+    def receive(self, frames: Sequence[Frame], now: float) -> list[bytes]:
+        """Take a record's frames, if it completes any; return the messages that they complete.
 
         Raises:
             STTProtocolError: The peer sent what it may not send in this phase, or contradicts
@@ -468,12 +471,14 @@ class SessionMachine:
             raise
         return messages
 
-    def _receive(self, frames: Iterable[Frame], messages: list[bytes], now: float) -> None:
+    def _receive(self, frames: Sequence[Frame], messages: list[bytes], now: float) -> None:
+        if not frames:
+            self._count_control(now)
         for frame in frames:
             if self.phase is Phase.CLOSED:
                 break  # a PONG, say, that was under way while the session ended
             handler, phases, link = self._RULES[type(frame)]
-            if self.phase not in phases or self.link is not link:
+            if self.phase not in phases or (self.link is not link and link is not None):
                 name = type(frame).__name__ if type(frame) is not list else "DATA"
                 raise STTProtocolError(
                     f"a {name} frame while the session is {self.phase.value} and its connection "
@@ -529,7 +534,7 @@ class SessionMachine:
         self._budget.take(cost - self._recv_cost)
         self._recv_cost = cost
         self._recv_next += count
-        self._controls = 0
+        self._controls -= count
 
     @property
     def unfinished_since(self) -> float | None:
@@ -567,6 +572,7 @@ class SessionMachine:
             del unacked[:count]
             self._acked += count
             self._acked_cost += freed + count * FRAME_COST
+            self._controls -= count
 
     # ---------------------------------------------------------------- liveness
 
@@ -598,6 +604,9 @@ class SessionMachine:
         self._ping_time = None
         self.rtt = sample if self.rtt is None else self.rtt + (sample - self.rtt) / 8
         self.min_rtt = sample if self.min_rtt is None else min(self.min_rtt, sample)
+
+    def _on_pad(self, _pad: Pad, _messages: list[bytes], _now: float) -> None:
+        """Do nothing."""
 
     # ------------------------------------------------------- connections and close
 
@@ -755,7 +764,7 @@ class SessionMachine:
         """Their bytes, with those of a message that has only begun."""
         return self._recv_cost - self._recv_next * FRAME_COST
 
-    _RULES: ClassVar[dict[type, tuple[Callable[..., None], frozenset[Phase], Link]]] = {
+    _RULES: ClassVar[dict[type, tuple[Callable[..., None], frozenset[Phase], Link | None]]] = {
         list: (_on_data, _LIVE, Link.UP),
         Part: (_on_part, _LIVE, Link.UP),
         Ack: (_on_ack, _UNTIL_CLOSED, Link.UP),
@@ -764,5 +773,6 @@ class SessionMachine:
         Close: (_on_close, _UNTIL_CLOSED, Link.UP),
         CloseAck: (_on_close_ack, frozenset({Phase.CLOSING}), Link.UP),
         Welcome: (_on_welcome, _UNTIL_CLOSED, Link.OPENING),
+        Pad: (_on_pad, _UNTIL_CLOSED, None),
     }
-    """Each frame's handler, the phases in which the peer may send it, and on what kind of link."""
+    """Each frame's handler, the phases in which the peer may send it, and the link (None: any)."""
