@@ -462,28 +462,20 @@ class _Emission:
                 self._outcomes[index] = await handler(*args, **kwargs)
             except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported
                 self._fail(index, exc)
+            except BaseException as exc:  # noqa: BLE001 - for the emit to raise, not the loop
+                self._abort(exc)
 
     def _start_others(self, due: Iterable[tuple[int, _Call]]) -> None:
         """Make the calls that are due yet in a task each: the one before them waits."""
         self._waits = True
         for index, call in due:
-            self._start(index, self._make, [(index, call)])
+            self._start(index, self._make([(index, call)]))
 
-    def _start(
-        self, index: int | None, function: Callable[..., Awaitable[None]], *args: Any
-    ) -> None:
-        async def guarded() -> None:
-            try:
-                await function(*args)
-            except (CancelledError, GeneratorExit):
-                raise
-            except BaseException as exc:  # noqa: BLE001 - for the emit to raise, not the loop
-                self._abort(exc)
-
+    def _start(self, index: int | None, coroutine: Coroutine[Any, Any, None]) -> None:
         # Not create_task: an eager one would run within the handler that waits. And what the
         # handlers before it have done to the caller's context is not for this one.
         loop = asyncio.get_running_loop()
-        task = asyncio.Task(guarded(), loop=loop, context=self._context.copy())
+        task = asyncio.Task(coroutine, loop=loop, context=self._context.copy())
         self._tasks.append((index, task))
 
     def _fail(self, index: int, exc: BaseException) -> None:
@@ -503,17 +495,28 @@ class _Emission:
         if cancelled:
             _log_failure(self._name, handler, exc)
         else:
-            self._start(None, self._report, self._name, handler, exc)
+            self._start(None, self._tell(handler, exc))
+
+    async def _tell(self, handler: Handler, failure: BaseException) -> None:
+        try:
+            await self._report(self._name, handler, failure)
+        except CancelledError:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - as of any other handler
+            self._abort(exc)
 
     def _cancelled(self) -> bool:
         owner = self._owner
         return owner is not None and owner.cancelling() > self._cancels
 
     def _abort(self, exc: BaseException) -> None:
+        """Cancel everything because of what a handler has raised, for the emit to raise it."""
+        own = current_task()
+        if own is self._owner or isinstance(exc, GeneratorExit):
+            raise exc
         self._given_up = True
         if self._fatal is None:
             self._fatal = exc
-        own = current_task()
         for _, task in self._tasks:
             if task is not own:
                 task.cancel()
