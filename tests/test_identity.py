@@ -61,11 +61,16 @@ def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 # Derivation
 
 
-def test_the_pre_shared_key_is_derived_as_the_protocol_says() -> None:
+@pytest.fixture
+def nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_cache", {})
+
+
+def test_the_pre_shared_key_is_derived_as_the_protocol_says(nothing_cached: None) -> None:
     assert derive_psk(SEED) == by_the_book(SEED, b"seigr-stt/1 shared-seed", b"seigr-stt/1 psk")
 
 
-def test_the_identity_is_derived_as_the_protocol_says() -> None:
+def test_the_identity_is_derived_as_the_protocol_says(nothing_cached: None) -> None:
     me = Identity.from_seed(SEED)
     private = by_the_book(SEED, b"seigr-stt/1 node-seed", b"seigr-stt/1 static-key")
     assert me.private_key.private_bytes_raw() == private

@@ -553,6 +553,43 @@ def test_message_sizes_are_fixed_by_the_payloads() -> None:
         assert len(message) == XXPSK0.message_size(step, len(PAYLOADS[step])) == size
 
 
+def test_a_pattern_says_how_much_longer_its_messages_are_than_their_payloads() -> None:
+    """A message has a tag for each thing in it that is encrypted: as soon as there is a key."""
+    messages: tuple[tuple[Any, ...], ...] = (("e", "s"), ("e", "ee", "s", "es"), ("s", "se"), ())
+    plain = Pattern("plain", messages)
+    assert plain.overheads == (32 + 32, 32 + 48 + 16, 48 + 16, 16)
+    assert plain.message_size(0, 5) == 69
+    with_psk = Pattern("with psk", messages, psk0=True)
+    assert with_psk.overheads == (32 + 48 + 16, 32 + 48 + 16, 48 + 16, 16)
+
+
+def test_each_error_says_what_is_wrong() -> None:
+    cipher = CipherState(bytes(32))
+    for ciphertext in (bytes(15), bytes(MAX_MESSAGE_BYTES + 1)):
+        with pytest.raises(STTAuthenticationError, match=r"^a transport message of a length that"):
+            cipher.decrypt(ciphertext)
+    with pytest.raises(STTAuthenticationError, match=r"^not the next message of the peer$"):
+        cipher.decrypt(bytes(16))
+    cipher._n = 2**64 - 1
+    buffer = bytearray(16)
+    for use in (
+        lambda: cipher.encrypt(b""),
+        lambda: cipher.encrypt_into(b"", buffer),
+        lambda: cipher.encrypt(bytes(MAX_PLAINTEXT_BYTES)),
+        lambda: cipher.decrypt(bytes(16)),
+    ):
+        with pytest.raises(OverflowError, match=r"^no nonce is left under this key$"):
+            use()
+    begun = initiator()
+    begun.write_message(b"")
+    with pytest.raises(RuntimeError, match=r"^a handshake that has begun cannot be copied$"):
+        begun.copy()
+    with pytest.raises(
+        RuntimeError, match=r"^only a finished handshake yields a channel, and only"
+    ):
+        begun.finish()
+
+
 def test_each_side_learns_the_others_key_once_it_is_proven() -> None:
     initiators, responders = public(INITIATOR_STATIC), public(RESPONDER_STATIC)
     known: list[tuple[bytes | None, bytes | None]] = []
