@@ -109,7 +109,7 @@ class Acceptor:
         if denial is not None:
             refusal: Welcome | None = self._deny(answering, peer_node_id, opening, denial)
         elif opening.kind is OpeningKind.RESUME:
-            refusal = self._resume(peer_node_id, transport, channel, opening)
+            refusal = self._resume(answering, peer_node_id, transport, channel, opening)
         else:
             refusal = self._begin(peer_node_id, transport, channel, opening)
         if refusal is None:
@@ -195,7 +195,12 @@ class Acceptor:
         return None
 
     def _resume(
-        self, peer_node_id: bytes, transport: Transport, channel: Channel, opening: Opening
+        self,
+        answering: Answering,
+        peer_node_id: bytes,
+        transport: Transport,
+        channel: Channel,
+        opening: Opening,
     ) -> Welcome | None:
         """Resume a dialer's session, or return the refusal."""
         registry = self._registry
@@ -204,16 +209,22 @@ class Acceptor:
             position = registry.position_at_end(opening.session_id, peer_node_id)
             if position is not None:
                 return Welcome(WelcomeStatus.ENDED, position, 0)
-            return _refusal(WelcomeStatus.UNKNOWN)
+            return self._not_resumed(answering, "a session to be resumed that is not known here")
         if session.peer_incarnation != opening.incarnation:
-            return _refusal(WelcomeStatus.UNKNOWN)
+            return self._not_resumed(answering, "a session to be resumed by a restarted dialer")
         try:
             session.machine.resume(opening.epoch, opening.recv_next, opening.credit)
-        except STTProtocolError:
-            return _refusal(WelcomeStatus.UNKNOWN)
+        except STTProtocolError as error:
+            return self._not_resumed(answering, f"a session to be resumed with {error}")
         registry.connect_session(session, transport, channel)
         session.go_live()
         return None
+
+    def _not_resumed(self, answering: Answering, reason: str) -> Welcome:
+        """Say so: an honest dialer hardly ever comes to this."""
+        details = {"address": answering.peer_address, "reason": reason}
+        self._runtime.report("handshake_failed", details)
+        return _refusal(WelcomeStatus.UNKNOWN)
 
 
 def _refusal(status: WelcomeStatus) -> Welcome:

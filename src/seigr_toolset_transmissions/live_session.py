@@ -125,6 +125,9 @@ class SessionOwner(Protocol):
     def session_resumed(self, session: Session) -> None:
         """Note that the session goes on over a new connection."""
 
+    def offended(self, session: Session, cause: STTProtocolError) -> None:
+        """Note that bytes came over the connection that the peer has not written."""
+
     def session_closing(self, session: Session) -> None:
         """Note that the session takes no more messages."""
 
@@ -555,10 +558,13 @@ class Session:
         self._connection = None
         self._live = False
         self.machine.detach()
+        if isinstance(cause, STTAuthenticationError):
+            self._owner.offended(self, cause)  # it need not be the peer's work: it may come back
+        elif isinstance(cause, STTProtocolError):
+            self.lose(f"the peer broke the protocol ({cause})", cause)
+            return
         if self.machine.phase is Phase.CLOSED:
             self._finish(None, "the session was closed by the peer")
-        elif isinstance(cause, STTProtocolError) and not isinstance(cause, STTAuthenticationError):
-            self.lose(f"the peer broke the protocol ({cause})", cause)
         elif self._opened:
             self._owner.session_suspended(self, cause)
         elif self.dial_address is not None:

@@ -216,7 +216,11 @@ class Registry:
     def session_refused(self, session: Session, cause: Exception | None) -> None:
         """Note that a session was never opened."""
         self.runtime.counters.handshakes_failed += 1
-        self.unconfirmed.pop(session.session_id, None)
+        if session.dial_address is None:
+            del self.unconfirmed[session.session_id]
+            if isinstance(cause, STTProtocolError):
+                self.offended(session, cause)
+            return
         opening = self.opening.get(session)
         if opening is None or opening.done():
             return
@@ -245,6 +249,11 @@ class Registry:
         self.runtime.counters.resumes += 1
         self._route(session.peer_node_id)
         self.reconnects.resumed(session)
+
+    def offended(self, session: Session, cause: STTProtocolError) -> None:
+        """Tell of what came over a session's connection and has ended no established session."""
+        name = "limit_reached" if isinstance(cause, STTLimitError) else "protocol_error"
+        self.runtime.report(name, {"peer_node_id": session.peer_node_id, "reason": str(cause)})
 
     def session_closing(self, session: Session) -> None:
         """Note that a session takes no more messages: send over another one, if there is one."""

@@ -463,11 +463,24 @@ class SessionMachine:
         """
         self.last_received = now
         messages: list[bytes] = []
-        position = self._recv_next
+        before = (
+            self._recv_next,
+            self._recv_cost,
+            self._consumed_cost,
+            self._extra_received,
+            self._parts_frames,
+        )
         try:
             self._receive(frames, messages, now)
         except STTProtocolError:
-            self._recv_next = position  # the messages before it are lost with the session
+            # The messages of this record are lost with the session, and never count.
+            (
+                self._recv_next,
+                self._recv_cost,
+                self._consumed_cost,
+                self._extra_received,
+                self._parts_frames,
+            ) = before
             raise
         return messages
 
@@ -704,6 +717,8 @@ class SessionMachine:
             raise STTProtocolError(
                 f"a CLOSE at frame {close.final}, when {self._recv_next} had arrived"
             )
+        if self._close_ack_due or self._close_ack_sent:
+            raise STTProtocolError("a second CLOSE on one connection")
         if not self._close_sent:  # else both sides close at once: each waits for its own CLOSE_ACK
             self.phase = Phase.PEER_CLOSED
         self._close_ack_due = True  # goes out behind the messages for which there is credit

@@ -138,6 +138,10 @@ class Welcome(NamedTuple):
     def encode(self) -> bytes:
         return frame(WELCOME, _welcome.pack(*self))
 
+    @classmethod
+    def decode(cls, payload: bytes) -> Welcome:
+        return cls(*_welcome.unpack(payload))
+
 
 # Keys
 
@@ -281,6 +285,12 @@ class Channel:
         assert kind <= PAD
         assert length <= LONGEST_FRAME
         return Frame(kind, await self._take(length))
+
+    async def welcome(self) -> Welcome:
+        """The listener's answer, which comes first."""
+        kind, payload = await self.read()
+        assert kind == WELCOME
+        return Welcome.decode(payload)
 
     async def _take(self, size: int) -> bytes:
         while len(self._plaintext) < size:
@@ -510,7 +520,7 @@ class Peer:
         kind, payload = received
         if kind == WELCOME:
             assert not self._up
-            self.welcomes.append(welcome := Welcome(*_welcome.unpack(payload)))
+            self.welcomes.append(welcome := Welcome.decode(payload))
             if welcome.status == ACCEPTED:
                 self._acknowledge(welcome.recv_next, welcome.credit)
                 self._write_ack()
