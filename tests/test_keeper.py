@@ -104,6 +104,55 @@ def test_retry_now_does_not_wait_for_the_back_off() -> None:
     run_virtual(main())
 
 
+def test_the_state_of_a_wanted_endpoint_tells_what_is_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+
+    async def main() -> None:
+        # The first dial meets silence, and so does the one that is to resume.
+        silence = Fault(Direction.OUT, 0, Kind.BLACK_HOLE)
+        no_fault = Fault(Direction.OUT, 1 << 40, Kind.RST)
+        network = FaultNetwork(MemoryNetwork(), [silence, no_fault, silence])
+        hub = hub_of(network)
+        await hub.start(server_mode=True)
+        async with peer_of(network) as peer:
+
+            def state() -> str:
+                info = peer.endpoints.get_endpoint(hub.node_id)
+                assert info is not None
+                return str(info["state"])
+
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            states = []
+            for seconds in (1, 9.1, 0.5):
+                await asyncio.sleep(seconds)
+                states.append(state())
+            network.cables[-1].cut(Kind.RST)
+            for seconds in (0.1, 1, 10):
+                await asyncio.sleep(seconds)
+                states.append(state())
+            await hub.stop()
+            await asyncio.sleep(0.1)
+            states.append(state())
+            await peer.endpoints.remove_endpoint(hub.node_id)
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS)
+            await asyncio.sleep(31)
+            states.append(state())
+        assert states == [
+            "connecting",
+            "waiting",
+            "connected",
+            "suspended",
+            "suspended",
+            "connected",
+            "waiting",
+            "disconnected",
+        ]
+
+    run_virtual(main())
+
+
 def test_a_wanted_endpoint_is_connected_again_when_its_node_was_restarted() -> None:
     async def main() -> None:
         network = MemoryNetwork()
