@@ -6,6 +6,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import termios
 import time
@@ -122,6 +123,17 @@ def test_peers_of_a_demo_that_is_killed_end_by_themselves() -> None:
         while any(alive(child) for child in children):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_a_peer_without_a_part_to_play_goes_at_once() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "seigr_toolset_transmissions.cli.demo_peer"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 def test_when_nobody_reads_the_output_it_ends_in_silence() -> None:
