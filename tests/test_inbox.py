@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.clock import run_virtual
 from helpers.lines import counting_lines
 from seigr_toolset_transmissions.endpoints import EndpointManager
 from seigr_toolset_transmissions.errors import STTEndpointError, STTTimeoutError
@@ -371,26 +371,25 @@ async def test_a_receiver_whose_promise_was_withdrawn_still_times_out() -> None:
     assert await nothing_for(waiting)
 
 
-async def test_a_promise_withdrawn_after_the_time_ran_out_ends_the_wait() -> None:
-    manager = manager_with(X, Y)
-    loop = asyncio.get_running_loop()
-    waiting = await start(manager.receive_any(timeout=0.001))
+def test_a_promise_withdrawn_after_the_time_ran_out_ends_the_wait() -> None:
+    async def main() -> None:
+        manager = manager_with(X, Y)
+        loop = asyncio.get_running_loop()
+        waiting = await start(manager.receive_any(timeout=1))
 
-    def promise() -> None:
-        if X in manager:  # uvloop runs timers first
-            manager.offer(X, [b"1"])
+        def remove() -> None:
+            with pytest.raises(StopIteration):
+                manager.remove_endpoint(X).send(None)
 
-    def remove() -> None:
-        with pytest.raises(StopIteration):
-            manager.remove_endpoint(X).send(None)
+        # In one turn, in this order: a promise, the end of the time given, and the removal.
+        loop.call_at(1 - 1e-10, manager.offer, X, [b"1"])
+        loop.call_at(1 + 1e-10, remove)
+        assert await nothing_for(waiting)
+        assert X not in manager
+        await manager.deliver(Y, b"2")
+        assert await manager.receive_any(timeout=0) == (b"2", Y)
 
-    # In the next turn, in this order: a promise, the end of the time given, and the removal.
-    loop.call_soon(promise)
-    loop.call_later(0.002, remove)
-    time.sleep(0.01)  # noqa: ASYNC251  the loop is to find both timers due
-    assert await nothing_for(waiting)
-    await manager.deliver(Y, b"2")
-    assert await manager.receive_any(timeout=0) == (b"2", Y)
+    run_virtual(main())
 
 
 async def test_removal_fails_a_waiting_delivery() -> None:
