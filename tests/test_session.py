@@ -1219,6 +1219,16 @@ def test_messages_that_a_breach_takes_along_do_not_count_as_received() -> None:
     with pytest.raises(STTProtocolError):
         one.receive([[b"two"], Pong(99)], NOW)
     assert one.position == 1
+    assert (one.messages_received, one.bytes_received) == (1, 3)
+
+
+def test_the_end_of_a_message_in_parts_that_a_breach_takes_along_does_not_count() -> None:
+    one = machine()
+    one.receive([Part([b"x" * PART])], NOW)
+    before = (one.position, one.messages_received, one.bytes_received, one.held_cost)
+    with pytest.raises(STTProtocolError):
+        one.receive([[b"y"], Part([b"z"]), Pong(99)], NOW)
+    assert (one.position, one.messages_received, one.bytes_received, one.held_cost) == before
 
 
 def test_what_the_node_has_no_room_for_is_refused_and_control_frames_pass() -> None:
