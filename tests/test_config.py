@@ -72,6 +72,14 @@ def test_a_window_must_hold_two_messages_of_the_largest_size(name: str) -> None:
         NodeConfig(**settings | {name: 1999})
 
 
+@pytest.mark.parametrize("name", ["send_window_bytes", "receive_window_bytes"])
+def test_a_window_must_hold_a_message_with_its_cost_however_short(name: str) -> None:
+    settings: dict[str, Any] = {"max_message_bytes": 1, name: 128}
+    assert getattr(NodeConfig(**settings), name) == 128
+    with pytest.raises(STTConfigError, match=rf"^{name} must be at least .* \(128\), not 127$"):
+        NodeConfig(**settings | {name: 127})
+
+
 def test_what_a_node_holds_must_hold_two_windows() -> None:
     window = NodeConfig().receive_window_bytes
     assert NodeConfig(max_buffered_bytes=2 * window).max_buffered_bytes == 2 * window

@@ -745,6 +745,23 @@ async def test_a_restarted_peer_is_noticed_at_once() -> None:
         assert await receive(restarted, 1) == [b"to the new process"]
 
 
+@in_virtual_time
+async def test_a_restarted_dialer_is_noticed_also_by_a_session_that_is_closing() -> None:
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        pair.near.dial_address = None  # its process has died: it does not dial again
+        network.cables[0].cut(Kind.RST)
+        await until(lambda: pair.far.state == "suspended")
+        await pair.far.send(b"to the old process")
+        pair.far.start_closing()
+        await nodes.connect(await nodes.start("alice"), pair.listener)
+        assert pair.far.state == "closed"
+        assert pair.far.error is not None
+        assert "restarted" in str(pair.far.error)
+        assert pair.far.error.unsent == (b"to the old process",)
+
+
 @pytest.mark.parametrize("noticed", [True, False], ids=["cut seen", "cut not seen"])
 async def test_a_restarted_dialer_is_noticed_when_it_is_back(noticed: bool) -> None:
     async with Nodes() as nodes, Relay(("", 0)) as relay:
@@ -804,7 +821,7 @@ async def test_what_the_peer_says_of_a_session_that_it_has_not_is_its_end(
     async with Nodes(network, reconnect_delay=10) as nodes:
         pair = await nodes.pair()
         log = EventLog(pair.dialer)
-        if answer == "UNKNOWN":
+        if answer != "ENDED":
             monkeypatch.setattr(registry, "_TOMBSTONES", 0)
         network.cables[0].cut(Kind.BLACK_HOLE)
         if owing:

@@ -1407,3 +1407,34 @@ async def test_errors_of_the_session_are_those_of_this_library() -> None:
             await pair.near.send(b"too late")
         with pytest.raises(STTSessionClosedError):
             pair.near.send_nowait(b"too late")
+
+
+@in_virtual_time
+async def test_a_peer_that_comes_again_and_again_cannot_fill_its_inbox_without_end() -> None:
+    """What a session leaves behind goes to the inbox beyond its bounds; no other may follow."""
+    settings: Any = {"max_message_bytes": 1000, "receive_window_bytes": 4000}
+    async with memory_nodes(inbox_bytes=4000, **settings) as nodes:
+        listener = await nodes.listen()
+        log = EventLog(listener)
+        dialer = await nodes.start()
+
+        async def send_and_leave() -> None:
+            session = await dialer.connect(*address_of(listener))
+            for _ in range(3):
+                await session.send(bytes(900))
+            await session.close()
+            await until(lambda: not listener.sessions)
+
+        async def until_refused() -> None:
+            for _ in range(20):
+                await send_and_leave()
+
+        with pytest.raises(STTConnectError, match="takes no more sessions"):
+            await until_refused()
+        assert 2 * 4000 < listener.stats().buffered_bytes < 3 * 4000
+        ((name, details),) = log.errors
+        assert name == "limit_reached"
+        assert "waits to be received" in details["reason"]
+        while listener.stats().buffered_bytes:
+            await listener.endpoints.receive_any(timeout=1)
+        await send_and_leave()

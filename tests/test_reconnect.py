@@ -123,6 +123,24 @@ async def test_retry_now_dials_this_peer_at_once_and_no_other() -> None:
         await assert_it_works(bob)
 
 
+@pytest.mark.usefixtures("longest_draw")
+@pytest.mark.parametrize("how", ["close", "stop"])
+@in_virtual_time
+async def test_what_is_to_be_delivered_before_an_end_does_not_wait_for_the_back_off(
+    how: str,
+) -> None:
+    network = Network()
+    async with Nodes(network, **NEVER) as nodes:
+        pair = await nodes.pair()
+        await suspend(network, pair)
+        await pair.near.send(b"last words")
+        if how == "close":
+            await pair.near.close()
+        else:
+            assert await pair.dialer.stop() == ()
+        assert (await pair.listener.endpoints.receive_any(timeout=1))[0] == b"last words"
+
+
 # Attempts that fail.
 
 

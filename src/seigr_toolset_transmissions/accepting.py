@@ -11,7 +11,7 @@ from .frames import Welcome, WelcomeStatus
 from .handshaking import Answering, FirstMessages
 from .hello import VERSION, Opening, OpeningKind, Reply
 from .identity import node_id_of
-from .live_session import Session, SessionState
+from .live_session import Session
 from .records import seal
 from .session import Link, SessionMachine
 
@@ -126,7 +126,8 @@ class Acceptor:
         self, answering: Answering, peer_node_id: bytes, opening: Opening, denial: str
     ) -> Welcome:
         """Refuse a peer that may have no session here (any more)."""
-        session = self._registry.resumable(opening.session_id, peer_node_id)
+        registry = self._registry
+        session = registry.resumable(opening.session_id, peer_node_id)
         if session is not None:
             session.lose(denial)
         self._runtime.counters.peers_denied += 1
@@ -136,6 +137,9 @@ class Acceptor:
             "reason": denial,
         }
         self._runtime.report("peer_denied", details)
+        position = registry.position_at_end(opening.session_id, peer_node_id)
+        if position is not None:
+            return Welcome(WelcomeStatus.ENDED, position, 0)  # it may know what has arrived
         return _refusal(WelcomeStatus.FORBIDDEN)
 
     def _begin(
@@ -147,7 +151,7 @@ class Acceptor:
             if session.peer_incarnation != opening.incarnation:
                 # The peer was restarted. If its old connection seems to live, see whether it does.
                 session.ping()
-                if session.state is SessionState.SUSPENDED:
+                if not session.connected:  # suspended, or closing without a connection
                     session.lose("the peer was restarted")
         limit = self._limit_reached(peer_node_id)
         if limit is not None:
@@ -189,6 +193,8 @@ class Acceptor:
             return f"a session was refused: max_sessions is {config.max_sessions}"
         if registry.budget.shut:
             return "a session was refused: half of max_buffered_bytes is in use"
+        if self._runtime.endpoints.is_overfull(peer_node_id):
+            return "a session was refused: what its earlier ones have brought waits to be received"
         if count >= config.max_sessions_per_peer:
             most = config.max_sessions_per_peer
             return f"a session was refused: max_sessions_per_peer is {most}"

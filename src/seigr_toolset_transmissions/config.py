@@ -101,8 +101,8 @@ class NodeConfig:
     """Sessions that a node holds at once. A peer beyond them is refused."""
 
     max_sessions_per_peer: int = 8
-    """Sessions with one peer at once: two when both dial, the rest for several processes that
-    share one node seed."""
+    """Sessions with one peer at once: two when both dial, the rest for programs that
+    connect more than once."""
 
     max_suspended: int = 1024
     """Sessions kept without a connection; beyond it the oldest is given up, and reported."""
@@ -124,10 +124,11 @@ class NodeConfig:
                 "max_buffered_bytes must be at least twice receive_window_bytes "
                 f"({2 * self.receive_window_bytes}), not {self.max_buffered_bytes}"
             )
-        room = 2 * self.max_message_bytes
+        # Each message counts 64 bytes more than it has (`session.FRAME_COST`).
+        room = 2 * max(self.max_message_bytes, 64)
         for name in ("send_window_bytes", "receive_window_bytes"):
             if getattr(self, name) < room:
                 raise STTConfigError(
-                    f"{name} must be at least twice max_message_bytes ({room}), "
+                    f"{name} must be at least twice max_message_bytes, and 128 ({room}), "
                     f"not {getattr(self, name)}"
                 )

@@ -236,6 +236,14 @@ class EndpointManager:
         """Return how many bytes wait in all inboxes, and ``overhead`` for each message."""
         return self._inboxes.size + overhead * self._inboxes.count
 
+    def is_overfull(self, endpoint_id: bytes) -> bool:
+        """Whether more than twice what its inbox is to hold waits there; False if unknown.
+
+        `offer` with ``beyond_bounds`` makes it so.
+        """
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and self._inboxes.is_overfull(endpoint)
+
     def wanted(self, endpoint_id: bytes) -> bool:
         """Whether the endpoint is there and was added with ``connect=True``."""
         endpoint = self._endpoints.get(endpoint_id)

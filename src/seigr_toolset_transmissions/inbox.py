@@ -164,6 +164,12 @@ class Inboxes:
         """How many messages wait, in all inboxes."""
         return len(self._arrivals) - self._stale
 
+    def is_overfull(self, inbox: Inbox) -> bool:
+        """Whether the inbox holds more than twice its bounds."""
+        return inbox.messages is not None and (
+            inbox.size > 2 * self._max_bytes or len(inbox.messages) > 2 * self._max_messages
+        )
+
     # -- receiving ---------------------------------------------------------------------------
 
     def take_any(self) -> tuple[bytes, bytes] | None:

@@ -106,10 +106,16 @@ class Reconnects:
 
     def retry_now(self, peer_node_id: bytes) -> None:
         """Dial the peer's suspended sessions without waiting for the back-off to pass."""
-        for session, suspension in self._suspensions.items():
+        for session in self._suspensions:
             if session.peer_node_id == peer_node_id:
-                session.attempts = 0
-                suspension.retry.set()
+                self.hurry(session)
+
+    def hurry(self, session: Session) -> None:
+        """Dial the session without waiting for the back-off to pass, if it is to be dialled."""
+        suspension = self._suspensions.get(session)
+        if suspension is not None:
+            session.attempts = 0
+            suspension.retry.set()
 
     async def _reconnect(
         self, session: Session, suspension: _Suspension, cause: Exception | None

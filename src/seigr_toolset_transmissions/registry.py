@@ -258,6 +258,7 @@ class Registry:
     def session_closing(self, session: Session) -> None:
         """Note that a session takes no more messages: send over another one, if there is one."""
         self._route(session.peer_node_id)
+        self.reconnects.hurry(session)  # there is only so much time to deliver the rest
 
     def session_ended(self, session: Session, cause: Exception | None) -> None:
         """Note that a session is over, and tell the application."""
