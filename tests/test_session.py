@@ -1248,3 +1248,94 @@ def test_what_the_node_has_no_room_for_is_refused_and_control_frames_pass() -> N
         one.receive([[b"y"]], NOW)
     assert state(one) == before
     one.receive([Ack(0, CREDIT)], NOW)
+
+
+# What the counts say
+
+
+def test_send_says_how_much_is_pending_whatever_was_sent_before() -> None:
+    one = machine()
+    assert one.send(b"x" * 10) == 10 + FRAME_COST
+    output(one)
+    assert one.send(b"y" * 5) == 5 + FRAME_COST
+    assert one.send(b"z") == 6 + 2 * FRAME_COST
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_counts_over_several_messages_in_parts_and_a_cut() -> None:
+    pair = SessionPair.connected(CONFIG)
+    one, other = pair.dialer.machine, pair.listener.machine
+    pair.send(pair.dialer, b"first")
+    pair.flush(pair.dialer)
+    for number in range(1, 4):
+        size = 2 * PART + number
+        pending = one.send(bytes(size))
+        assert pending == size + 3 * FRAME_COST
+        pair.dialer.accepted.append(bytes(size))
+        assert one._slices == 3
+        pair.flush(pair.dialer)
+        assert one._slices == 0
+        assert one.accepted == 1 + 3 * number
+        assert one.messages_sent == 1 + number
+    pair.cut_both()
+    pair.opening_arrives(pair.dial())
+    pair.heal()
+    assert pair.listener.delivered == pair.dialer.accepted
+    assert one._slices == 0
+    assert other.messages_received == 4
+    assert other.bytes_received == one.bytes_sent == 5 + 6 * PART + 1 + 2 + 3
+    assert one.unacked_cost == 0
+
+
+def test_the_credit_is_used_to_the_last_byte_and_the_budget_of_a_write_too() -> None:
+    one = machine(peer_credit=2 * (10 + FRAME_COST))
+    for letter in (b"a", b"b", b"c"):
+        one.send(letter * 10)
+    assert output(one) == [[b"a" * 10, b"b" * 10]]
+    one.receive([Ack(2, 3 * (10 + FRAME_COST))], NOW)
+    for letter in (b"d", b"e"):
+        one.send(letter * 10)
+    one.receive([Ack(2, CREDIT)], NOW)
+    assert output(one, budget=10 + FRAME_COST) == [[b"c" * 10]]
+    assert output(one, budget=2 * (10 + FRAME_COST)) == [[b"d" * 10, b"e" * 10]]
+
+
+def test_the_budget_is_asked_for_each_frames_cost_alone() -> None:
+    taken: list[int] = []
+
+    class Noting(NoBudget):
+        def take(self, cost: int) -> None:
+            taken.append(cost)
+
+    one = machine(budget=Noting())
+    one.receive([[b"x" * 10]], NOW)
+    one.receive([[b"y" * 20]], NOW)
+    assert taken == [10 + FRAME_COST, 20 + FRAME_COST]
+
+
+def test_each_breach_is_named() -> None:
+    one = machine()
+    with pytest.raises(STTLimitError, match=r"^a flood of PING frames$"):
+        one.receive([Ping(1)] * (MAX_PONGS + 1), NOW)
+    with pytest.raises(STTProtocolError, match=r"^a PONG that answers no PING$"):
+        machine().receive([Pong(1)], NOW)
+    closing = machine()
+    closing.send(b"x")
+    closing.close()
+    with pytest.raises(STTProtocolError, match=r"^a CLOSE_ACK that answers no CLOSE$"):
+        closing.receive([CloseAck(0)], NOW)
+    with pytest.raises(STTSessionClosedError, match=r"^the session is closed and takes no more"):
+        closing.send(b"y")
+    one = machine()
+    one.receive([[bytes(1000)]] * 3, NOW)
+    with pytest.raises(STTLimitError, match=r"^256 bytes beyond the credit$"):
+        one.receive([[bytes(1000)]], NOW)
+
+
+def test_pongs_that_waited_for_a_lost_connection_do_not_count_on_the_next() -> None:
+    pair = SessionPair.connected(CONFIG)
+    one = pair.listener.machine
+    one.receive([Ping(1)] * MAX_PONGS, NOW)
+    pair.cut_both()
+    pair.opening_arrives(pair.dial())
+    one.receive([Ping(1)] * MAX_PONGS, NOW)
