@@ -231,22 +231,23 @@ def records(data: bytes) -> None:
         buffers.append(bytes([len(buffers)]) * (source.byte() << 8 | source.byte()))
     plaintext = b"".join(buffers)
     sealed = bytearray(seal(CipherState(_CIPHER_KEY), buffers))
-    assert _opened(sealed) == plaintext
+    honest = (plaintext, len(sealed))
+    assert _opened(sealed) == honest
     if change:
         sealed[tampered_at % len(sealed)] ^= change
         with suppress(STTAuthenticationError):
-            assert _opened(sealed) != plaintext, "a tampered record was accepted"
+            assert _opened(sealed) != honest, "a tampered record was accepted"
 
 
-def _opened(sealed: bytearray) -> bytes:
-    """Return the plaintext of whole records from the start."""
+def _opened(sealed: bytearray) -> tuple[bytes, int]:
+    """Return the plaintext of the whole records, and where they end."""
     cipher = CipherState(_CIPHER_KEY)
     result = b""
     start = 0
     while record := unseal(cipher, memoryview(sealed), start):
         plaintext, start = record
         result += plaintext
-    return result
+    return result, start
 
 
 # -------------------------------------------------------- what a user may write
