@@ -171,6 +171,7 @@ class Session:
         "machine",
         "peer_incarnation",
         "peer_node_id",
+        "resumption",
     )
 
     def __init__(
@@ -199,6 +200,8 @@ class Session:
         self._opened = False  # whether it ever was live
         self._closed = False
         self._resumes = 0
+        self.resumption: Step | None = None
+        """What was told of the last one; for the owner."""
         self._senders: deque[asyncio.Future[None]] | None = None
         self._flushers: list[tuple[int, asyncio.Future[None]]] | None = None
         self._ended: asyncio.Event | None = None  # made for who waits for the end
@@ -620,6 +623,13 @@ class Session:
     def tell(self, step: Step) -> None:
         """Run ``step`` once all that came before has been handed on."""
         self._enqueue((step,))
+
+    def take_back(self, step: Step | None) -> bool:
+        """Do not run ``step``, if it is the last one told and its turn has not come; whether so."""
+        if not self._queue or self._queue[-1] is not step:
+            return False
+        self._queue.pop()
+        return True
 
     def _enqueue(self, items: Sequence[bytes | Step]) -> None:
         if self._pump is None:

@@ -306,8 +306,17 @@ class Registry:
                     self.endpoints.retire_endpoint(peer_node_id)
 
     def tell(self, session: Session, event: str) -> None:
-        """Emit an event about a session, in order with all else about it."""
-        session.tell(partial(self.emit, event, session_id=session.session_id))
+        """Emit that a session was suspended or resumed, in order with all else about it.
+
+        A resumption that is over again, and of which nobody has heard yet, is left out: a peer that
+        resumes all the time does not make events pile up for a slow handler.
+        """
+        step = partial(self.emit, event, session_id=session.session_id)
+        if event == "session_resumed":
+            session.resumption = step
+        elif session.take_back(session.resumption):
+            return
+        session.tell(step)
 
     def _route(self, peer_node_id: bytes) -> None:
         """Choose the session to send over: the newest that has a connection, else the newest."""
