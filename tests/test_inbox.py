@@ -403,6 +403,19 @@ async def test_removal_fails_a_waiting_delivery() -> None:
     assert await drain(manager) == []
 
 
+@pytest.mark.parametrize("how", ["deliver", "wait_for_room"])
+async def test_a_delivery_cancelled_as_its_endpoint_is_removed_is_cancelled(how: str) -> None:
+    manager = manager_with(X, inbox_messages=1)
+    await manager.deliver(X, b"1")
+    waiting: asyncio.Task[None] = await start(
+        manager.deliver(X, b"2") if how == "deliver" else manager.wait_for_room(X)
+    )
+    await manager.remove_endpoint(X)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+
+
 async def test_a_retired_endpoint_goes_when_its_backlog_is_received() -> None:
     manager = manager_with(X, inbox_messages=2)
     manager.offer(X, [b"1", b"2"])
@@ -427,6 +440,7 @@ async def test_a_retired_endpoint_goes_when_its_backlog_is_received() -> None:
 async def test_retiring_an_endpoint_without_backlog_removes_it_and_wakes_its_receivers() -> None:
     manager = manager_with(X, Y)
     waiting = await start(manager.receive_from(X))
+    assert manager.offer(X, []) == 0
     manager.retire_endpoint(X)
     assert manager.list_endpoints() == [Y]
     with pytest.raises(STTEndpointError, match="was removed"):
