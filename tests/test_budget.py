@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.nodes import EventLog, address_of, in_virtual_time, memory_nodes, until
-from seigr_toolset_transmissions.budget import ByteBudget
+from seigr_toolset_transmissions.budget import ByteBudget, PeerBudget
 from seigr_toolset_transmissions.errors import STTConnectError, STTLimitError
 
 if TYPE_CHECKING:
@@ -18,21 +18,25 @@ if TYPE_CHECKING:
 
 LIMIT = 1600
 STEP = LIMIT // 16
+SHARE = LIMIT // 8 // 10
 
 
 class Watched:
-    """A budget over a number that the test sets."""
+    """A budget over numbers that the test sets: what is held in all, and by one of ten peers."""
 
     def __init__(self) -> None:
         self.held = 0
+        self.of_peer = LIMIT
         self.sums = self.relieved = self.reopened = 0
         self.budget = ByteBudget(
             LIMIT,
             call_later=asyncio.get_running_loop().call_later,
             held=self._add_up,
+            peers=lambda: 10,
             relieve=self._relieve,
             reopened=self._reopen,
         )
+        self.peer = PeerBudget(self.budget, b"peer", lambda _: self.of_peer)
 
     def _add_up(self) -> int:
         self.sums += 1
@@ -47,7 +51,7 @@ class Watched:
 
     def take(self, count: int) -> bool:
         try:
-            self.budget.take(count)
+            self.peer.take(count)
         except STTLimitError:
             return False
         return True
@@ -67,26 +71,43 @@ async def test_it_is_shut_above_half(held: int, shut: bool) -> None:
     watched = Watched()
     watched.held = held
     assert watched.take(STEP)
-    assert watched.budget.shut is shut
+    assert watched.budget.shut is watched.peer.shut is shut
+    watched.of_peer = SHARE
+    assert not watched.peer.shut
+    watched.of_peer += 1
+    assert watched.peer.shut is shut
     watched.budget.stop()
 
 
-@pytest.mark.parametrize(("held", "enough"), [(LIMIT, True), (LIMIT + 1, False)])
+@pytest.mark.parametrize(("held", "enough"), [(LIMIT * 7 // 8, True), (LIMIT * 7 // 8 + 1, False)])
 @in_virtual_time
-async def test_above_the_limit_nothing_more_is_taken(held: int, enough: bool) -> None:
+async def test_above_seven_eighths_nothing_more_is_taken(held: int, enough: bool) -> None:
     watched = Watched()
     watched.held = held
     assert watched.take(STEP) is enough
     assert watched.take(1) is enough
-    watched.held = LIMIT
+    watched.held = LIMIT * 7 // 8
     assert watched.take(1)
+    watched.budget.stop()
+
+
+@in_virtual_time
+async def test_a_peer_may_hold_its_share_in_any_case() -> None:
+    watched = Watched()
+    watched.held = LIMIT
+    assert not watched.take(STEP)
+    watched.of_peer = SHARE - 5
+    assert watched.take(5)
+    assert not watched.take(6)
+    watched.of_peer = SHARE
+    assert not watched.take(1)
     watched.budget.stop()
 
 
 @in_virtual_time
 async def test_it_opens_again_soon_after_enough_was_taken() -> None:
     watched = Watched()
-    watched.held = LIMIT
+    watched.held = LIMIT * 7 // 8
     watched.take(STEP)
     await asyncio.sleep(1)
     assert watched.relieved == pytest.approx(20, abs=1)
@@ -97,7 +118,7 @@ async def test_it_opens_again_soon_after_enough_was_taken() -> None:
     sums = watched.sums
     await asyncio.sleep(10)
     assert watched.sums == sums  # no timer goes on
-    watched.held = LIMIT
+    watched.held = LIMIT * 7 // 8
     watched.take(STEP)
     assert watched.budget.shut
     watched.budget.stop()
@@ -106,7 +127,7 @@ async def test_it_opens_again_soon_after_enough_was_taken() -> None:
 @in_virtual_time
 async def test_a_stopped_budget_has_no_timer_and_is_open() -> None:
     watched = Watched()
-    watched.held = LIMIT
+    watched.held = LIMIT * 7 // 8
     watched.take(STEP)
     watched.budget.stop()
     assert not watched.budget.shut
@@ -182,7 +203,7 @@ async def test_a_peer_that_fills_the_rest_all_the_same_loses_its_session() -> No
         log = EventLog(hub)
         pouring = [asyncio.ensure_future(pour(session, [0])) for session in sessions]
         await asyncio.sleep(60)
-        assert hub.stats().buffered_bytes <= (200 + 32) * KIB
+        assert hub.stats().buffered_bytes <= 200 * KIB
         reasons = {d["reason"] for name, d in log.errors if name == "limit_reached"}
         assert reasons == {"the node holds all that it may (max_buffered_bytes)"}
         assert 0 < len(hub.sessions) < 20

@@ -1,15 +1,14 @@
 """A member of the group that means harm, against one node and beside an honest peer.
 
 Mallory knows the shared seed and speaks the channel (`helpers.independent`), but none of the
-library's own session code, so that nothing holds her to the rules. Whatever she tries, her session is
-ended with a reason that the node's application can read, memory stays within its bounds, and the
+library's own session code, so that nothing holds her to the rules. Whatever she tries, her session
+is ended with a reason that the node's application can read, memory stays within its bounds, and the
 honest peer, which talks with the node all the time, loses nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from struct import pack
@@ -29,7 +28,9 @@ from helpers.independent import (
     PART,
     PING,
     PONG,
+    REFUSED,
     RESUME,
+    UNKNOWN,
     WELCOME,
     Channel,
     Keys,
@@ -117,31 +118,35 @@ async def scene(**settings: Any) -> AsyncIterator[Scene]:
             while True:
                 into.append((await at.endpoints.receive_from(peer_node_id))[0])
 
-        async def talk(count: itertools.count[int]) -> None:
-            while True:
-                message = next(count).to_bytes(8) * 16
-                await asyncio.gather(pair.near.send(message), pair.far.send(message))
-                await asyncio.sleep(0.05)
+        over = False
 
-        sent = itertools.count()
-        talking = [
-            asyncio.ensure_future(talk(sent)),
+        async def talk() -> int:
+            count = 0
+            while not over:
+                message = count.to_bytes(8) * 64
+                await asyncio.gather(pair.near.send(message), pair.far.send(message))
+                await asyncio.sleep(0.2)
+                count += 1
+            return count
+
+        talking = asyncio.ensure_future(talk())
+        receiving = [
             asyncio.ensure_future(receive(node, honest, received[0])),
             asyncio.ensure_future(receive(pair.dialer, node.node_id, received[1])),
         ]
         yield Scene(nodes, pair, EventLog(node), Keys(SHARED_SEED))
         await asyncio.sleep(1)
-        talking[0].cancel()
+        over = True
+        sent = await asyncio.wait_for(talking, 1)
         await asyncio.sleep(1)
-        for task in talking[1:]:
+        for task in receiving:
             task.cancel()
-        await asyncio.wait(talking)
-        assert all(task.cancelled() for task in talking)
+        await asyncio.wait(receiving)
+        assert all(task.cancelled() for task in receiving)
         assert pair.near.state == pair.far.state == "open"
         assert pair.near.stats.resumes == 0
-        messages = [count.to_bytes(8) * 16 for count in range(next(sent))]
-        assert len(messages) > 1
-        assert received == (messages, messages)
+        for messages in received:
+            assert [int.from_bytes(message[:8]) for message in messages] == list(range(sent))
 
 
 # What no session survives
@@ -222,6 +227,7 @@ OFFENCES: dict[str, tuple[list[bytes], str, str]] = {
     "a flood of padding": ([frame(PAD)] * 1002, "limit_reached", "a flood of control frames"),
 }
 
+Offence = tuple[list[bytes], str, str]
 offences = pytest.mark.parametrize("offence", OFFENCES.values(), ids=OFFENCES)
 
 
@@ -257,9 +263,7 @@ async def test_who_breaks_the_rules_loses_the_session(
 @pytest.mark.usefixtures("few_controls")
 @offences
 @in_virtual_time
-async def test_who_breaks_the_rules_at_once_gets_no_session(
-    offence: tuple[list[bytes], str, str],
-) -> None:
+async def test_who_breaks_the_rules_at_once_gets_no_session(offence: Offence) -> None:
     """The application has never heard of the session, but it hears why there is none."""
     frames, error_type, reason = offence
     async with scene() as here:
@@ -273,3 +277,378 @@ async def test_who_breaks_the_rules_at_once_gets_no_session(
         assert reason in why
         assert here.log.errors[0][1]["peer_node_id"] == here.mallory.node_id
         assert here.session(channel) is None
+
+
+@pytest.mark.usefixtures("few_controls")
+@in_virtual_time
+async def test_a_flood_of_records_without_a_frame_ends_the_session() -> None:
+    async with scene() as here:
+        channel = await here.open()
+        for _ in range(1002):
+            channel.write(b"")
+        await here.log.until("session_closed")
+        assert here.errors()[0] == ("limit_reached", "a flood of control frames")
+
+
+# What is no record
+
+GARBAGE = {
+    "zeros": bytes(1000),
+    "a record too short to be one": pack(">H", 15) + bytes(15),
+    "a record of noise": pack(">H", 300) + bytes(range(256)) + bytes(44),
+    "the longest record": b"\xff" * 65_537,
+}
+
+
+@pytest.mark.parametrize("established", [True, False])
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+@in_virtual_time
+async def test_garbage_after_the_handshake_ends_the_connection(
+    garbage: bytes, established: bool
+) -> None:
+    """It need not be the peer's: the session may go on over another one, for a time."""
+    async with scene() as here:
+        channel = await here.open() if established else (await here.dial())[0]
+        channel.stream.transport.write(garbage)
+        await channel.stream.ended.wait()
+        await here.log.until("error")
+        ((name, reason),) = here.errors()
+        assert name == "protocol_error"
+        assert "transport message" in reason or "not the next message of the peer" in reason
+        assert len(here.node._registry.connections) == 1
+        await asyncio.sleep(here.node.config.resume_window + 2)
+        assert here.node.sessions == [here.pair.far]
+        assert not here.node._registry.unconfirmed
+        if established:
+            assert here.errors()[-1][0] == "session_lost"
+
+
+@in_virtual_time
+async def test_a_repeated_record_ends_the_connection() -> None:
+    async with scene() as here:
+        channel = await here.open()
+        record = channel.seal(frame(DATA, b"once"))
+        channel.stream.transport.write(record * 2)
+        await channel.stream.ended.wait()
+        await here.log.until("error")
+        assert here.errors()[0][0] == "protocol_error"
+        assert (await here.node.endpoints.receive_from(here.mallory.node_id))[0] == b"once"
+
+
+@pytest.mark.parametrize("begin", [b"", b"\xff", b"\xff\xff", b"\x00\xffhalf of"], ids=repr)
+@pytest.mark.parametrize("pause", [1.0, 1000.0])
+@in_virtual_time
+async def test_a_record_that_does_not_come_to_its_end_is_not_waited_for(
+    begin: bytes, pause: float
+) -> None:
+    """A sign of life is a whole record, and not bytes that drip."""
+    async with scene() as here:
+        channel = await here.open()
+        began = asyncio.get_running_loop().time()
+        channel.stream.transport.write(begin)
+
+        async def drip() -> None:
+            while begin:
+                await asyncio.sleep(pause)
+                channel.stream.transport.write(b"\xff")
+
+        dripping = asyncio.ensure_future(drip())
+        await channel.stream.ended.wait()
+        dripping.cancel()
+        assert 25 < asyncio.get_running_loop().time() - began < 35
+        await asyncio.sleep(here.node.config.resume_window + 1)
+        assert here.errors() == [
+            (
+                "session_lost",
+                "no connection for 120.0 s: 0 messages were not sent and 0 not acknowledged",
+            )
+        ]
+
+
+@in_virtual_time
+async def test_what_a_frame_that_does_not_come_to_its_end_takes_is_bounded() -> None:
+    async with scene() as here:
+        channel = await here.open()
+        channel.write(pack(">I", DATA << 28 | 65_536))
+        for _ in range(2000):
+            channel.write(bytes(32))
+        await until(lambda: len(pieces_of(here.node, channel)) > 50)
+        await asyncio.sleep(1)
+        pieces = pieces_of(here.node, channel)
+        assert sum(map(len, pieces)) == 64_000
+        assert len(pieces) < 70
+
+
+def pieces_of(node: STTNode, channel: Channel) -> list[bytes]:
+    """The pieces of the unfinished frame of a session's connection."""
+    found = node.get_session(channel.session_id)
+    assert found is not None
+    assert found._connection is not None
+    return found._connection._decoder._pieces or []
+
+
+# Openings
+
+
+def stolen(here: Scene) -> dict[str, Any]:
+    """To resume the honest peer's session, with all that Mallory could have learnt."""
+    return {"session_id": here.pair.far.session_id, "incarnation": here.pair.far.peer_incarnation}
+
+
+@in_virtual_time
+async def test_the_session_of_somebody_else_cannot_be_resumed() -> None:
+    async with scene() as here:
+        _, welcome = await here.dial(kind=RESUME, epoch=1, **stolen(here))
+        assert welcome == (UNKNOWN, 0, 0)
+        await here.log.until("error")
+        reason = "a session to be resumed that is not known here"
+        assert here.errors() == [("handshake_failed", reason)]
+
+
+@in_virtual_time
+async def test_who_is_ended_does_not_learn_how_far_somebody_else_had_come() -> None:
+    async with scene() as here:
+        other = await (await here.nodes.start("carol")).connect(*address_of(here.node))
+        await other.send(b"x")
+        await other.close()
+        _, welcome = await here.dial(kind=RESUME, epoch=1, session_id=other.session_id)
+        assert welcome == (UNKNOWN, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"epoch": 0}, "with an opening of epoch 0 after one of epoch 0"),
+        ({"epoch": 1, "recv_next": 1}, "with an acknowledgement at frame 1, not from 0 to 0"),
+        ({"epoch": 1, "credit": 0}, "with an acknowledgement that takes credit back"),
+        ({"epoch": 1, "incarnation": bytes(16)}, "by a restarted dialer"),
+    ],
+)
+@in_virtual_time
+async def test_a_resumption_that_cannot_be_is_refused_and_the_session_goes_on(
+    fields: dict[str, Any], reason: str
+) -> None:
+    async with scene() as here:
+        channel = await here.open()
+        resume: dict[str, Any] = {"kind": RESUME, "session_id": channel.session_id}
+        _, welcome = await here.dial(**resume, **fields)
+        assert welcome == (UNKNOWN, 0, 0)
+        await here.log.until("error")
+        assert here.errors() == [("handshake_failed", f"a session to be resumed {reason}")]
+        channel.write(frame(DATA, b"still here"))
+        data, _ = await here.node.endpoints.receive_from(here.mallory.node_id, timeout=5)
+        assert data == b"still here"
+
+
+@in_virtual_time
+async def test_a_stale_epoch_is_refused_however_large_it_is() -> None:
+    async with scene() as here:
+        channel = await here.open()
+        resume: dict[str, Any] = {"kind": RESUME, "session_id": channel.session_id}
+        _, welcome = await here.dial(**resume, epoch=2**64 - 1)
+        assert welcome.status == ACCEPTED
+        _, welcome = await here.dial(**resume, epoch=2**64 - 1)
+        assert welcome.status == UNKNOWN
+        _, welcome = await here.dial(**resume, epoch=2**64 - 2)
+        assert welcome.status == UNKNOWN
+
+
+@in_virtual_time
+async def test_the_end_of_an_old_connection_reaches_nobody_after_a_resumption() -> None:
+    """The fence: what still comes over the old connection, good or bad, is not read."""
+    async with scene() as here:
+        channel = await here.open()
+        resume: dict[str, Any] = {"kind": RESUME, "session_id": channel.session_id, "epoch": 1}
+        new, welcome = await here.dial(**resume)
+        assert welcome == (ACCEPTED, 0, WINDOW)
+        channel.write(frame(DATA, b"too late"), frame(9))
+        await asyncio.sleep(1)
+        assert channel.stream.ended.is_set()
+        new.write(frame(DATA, b"in time"))
+        data, _ = await here.node.endpoints.receive_from(here.mallory.node_id, timeout=5)
+        assert data == b"in time"
+        assert here.errors() == []
+
+
+# More than there may be
+
+
+@in_virtual_time
+async def test_sessions_beyond_those_of_one_peer_are_refused() -> None:
+    async with scene() as here:
+        channels = [await here.open() for _ in range(8)]
+        for _ in range(5):
+            channel, welcome = await here.dial()
+            assert welcome.status == REFUSED
+            await channel.stream.ended.wait()
+        await here.log.until("error")
+        reason = "a session was refused: max_sessions_per_peer is 8"
+        assert here.errors() == [("limit_reached", reason)]
+        assert len(here.node.sessions) == 9
+        assert (await here.pair.dialer.connect(*address_of(here.node))).state == "open"
+        await asyncio.sleep(2)
+        assert [here.session(channel) is None for channel in channels] == [False] * 8
+
+
+@in_virtual_time
+async def test_sessions_that_are_accepted_and_not_used_count() -> None:
+    async with scene() as here:
+        channels = [(await here.dial())[0] for _ in range(8)]
+        _, welcome = await here.dial()
+        assert welcome.status == REFUSED
+        for channel in channels:
+            channel.stream.transport.abort()
+        await asyncio.sleep(1)
+        for _ in range(20):  # each takes the place of one that nobody can be waiting for
+            channel, welcome = await here.dial()
+            assert welcome.status == ACCEPTED
+            channel.stream.transport.abort()
+            await asyncio.sleep(0.1)
+        assert len(here.node._registry.unconfirmed) <= 8
+        await asyncio.sleep(here.node.config.resume_window + 2)
+        assert not here.node._registry.unconfirmed
+
+
+@in_virtual_time
+async def test_sessions_beyond_those_of_the_node_are_refused_whoever_comes() -> None:
+    async with scene(max_sessions=20) as here:
+        welcomes = []
+        for _ in range(30):
+            channel, welcome = await here.dial(Keys(SHARED_SEED))
+            channel.write(numbers(0, CREDIT))
+            welcomes.append(welcome.status)
+        assert welcomes == [ACCEPTED] * 19 + [REFUSED] * 11
+        await here.log.until("error")
+        assert here.errors() == [("limit_reached", "a session was refused: max_sessions is 20")]
+        assert len(here.node.sessions) == 20
+
+
+@in_virtual_time
+async def test_of_suspended_sessions_without_end_the_oldest_are_given_up() -> None:
+    async with scene(max_suspended=10) as here:
+        for _ in range(30):
+            channel = await here.open(Keys(SHARED_SEED))
+            channel.stream.transport.abort()
+            await asyncio.sleep(0.1)
+            assert here.node.stats().suspended <= 10
+        await here.log.until("error", 20)
+        assert {name for name, _ in here.errors()} == {"session_lost"}
+        assert all(reason.startswith("more than 10 sessions") for _, reason in here.errors())
+        assert len(here.node.endpoints) == 11
+
+
+@in_virtual_time
+async def test_a_peer_that_resumes_all_the_time_does_not_make_events_pile_up() -> None:
+    """The handler is slow: each turn of it covers as many resumptions as there were meanwhile."""
+    async with scene() as here:
+        channel = await here.open()
+        slow = asyncio.Event()
+
+        @here.node.events.on("session_resumed")
+        async def wait(session_id: bytes) -> None:
+            await slow.wait()
+
+        for epoch in range(1, 300):
+            resume: dict[str, Any] = {
+                "kind": RESUME,
+                "session_id": channel.session_id,
+                "epoch": epoch,
+            }
+            _, welcome = await here.dial(**resume)
+            assert welcome.status == ACCEPTED
+        mallorys = here.session(channel)
+        assert mallorys is not None
+        assert mallorys.stats.resumes == 299
+        assert len(mallorys._queue) <= 4
+        slow.set()
+
+
+# More than the node may hold. Its application takes nothing of what Mallory sends.
+
+LIMIT = 4 * WINDOW
+FULL = "the node holds all that it may (max_buffered_bytes)"
+
+
+MESSAGE = frame(DATA, bytes(16 * KIB - 64))
+FILLING = [MESSAGE] * (WINDOW // (16 * KIB))
+"""All that the first credit allows."""
+
+
+async def come_and_go(channel: Channel, messages: list[bytes]) -> None:
+    """Use a session, and close it as one should."""
+    channel.write(numbers(0, CREDIT), *messages, number(CLOSE, len(messages)))
+    while (await channel.read()).kind != CLOSE_ACK:
+        pass
+    channel.write(numbers(0, CREDIT))
+    await channel.stream.ended.wait()
+
+
+async def settle(here: Scene, seconds: float = 700) -> None:
+    """Long enough for the honest peer to need new credit, again and again."""
+    before = here.pair.far.stats.bytes_received
+    await asyncio.sleep(seconds)
+    assert here.pair.far.stats.bytes_received - before > 2 * WINDOW
+    assert here.node.stats().buffered_bytes <= LIMIT
+
+
+@in_virtual_time
+async def test_many_that_fill_the_nodes_memory_lose_their_sessions_and_the_honest_goes_on() -> None:
+    async with scene(max_buffered_bytes=LIMIT) as here:
+        channels = [await here.open(Keys(SHARED_SEED)) for _ in range(20)]
+        for channel in channels:
+            channel.write(*FILLING)
+        await settle(here)
+        assert ("limit_reached", FULL) in here.errors()
+        assert any(here.session(channel) is None for channel in channels)
+
+
+@in_virtual_time
+async def test_one_that_fills_the_nodes_memory_session_by_session_is_stopped() -> None:
+    async with scene(max_buffered_bytes=LIMIT) as here:
+        welcomes = []
+        for _ in range(20):
+            channel, welcome = await here.dial()
+            welcomes.append(welcome.status)
+            if welcome.status == ACCEPTED:
+                await come_and_go(channel, FILLING)
+        assert welcomes[-1] == REFUSED
+        await settle(here)
+        assert (await here.pair.dialer.connect(*address_of(here.node))).state == "open"
+
+
+@in_virtual_time
+async def test_a_message_left_unfinished_while_memory_is_short_ends_the_session() -> None:
+    async with scene(max_buffered_bytes=LIMIT) as here:
+        channels = [await here.open(Keys(SHARED_SEED)) for _ in range(6)]
+        for channel in channels:
+            channel.write(*[frame(PART, bytes(60 * KIB))] * 4)
+        await asyncio.sleep(28)
+        assert all(here.session(channel) for channel in channels)
+        await asyncio.sleep(4)
+        assert not any(here.session(channel) for channel in channels)
+        reason = "a message was left unfinished while memory was short"
+        assert ("limit_reached", reason) in here.errors()
+        assert here.node.stats().buffered_bytes < 64 * KIB
+
+
+@in_virtual_time
+async def test_sessions_whose_end_nobody_has_heard_of_yet_count() -> None:
+    """Else they would pile up behind a slow handler."""
+    async with scene() as here:
+        slow = asyncio.Event()
+
+        @here.node.events.on("session_closed")
+        async def wait(session_id: bytes) -> None:
+            await slow.wait()
+
+        welcomes = []
+        for _ in range(30):
+            channel, welcome = await here.dial()
+            welcomes.append(welcome.status)
+            if welcome.status == ACCEPTED:
+                await come_and_go(channel, [])
+        assert welcomes == [ACCEPTED] * 8 + [REFUSED] * 22
+        slow.set()
+        await asyncio.sleep(0.1)
+        _, welcome = await here.dial()
+        assert welcome.status == ACCEPTED

@@ -164,7 +164,7 @@ class Acceptor:
             link=Link.UP,
             peer_max_message=opening.max_message_bytes,
             peer_credit=opening.credit,
-            budget=registry.budget,
+            budget=registry.budget_of(peer_node_id),
             now=registry.loop.time(),
         )
         machine.welcome()
@@ -182,20 +182,18 @@ class Acceptor:
     def _limit_reached(self, peer_node_id: bytes) -> str | None:
         """Return which limit forbids one more session with the peer, in words; None if none."""
         registry, config = self._registry, self._runtime.config
-        unconfirmed = registry.unconfirmed_of(peer_node_id)
-        count = len(registry.of_peer(peer_node_id)) + len(unconfirmed)
-        if count >= config.max_sessions_per_peer:
+        if registry.count_of(peer_node_id) >= config.max_sessions_per_peer:
+            unconfirmed = registry.unconfirmed_of(peer_node_id)
             gone = next((session for session in unconfirmed if not session.connected), None)
             if gone is not None:
                 gone.lose("its dialer has left without a word and is here again")
-                count -= 1
-        if len(registry.sessions) + len(registry.unconfirmed) >= config.max_sessions:
+        if registry.count() >= config.max_sessions:
             return f"a session was refused: max_sessions is {config.max_sessions}"
         if registry.budget.shut:
             return "a session was refused: half of max_buffered_bytes is in use"
         if self._runtime.endpoints.is_overfull(peer_node_id):
             return "a session was refused: what its earlier ones have brought waits to be received"
-        if count >= config.max_sessions_per_peer:
+        if registry.count_of(peer_node_id) >= config.max_sessions_per_peer:
             most = config.max_sessions_per_peer
             return f"a session was refused: max_sessions_per_peer is {most}"
         return None

@@ -81,9 +81,11 @@ class NodeConfig:
 
     max_buffered_bytes: int = 512 * MIB
     """What a node holds of what all its peers have sent and the application has not taken. From
-    half of it on, the peers get no more credit and new ones are refused; a peer that fills it all
-    the same loses its session. For a hub whose application may fall far behind hundreds of fast
-    peers at once, lower ``receive_window_bytes``, so that half of this holds all their windows."""
+    half of it on, the peers get no more credit and new sessions are refused; a peer that fills it
+    up to the last eighth all the same loses its session. That eighth is shared out: who holds no
+    more than its share of it is concerned by neither. For a hub whose application may fall far
+    behind hundreds of fast peers at once, lower ``receive_window_bytes``, so that half of this
+    holds all their windows."""
 
     max_half_open: int = 256
     """Connections to a listening node that are in their handshake, at once. From half of that on,

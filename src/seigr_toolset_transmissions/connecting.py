@@ -88,7 +88,7 @@ class Connector:
             config,
             link=Link.OPENING,
             peer_max_message=dialed.reply.max_message_bytes,
-            budget=registry.budget,
+            budget=registry.budget_of(dialed.peer_node_id),
             now=registry.loop.time(),
         )
         session = Session(

@@ -236,6 +236,13 @@ class EndpointManager:
         """Return how many bytes wait in all inboxes, and ``overhead`` for each message."""
         return self._inboxes.size + overhead * self._inboxes.count
 
+    def held_by(self, endpoint_id: bytes, overhead: int = 0) -> int:
+        """Return the same for one endpoint's inbox; 0 if it is unknown."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is None or endpoint.messages is None:
+            return 0
+        return endpoint.size + overhead * len(endpoint.messages)
+
     def is_overfull(self, endpoint_id: bytes) -> bool:
         """Whether more than twice what its inbox is to hold waits there; False if unknown.
 

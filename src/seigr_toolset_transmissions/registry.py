@@ -12,7 +12,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .budget import ByteBudget
+from .budget import ByteBudget, PeerBudget
 from .connection import Connection, FlushTurn
 from .errors import (
     STTConnectError,
@@ -51,12 +51,12 @@ _TOMBSTONES = 4096
 class Peer:
     """An authenticated identity that has, or had, a session with this node."""
 
-    __slots__ = ("announced", "connected", "sessions", "untold")
+    __slots__ = ("announced", "connected", "departing", "sessions")
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []  # newest last
         self.announced = 0  # sessions of which the application knows
-        self.untold = 0  # sessions whose end the application does not know yet
+        self.departing: list[Session] = []  # ended, and the application does not know it yet
         self.connected = False  # whether the application was told so
 
 
@@ -73,7 +73,7 @@ class Registry:
             session for established although we have never heard so, hence it can be resumed like
             any other.
         connections: Those that have not ended, with or without a session.
-        budget: Of all their machines.
+        budget: Of all their machines together; see `budget_of`.
         lost: The sessions that ended with messages undelivered; cleared by whoever counts them.
 
     """
@@ -88,14 +88,15 @@ class Registry:
         self.connections: set[Connection] = set()
         self.lost: list[STTSessionLostError] = []
         self.reconnects = Reconnects(self, dialer)
-        self._departing: set[Session] = set()  # ended, with messages still to be handed on
+        self._departing: set[Session] = set()  # those of all peers
         self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._turn: FlushTurn
         self.budget = ByteBudget(
             self.config.max_buffered_bytes,
             call_later=self._call_later,
             held=self.held_bytes,
-            relieve=self._end_unfinished,
+            peers=lambda: len(self.endpoints),
+            relieve=self._relieve,
             reopened=self._give_credit,
         )
 
@@ -159,14 +160,29 @@ class Registry:
             session.machine.held_cost for session in (*self.sessions.values(), *self._departing)
         )
 
-    def _end_unfinished(self) -> None:
-        """End the sessions that have kept a message unfinished for too long."""
+    def budget_of(self, peer_node_id: bytes) -> PeerBudget:
+        """Return the budget for a session's machine."""
+        return PeerBudget(self.budget, peer_node_id, self._held_by)
+
+    def _held_by(self, peer_node_id: bytes) -> int:
+        """Add up what this peer has sent and the application has not taken."""
+        held = self.endpoints.held_by(peer_node_id, FRAME_COST)
+        peer = self.peers.get(peer_node_id)
+        if peer is not None:
+            held += sum(s.machine.held_cost for s in (*peer.sessions, *peer.departing))
+        return held
+
+    def _relieve(self) -> None:
+        """End who has kept a message unfinished for too long; give credit to whom it is due."""
         late = self.loop.time() - _UNFINISHED_SECONDS
+        share = self.budget.share
         for session in list(self.sessions.values()):
             since = session.machine.unfinished_since
-            if since is not None and since <= late:
+            if since is not None and since <= late and self._held_by(session.peer_node_id) > share:
                 error = STTLimitError("a message was left unfinished while memory was short")
                 session.lose(str(error), error)
+            else:
+                session.acknowledge()
 
     def _give_credit(self) -> None:
         for session in list(self.sessions.values()):
@@ -196,7 +212,6 @@ class Registry:
         self.sessions[session.session_id] = session
         peer = self.peers.setdefault(session.peer_node_id, Peer())
         peer.sessions.append(session)
-        peer.untold += 1
         self._route(session.peer_node_id)
         self.ensure_endpoint(session)
         session.tell(partial(self._announce, session, peer))
@@ -265,6 +280,7 @@ class Registry:
         del self.sessions[session.session_id]
         peer = self.peers[session.peer_node_id]
         peer.sessions.remove(session)
+        peer.departing.append(session)
         self._departing.add(session)
         self.reconnects.forget(session)
         self._tombstones[session.session_id] = (session.peer_node_id, session.machine.position)
@@ -291,7 +307,6 @@ class Registry:
 
     async def _say_farewell(self, session: Session, peer: Peer) -> None:
         peer_node_id = session.peer_node_id
-        self._departing.discard(session)
         try:
             await self.emit("session_closed", session_id=session.session_id)
             peer.announced -= 1
@@ -299,8 +314,10 @@ class Registry:
                 peer.connected = False
                 await self.emit("peer_disconnected", peer_node_id=peer_node_id)
         finally:
-            peer.untold -= 1
-            if peer.untold == 0 and self.peers.get(peer_node_id) is peer:
+            peer.departing.remove(session)
+            self._departing.discard(session)
+            gone = not peer.sessions and not peer.departing
+            if gone and self.peers.get(peer_node_id) is peer:
                 del self.peers[peer_node_id]
                 if self.endpoints.is_temporary(peer_node_id):
                     self.endpoints.retire_endpoint(peer_node_id)
@@ -336,6 +353,16 @@ class Registry:
         """Return the peer's established sessions, newest last."""
         peer = self.peers.get(peer_node_id)
         return [] if peer is None else list(peer.sessions)
+
+    def count_of(self, peer_node_id: bytes) -> int:
+        """Return how many sessions the peer has, those included of whose end nobody knows yet."""
+        peer = self.peers.get(peer_node_id)
+        known = 0 if peer is None else len(peer.sessions) + len(peer.departing)
+        return known + len(self.unconfirmed_of(peer_node_id))
+
+    def count(self) -> int:
+        """Return how many sessions there are of all peers, counted alike."""
+        return len(self.sessions) + len(self._departing) + len(self.unconfirmed)
 
     def unconfirmed_of(self, peer_node_id: bytes) -> list[Session]:
         """Return the peer's sessions that it has not used yet, newest last."""

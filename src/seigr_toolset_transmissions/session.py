@@ -72,11 +72,11 @@ CONTROL_SECONDS = 1.0
 
 
 class Budget(Protocol):
-    """What bounds that which all sessions of a node together hold for their application."""
+    """What bounds that which the sessions of a node together hold for their application."""
 
     @property
     def shut(self) -> bool:
-        """While it is, no session gives new credit, but to end a message that has begun."""
+        """While it is, the session gives no new credit, but to end a message that has begun."""
 
     def take(self, cost: int) -> None:
         """Make room for so many bytes that have arrived.
