@@ -78,7 +78,7 @@ async def test_a_peer_that_closes_before_it_has_all_input_is_a_failure() -> None
         await conversation.task
 
 
-async def test_the_first_failure_to_write_ends_it_and_what_comes_then_is_dropped(
+async def test_the_first_failure_to_write_ends_it_and_nothing_more_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stopped: list[bool] = []
@@ -90,11 +90,31 @@ async def test_the_first_failure_to_write_ends_it_and_what_comes_then_is_dropped
         raise BrokenPipeError
 
     monkeypatch.setattr(conversation.output._stream, "write", write)
-    await conversation.output.write(b"first")
-    await conversation.output.write(b"second")
+    writers = [asyncio.ensure_future(conversation.output.write(data)) for data in (b"1", b"2")]
     with pytest.raises(BrokenPipeError):
         await conversation.task
-    assert written == [b"first"]
+    assert stopped == [True]
+    writers.append(asyncio.ensure_future(conversation.output.write(b"3")))
+    await asyncio.sleep(0)
+    assert not any(writer.done() for writer in writers)
+
+    conversation.output.give_up()
+    await asyncio.gather(*writers)
+    await conversation.output.write(b"4")
+    assert not {b"3", b"4"} & set(written)
+
+
+async def test_a_writer_whose_reader_is_slow_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+    conversation = Conversation(None)
+    monkeypatch.setattr(conversation.output._stream, "write", lambda *_: endless(stopped))
+    writer = asyncio.ensure_future(conversation.output.write(b"data"))
+    conversation.task.cancel()
+    await asyncio.wait((conversation.task,))
+    assert not writer.done()
+    conversation.output.give_up()
+    await writer
+    assert await conversation.goes_on() is False
     assert stopped == [True]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
@@ -13,6 +14,7 @@ import pytest
 
 from cli.processes import CTRL_C, CTRL_D, SHARED_SEED, Stt, cable_to
 from helpers.relay import Direction, Fault, Kind
+from seigr_toolset_transmissions import NodeConfig
 from seigr_toolset_transmissions.cli.main import run
 
 ANY_PORT = "127.0.0.1:0"
@@ -115,7 +117,7 @@ def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> N
         assert listener.stdout.read() == b""
 
 
-def test_what_a_slow_reader_has_not_taken_yet_comes_before_what_the_next_sender_sends(
+def test_senders_wait_while_the_one_before_them_is_written_for_a_slow_reader(
     tmp_path: Path,
 ) -> None:
     with Stt("listen", ANY_PORT, "--raw", "--keep") as listener:
@@ -125,6 +127,28 @@ def test_what_a_slow_reader_has_not_taken_yet_comes_before_what_the_next_sender_
         assert listener.stdout.read(len(BYTES)) == BYTES
         assert listener.stdout.read(8) == b"and more"
         listener.until(f"{received(BYTES)}{received(b'and more')}")
+
+
+def test_interrupted_beside_a_reader_that_is_stuck_it_tells_all_senders_at_once(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(20_000_000))  # more than is under way for one sender
+    with (
+        Stt("listen", ANY_PORT, "--raw", "--keep") as listener,
+        Stt("send", listener.address(), str(tmp_path / "file")) as first,
+        Stt("send", listener.address(), str(tmp_path / "file")) as waiting,
+    ):
+        for sender in (first, waiting):
+            sender.until("connected to")
+        assert listener.stdout.read(1) == b"\0"
+        began = time.monotonic()
+        listener.signal(signal.SIGINT)
+        assert listener.end() == 130
+        assert time.monotonic() - began < NodeConfig().close_timeout
+        for sender in (first, waiting):
+            assert sender.end() == 1
+            assert re.search("stt: .*/file has not arrived as a whole: ", sender.stderr)
+            assert sender.stdout.read() == b""
 
 
 def test_when_the_output_cannot_be_written_both_sides_fail(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ __all__ = ["app", "main"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_WAIT = 120.0
+MOST_WAITING = 8
+"""Of those who wait for their turn each may take a receive window of memory."""
 SEED_NAME = "stt.seed"
 
 FILE = click.Path(path_type=Path)
@@ -227,7 +229,7 @@ def listen(
     With --raw there is one peer: its bytes go to standard output as they are, and when it has
     closed its session the command ends. Standard input goes to the peer; if there was any, its end
     closes the session. Others are refused meanwhile. --keep takes one peer after the other, also
-    when one was lost, and does not read standard input.
+    when one was lost; those who come meanwhile wait. It does not read standard input.
 
     \b
     Examples:
@@ -240,7 +242,7 @@ def listen(
     seeds = find_seeds(seed, shared)
     read_input = not recv_only
     if raw:
-        config = NodeConfig(resume_window=wait, max_sessions=1)
+        config = NodeConfig(resume_window=wait, max_sessions=MOST_WAITING if keep else 1)
         run_until_done(listen_raw(seeds, config, where, keep=keep, read_input=read_input))
     else:
         run_until_done(

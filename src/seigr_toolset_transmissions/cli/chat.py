@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .addresses import format_address, short_id
-from .converse import Ends, Output, converse, is_terminal
+from .converse import Ends, Output, converse, is_terminal, withdraw
 from .nodes import connect_to, note_listening, running
 from .notes import note
 from .streams import STDIN, InputStream
@@ -50,7 +50,10 @@ async def connect_lines(
             await session.close()
 
         ended = ends.of(session.session_id)
-        await converse(ended, output, feed() if read_input else None)
+        try:
+            await converse(ended, output, feed() if read_input else None)
+        finally:
+            await withdraw(node, output)
         note("the session is closed")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import STTSessionClosedError
 from .failures import Failure
+from .nodes import leave
 from .streams import STDIN, STDOUT, OutputStream
 
 if TYPE_CHECKING:
@@ -15,27 +16,44 @@ if TYPE_CHECKING:
 
     from .. import STTNode
 
-__all__ = ["Ends", "Output", "converse", "is_terminal"]
+__all__ = ["Ends", "Output", "converse", "is_terminal", "withdraw"]
 
 
 class Output:
     """Standard output for received messages. The first failure to write ends the command."""
 
     def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
         self._stream = OutputStream(STDOUT)
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._given_up: asyncio.Future[None] = loop.create_future()
+        self.failed: asyncio.Future[None] = loop.create_future()
         """Gets the OSError."""
 
     async def write(self, data: bytes, observe: Callable[[bytes], object] | None = None) -> None:
-        """Write all of the data, waiting as long as that takes; drop it after a failure."""
+        """Write all of the data, waiting as long as that takes.
+
+        After a failure this waits until `give_up`: if it returned, the session would take more
+        from its peer, and the peer believe that all is well. After that, the data is dropped.
+        """
+        if not self.failed.done() and not self._given_up.done():
+            writing = asyncio.ensure_future(self._stream.write(data, observe))
+            try:
+                await asyncio.wait((writing, self._given_up), return_when=asyncio.FIRST_COMPLETED)
+                if writing.done():
+                    writing.result()
+            except OSError as error:
+                if not self.failed.done():
+                    self.failed.set_exception(error)
+                    self.failed.exception()  # retrieved: nobody may wait for it any more
+            finally:
+                writing.cancel()
         if self.failed.done():
-            return
-        try:
-            await self._stream.write(data, observe)
-        except OSError as error:
-            if not self.failed.done():
-                self.failed.set_exception(error)
-                self.failed.exception()  # retrieved: nobody may wait for it any more
+            await asyncio.wait((self._given_up,))
+
+    def give_up(self) -> None:
+        """Let everybody go who waits to write; what they had is dropped."""
+        if not self._given_up.done():
+            self._given_up.set_result(None)
 
 
 class Ends:
@@ -72,6 +90,8 @@ async def converse(
 ) -> None:
     """Wait until the session has ended and its messages are written; ``feed`` sends meanwhile.
 
+    Whatever comes of it, `withdraw` in the end.
+
     Args:
         ended: See `Ends.of`.
         output: Where its messages go.
@@ -104,6 +124,17 @@ async def converse(
         if feeding is not None and not feeding.done():
             feeding.cancel()
             await asyncio.wait((feeding,))
+
+
+async def withdraw(node: STTNode, output: Output) -> None:
+    """Leave the sessions that are still there, and only then give up the output.
+
+    In this order, as no peer must believe that somebody has taken what it sent.
+    """
+    try:
+        await asyncio.gather(*(leave(session) for session in node.sessions))
+    finally:
+        output.give_up()
 
 
 def is_terminal(descriptor: int = STDIN) -> bool:

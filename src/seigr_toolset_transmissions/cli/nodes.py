@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import NodeConfig, Session, STTNode
+from ..errors import STTSessionLostError
 from .addresses import format_address, short_id
 from .failures import Failure
 from .notes import complain, note
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from .seeds import Seeds
 
-__all__ = ["connect_to", "note_listening", "running"]
+__all__ = ["connect_to", "leave", "note_listening", "running"]
 
 _GOODBYE_SECONDS = 1.0
 """How long a command that is interrupted tries to deliver what it has accepted."""
@@ -49,10 +51,24 @@ async def running(
     finally:
         lost = await node.stop(drain)
         for error in lost:
-            peer = short_id(error.peer_node_id)
-            complain(f"not everything was delivered to {peer}: {error}")
+            _complain_of(error)
     if lost:
         raise Failure
+
+
+async def leave(session: Session) -> None:
+    """Close a session before its time, as far as the peer takes part in that soon."""
+    try:
+        async with asyncio.timeout(_GOODBYE_SECONDS):
+            await session.close()
+    except TimeoutError:
+        pass  # `running` tells what comes of it
+    except STTSessionLostError as error:
+        _complain_of(error)
+
+
+def _complain_of(error: STTSessionLostError) -> None:
+    complain(f"not everything was delivered to {short_id(error.peer_node_id)}: {error}")
 
 
 async def connect_to(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from .. import SessionState
 from .addresses import short_id
-from .converse import Ends, Output, converse, is_terminal
+from .converse import Ends, Output, converse, is_terminal, withdraw
 from .failures import Failure
 from .nodes import connect_to, note_listening, running
 from .notes import complain, note
@@ -46,7 +47,10 @@ async def connect_raw(
         node.events.register("data_received", on_data)
         session = await connect_to(node, address, expect=expect, seeds=seeds)
         feed = _feed(session, only_if_any=False) if read_input else None
-        await converse(ends.of(session.session_id), output, feed)
+        try:
+            await converse(ends.of(session.session_id), output, feed)
+        finally:
+            await withdraw(node, output)
 
 
 async def listen_raw(
@@ -56,7 +60,7 @@ async def listen_raw(
 
     Args:
         seeds: What the node is made of.
-        config: Must allow one session only.
+        config: Allows one session; with ``keep`` as many more as may wait for their turn.
         address: Where to listen.
         keep: Go on with the next peer, also if one was lost; standard input is not read.
         read_input: Whether to read standard input at all.
@@ -65,59 +69,60 @@ async def listen_raw(
     async with running(seeds, config, address) as node:
         receiver = _Receiver(node)
         note_listening(node, seeds, address)
-        while keep:
-            try:
-                await receiver.receive(await receiver.next_session())
-            except Failure as error:
-                complain(str(error))
-        session_id = await receiver.next_session()
-        await receiver.receive(session_id, node.get_session(session_id) if read_input else None)
+        try:
+            while keep:
+                try:
+                    await receiver.receive_next(read_input=False)
+                except Failure as error:
+                    complain(str(error))
+            await receiver.receive_next(read_input=read_input)
+        finally:
+            await receiver.withdraw()
 
 
 class _Receiver:
     """Receives from one session after the other."""
 
     def __init__(self, node: STTNode) -> None:
+        self._node = node
         self._ends = Ends(node)
         self._output = Output()
         self._sessions: asyncio.Queue[bytes] = asyncio.Queue()
-        self._turn = asyncio.Condition()
-        self._present = b""
+        self._turns: defaultdict[bytes, asyncio.Event] = defaultdict(asyncio.Event)
         self._digest = hashlib.sha256()
         self._size = 0
-        self._began = 0.0
         node.events.register("session_created", self._on_session)
         node.events.register("data_received", self._on_data)
 
-    async def next_session(self) -> bytes:
-        """Wait for the next peer."""
-        return await self._sessions.get()
-
-    async def receive(self, session_id: bytes, feed_from_input: Session | None = None) -> None:
-        """Write what a session brings until it has ended."""
-        self._digest, self._size, self._began = hashlib.sha256(), 0, time.monotonic()
-        async with self._turn:
-            self._present = session_id
-            self._turn.notify_all()
+    async def receive_next(self, *, read_input: bool) -> None:
+        """Wait for a session; write what it brings until it has ended, and send it the input."""
+        session_id = await self._sessions.get()
+        session = self._node.get_session(session_id)
         ended = self._ends.of(session_id)
-        feed = None if feed_from_input is None else _feed(feed_from_input, only_if_any=True)
+        self._digest, self._size, began = hashlib.sha256(), 0, time.monotonic()
+        self._turns[session_id].set()
+        feed = _feed(session, only_if_any=True) if session is not None and read_input else None
         try:
             await converse(ended, self._output, feed)
         finally:
             if ended.done() and ended.exception() is None:
-                received = describe(self._size, time.monotonic() - self._began)
+                received = describe(self._size, time.monotonic() - began)
                 note(f"received {received}, sha256 {self._digest.hexdigest()}")
             else:
                 note(f"received {self._size:,} bytes, and not the end")
+        del self._turns[session_id]
+
+    async def withdraw(self) -> None:
+        """Leave all sessions; what they have brought and is not written yet is dropped."""
+        await withdraw(self._node, self._output)
+        for turn in self._turns.values():
+            turn.set()
 
     async def _on_session(self, session_id: bytes) -> None:
         self._sessions.put_nowait(session_id)
 
     async def _on_data(self, session_id: bytes, data: bytes) -> None:
-        if session_id != self._present:
-            # What the session before has brought is not written yet.
-            async with self._turn:
-                await self._turn.wait_for(lambda: session_id == self._present)
+        await self._turns[session_id].wait()
         self._size += len(data)
         await self._output.write(data, self._digest.update)
 

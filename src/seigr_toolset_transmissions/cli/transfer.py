@@ -69,6 +69,7 @@ async def send_file(
                 seconds = time.monotonic() - began
                 await session.close()
             except STTSessionClosedError as error:
+                session.lose("given up")  # if it is not closed yet
                 lost = isinstance(error, STTSessionLostError)
                 why = str(error) if lost else "the peer has closed the session"
                 raise Failure(f"{path} has not arrived as a whole: {why}") from error
