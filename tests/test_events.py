@@ -961,6 +961,29 @@ async def test_an_emit_that_is_cancelled_ends_in_that_whatever_its_first_handler
     assert hanging.ended
 
 
+async def test_a_failure_after_a_swallowed_cancellation_is_logged_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events, started, errors = EventEmitter(), asyncio.Event(), Recorder()
+
+    async def swallows_and_fails() -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+        raise ValueError("afterwards")
+
+    events.register("x", swallows_and_fails)
+    events.register("x", Recorder())
+    events.register("error", errors)
+    emit = asyncio.create_task(events.emit("x"))
+    await started.wait()
+    emit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await emit
+    assert not errors.calls
+    assert len(caplog.records) == 1
+
+
 async def test_a_task_that_is_about_to_be_cancelled_is_when_a_handler_waits(
     crowd: int, no_log: None
 ) -> None:
@@ -1169,6 +1192,62 @@ async def test_an_exit_passes_through_after_the_siblings_were_cleaned_up(
     assert after.ended is after.started.is_set()
     assert only_this_task()
     assert at_rest(events)
+
+
+async def test_an_exit_of_an_error_handler_passes_through_the_emit_that_failed(crowd: int) -> None:
+    events = EventEmitter()
+
+    async def failing() -> None:
+        raise ValueError
+
+    async def exits(**kwargs: Any) -> None:
+        raise SystemExit
+
+    events.register("x", failing)
+    add_crowd(events, "x", crowd)
+    events.register("error", exits)
+    with pytest.raises(SystemExit):
+        await events.emit("x")
+    assert at_rest(events)
+    assert only_this_task()
+
+
+async def test_after_an_exit_no_handler_is_called(no_log: None) -> None:
+    events = EventEmitter()
+
+    async def exits() -> None:
+        raise SystemExit
+
+    before = add_crowd(events, "x", 1)
+    events.register("x", exits)
+    after = add_crowd(events, "x", 2)
+    with pytest.raises(SystemExit):
+        await events.emit("x")
+    assert all(handler.calls for handler in before)
+    assert not any(handler.calls for handler in after)
+    assert at_rest(events)
+
+
+async def test_an_emit_that_is_closed_closes_the_handler_that_waits(crowd: int) -> None:
+    events, closed = EventEmitter(), []
+
+    async def handler() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except GeneratorExit:
+            closed.append(True)
+            raise
+
+    add_crowd(events, "x", crowd)
+    events.register("x", handler)
+    emit = events.emit("x")
+    emit.send(None)
+    emit.close()
+    assert closed == [True]
+    assert at_rest(events)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_an_exit_passes_through_though_the_first_handler_has_ended(no_log: None) -> None:
