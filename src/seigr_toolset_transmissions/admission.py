@@ -80,7 +80,8 @@ class Admission(Generic[H]):
         self._limit_loopback = config.limit_loopback
         self._strangers: _Bag[H] = _Bag()
         self._proven: _Bag[H] = _Bag()
-        self._sources: dict[int | str, int] = {}
+        self._sources: dict[int | str, int] = {}  # how many come from each
+        self._source_of: dict[H, int | str] = {}
 
     def __len__(self) -> int:
         return len(self._strangers) + len(self._proven)
@@ -97,6 +98,7 @@ class Admission(Generic[H]):
             if count >= self._most_per_source:
                 return False
             self._sources[source] = count + 1
+            self._source_of[connection] = source
         early = self._most // 2
         if random.random() * (self._most - early) < len(self) - early:  # noqa: S311
             (self._strangers or self._proven).draw().drop()
@@ -112,7 +114,7 @@ class Admission(Generic[H]):
         """Note that the connection has ended, or is half-open no more. May be called again."""
         if not (self._strangers.discard(connection) or self._proven.discard(connection)):
             return
-        source = self._source(connection.peer_address)
+        source = self._source_of.pop(connection, None)
         if source is not None:
             self._sources[source] -= 1
             if not self._sources[source]:
