@@ -93,7 +93,7 @@ async def test_a_message_to_a_handler() -> None:
         await exchange(1000)
         with Calls() as calls:
             await exchange(1000)
-    assert calls.count / 1000 <= 30
+    assert calls.count / 1000 <= 23
 
 
 @in_virtual_time

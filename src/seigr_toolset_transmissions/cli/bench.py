@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import NodeConfig, Session, STTNode, __version__, generate_seed
+from .. import NodeConfig, Session, STTError, STTNode, __version__, generate_seed
 from .failures import Failure
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _DIALS = 16
 _BROADCASTS = 20
 _MOST_BYTES = 1024 * 1024
 _FEWEST_MESSAGES, _MOST_MESSAGES = 16, 1024
-_GOODBYE_SECONDS = 1.0
+_GOODBYE_SECONDS = 5.0
 _DONE = b"as it should be"
 
 
@@ -80,8 +80,11 @@ async def _measure_with(node: STTNode, pipe: Connection) -> None:
     ended = asyncio.create_task(asyncio.to_thread(_wait_for_end, pipe))
     try:
         await asyncio.wait((measuring, ended), return_when=asyncio.FIRST_COMPLETED)
-        if not measuring.done():
-            raise Failure("the other process ended too early")
+        if not measuring.done() or isinstance(measuring.exception(), STTError):
+            # A process that has ended may show it by its connections first.
+            await asyncio.wait((ended,), timeout=_GOODBYE_SECONDS)
+            if ended.done():
+                raise Failure("the other process ended too early")
         measuring.result()
     finally:
         measuring.cancel()
