@@ -48,7 +48,7 @@ def test_a_whole_run_on_a_terminal_of_80_columns_shows_what_it_promises() -> Non
     with Stt("demo", "--fast", columns=80) as stt:
         stt.until("Four peers join")
         assert not echoes(stt.terminal)
-        assert stt.end() == 0
+        assert stt.end() == 0, stt.stderr.rpartition("checks failed")[2]
         assert echoes(stt.terminal)
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stt.stderr).replace("\r", "\n")
     lines = text.split("\n")
