@@ -46,9 +46,9 @@ class Network(FaultNetwork):
         return await super().dial(receiver, host, port)
 
 
-@pytest.fixture
-def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each random time be the longest possible."""
+@pytest.fixture(autouse=True)
+def _longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each random time be the longest possible: none is over before a test has looked."""
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
 
 
@@ -72,7 +72,6 @@ async def assert_it_works(pair: Pair) -> None:
 # When the dialer dials.
 
 
-@pytest.mark.usefixtures("longest_draw")
 @in_virtual_time
 async def test_reconnects_back_off_while_nobody_answers() -> None:
     network = Network()
@@ -88,7 +87,6 @@ async def test_reconnects_back_off_while_nobody_answers() -> None:
         assert waits == [pytest.approx(wait, abs=0.002) for wait in expected]
 
 
-@pytest.mark.usefixtures("longest_draw")
 @in_virtual_time
 async def test_connections_that_do_not_last_count_as_attempts_until_one_has_lasted() -> None:
     network = Network()
@@ -123,7 +121,6 @@ async def test_retry_now_dials_this_peer_at_once_and_no_other() -> None:
         await assert_it_works(bob)
 
 
-@pytest.mark.usefixtures("longest_draw")
 @pytest.mark.parametrize("how", ["close", "stop"])
 @in_virtual_time
 async def test_what_is_to_be_delivered_before_an_end_does_not_wait_for_the_back_off(
