@@ -913,19 +913,30 @@ async def test_send_to_sessions_tells_each_ones_outcome() -> None:
         assert await bob.endpoints.receive_any(timeout=9) == (b"news", dialer.node_id)
 
 
-async def test_a_session_whose_window_stays_full_is_told_as_full() -> None:
+@pytest.mark.parametrize("how", ["send_to_sessions", "send_to_all", "broadcast"])
+async def test_who_does_not_accept_within_the_send_timeout_is_told_as_full(how: str) -> None:
     small: dict[str, Any] = {
         "max_message_bytes": 1024,
         "send_window_bytes": 2048,
         "receive_window_bytes": 2048,
     }
-    async with Nodes(**small, inbox_messages=1) as nodes:
+    async with Nodes(**small, inbox_messages=1, send_timeout=0.05) as nodes:
         pair = await nodes.pair()
-        ids = [pair.near.session_id]
-        outcomes = [
-            (await pair.dialer.send_to_sessions(ids, b"x" * 1000, timeout=0.05))[ids[0]]
-            for _ in range(6)
-        ]
+
+        async def send() -> SendOutcome:
+            data = b"x" * 1000
+            if how == "send_to_sessions":
+                (outcome,) = (
+                    await pair.dialer.send_to_sessions([pair.near.session_id], data)
+                ).values()
+            elif how == "send_to_all":
+                (outcome,) = (await pair.dialer.send_to_all(data)).values()
+            else:
+                (outcome,) = (await pair.dialer.endpoints.broadcast(data)).values()
+            return outcome
+
+        async with asyncio.timeout(5):  # the manager's own default is longer
+            outcomes = [await send() for _ in range(6)]
         assert outcomes[0] is SendOutcome.ACCEPTED
         assert outcomes[-1] is SendOutcome.FULL
         assert set(outcomes) == {SendOutcome.ACCEPTED, SendOutcome.FULL}

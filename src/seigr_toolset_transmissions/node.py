@@ -13,7 +13,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -81,7 +81,8 @@ class NodeStats:
 class STTNode:
     """One node: an identity that listens, dials and exchanges messages with its peers.
 
-    Everything runs in the event loop in which `start` was awaited; a node is not thread-safe.
+    Everything runs in the event loop in which `start` was awaited; a node is not thread-safe. It
+    can be neither pickled nor copied.
 
     Args:
         node_seed: This node's own secret, at least 16 bytes. The same seed gives the same
@@ -129,6 +130,7 @@ class STTNode:
             self._send_to_peer,
             inbox_messages=self.config.inbox_messages,
             inbox_bytes=self.config.inbox_bytes,
+            send_timeout=self.config.send_timeout,
             send_nowait=self._try_send_to_peer,
             status=self._peer_status,
             on_wait=self._warn_of_handlers,
@@ -146,6 +148,9 @@ class STTNode:
         self._started = False
         self._stopping: asyncio.Task[tuple[STTSessionLostError, ...]] | None = None
         self._warned = False
+
+    def __reduce__(self) -> Never:
+        raise TypeError("STTNode holds seeds and can neither be pickled nor copied")
 
     def __repr__(self) -> str:
         count = len(self._registry.sessions)
@@ -467,7 +472,11 @@ class STTNode:
         self, data: bytes | bytearray | memoryview, *, timeout: float | None = None
     ) -> dict[bytes, SendOutcome]:
         """Send data to every peer that has a session; return each one's outcome by node id."""
-        return await self.endpoints.send_to_many(list(self._registry.routes), data, timeout=timeout)
+        return await self.endpoints.send_to_many(
+            list(self._registry.routes),
+            data,
+            timeout=self.config.send_timeout if timeout is None else timeout,
+        )
 
     def _try_send_over(self, session_id: bytes, data: bytes) -> bool:
         return self._registry.sessions[session_id].try_send(data)
@@ -506,7 +515,7 @@ class STTNode:
             self._keeper.want(endpoint_id)
 
     def _warn_of_handlers(self) -> None:
-        if not self._warned and self.events.handlers("data_received"):
+        if not self._warned and self.events.handled("data_received"):
             self._warned = True
             logger.warning(
                 "receive_from/receive_any wait, but a handler is registered for data_received "
