@@ -81,7 +81,8 @@ GOALS: tuple[Goal, ...] = (
     Goal(crowds.process(10_000), None, at_most=120),
     Goal(endpoints.memory(20_000), None, at_most=700),
     *(
-        Goal(endpoints.operation(name, most), endpoints.operation(name, 100), at_most=2)
+        # What is spread over 10,000 times the memory misses the processor's caches: not quite flat.
+        Goal(endpoints.operation(name, most), endpoints.operation(name, 100), at_most=3)
         for name in endpoints.OPERATIONS
         for most in (endpoints.SIZES[-1],)
     ),
