@@ -9,6 +9,7 @@ has proven that they know the shared seed are dropped only if there are no other
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -121,15 +122,20 @@ class Admission(Generic[H]):
                 del self._sources[source]
 
     def _source(self, address: Address) -> int | str | None:
-        """Return what counts as one source of connections; None if it is not limited."""
-        try:
-            ip = ip_address(address[0].partition("%")[0])
-        except ValueError:  # not of the Internet: another network, with rules of its own
-            return None
-        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        if ip.is_loopback and not self._limit_loopback:
-            return None
-        if isinstance(ip, IPv6Address):
-            return int(ip) >> (128 - _IPV6_PREFIX_BITS)
-        return str(ip)
+        return _source_of(address[0], limit_loopback=self._limit_loopback)
+
+
+@lru_cache(maxsize=1024)
+def _source_of(host: str, *, limit_loopback: bool) -> int | str | None:
+    """Return what counts as one source of connections; None if it is not limited."""
+    try:
+        ip = ip_address(host.partition("%")[0])
+    except ValueError:  # not of the Internet: another network, with rules of its own
+        return None
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback and not limit_loopback:
+        return None
+    if isinstance(ip, IPv6Address):
+        return int(ip) >> (128 - _IPV6_PREFIX_BITS)
+    return str(ip)

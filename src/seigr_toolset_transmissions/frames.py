@@ -66,6 +66,9 @@ class FrameType(IntEnum):
     PAD = 8
 
 
+_ACK = int(FrameType.ACK)
+
+
 class WelcomeStatus(IntEnum):
     """The listener's answer to an opening."""
 
@@ -261,8 +264,11 @@ class FrameDecoder:
                     frames.append(run)
                     run = []
                     append = run.append
-                self._type = frame_type
-                self._complete(frames, run, [plaintext[start:stop]])
+                if frame_type == _ACK:  # far more frequent than the others
+                    frames.append(Ack(*_two.unpack_from(plaintext, start)))
+                else:
+                    self._type = frame_type
+                    self._complete(frames, run, [plaintext[start:stop]])
             start = stop + _HEADER_BYTES
         if run:
             frames.append(run)

@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 Step = Callable[[], Coroutine[Any, Any, None]]
 """Something that the application is told, in its turn."""
 
+_PEER_CLOSED, _CLOSED = Phase.PEER_CLOSED, Phase.CLOSED  # see `session`
+
 _FLUSH_BYTES = 64 * 1024
 """With so much to send, it goes out at once and not at the end of the loop's turn: the peer can
 work meanwhile, and memory stays small."""
@@ -502,16 +504,17 @@ class Session:
         connection = self._connection
         if connection is None:
             return
-        if machine.phase is Phase.PEER_CLOSED:
+        if machine.phase is _PEER_CLOSED:
             self._leave_open()
-        if machine.output_due:
+        due = machine.output_due
+        if due:
             connection.flush()
-        if machine.phase is Phase.CLOSED:
+        if machine.phase is _CLOSED:
             self._connection = None
             connection.finish()
             self._finish(None, "the session was closed")
-        else:
-            self.acknowledge()
+        elif not due and machine.ack_owed:
+            connection.acknowledge_later(self._owner.config.ack_delay)
 
     def _refused(self) -> None:
         machine, connection = self.machine, self._connection

@@ -107,6 +107,9 @@ class Link(Enum):
     UP = "up"
 
 
+# Python 3.11 takes as long to find a member in its class as to call a function.
+_OPEN, _CLOSED, _UP = Phase.OPEN, Phase.CLOSED, Link.UP
+
 _LIVE = frozenset({Phase.OPEN, Phase.CLOSING})
 _UNTIL_CLOSED = _LIVE | {Phase.PEER_CLOSED}
 
@@ -264,16 +267,17 @@ class SessionMachine:
     # ------------------------------------------------------------------ sending
 
     def send(self, message: bytes) -> int:
-        """Accept a message for delivery; return how many bytes are pending now, above 0.
+        """Accept a message for delivery; return how many bytes may be sent now, at least 1.
 
-        0 says that the send window is full, and nothing was accepted.
+        0 says that the send window is full, and nothing was accepted. Messages for which the peer
+        has given no credit yet do not count: to try to send them costs time and brings nothing.
 
         Raises:
             STTSessionClosedError: The session is closing or closed.
             STTMessageSizeError: The message is longer than this side or the peer allows.
 
         """
-        if self.phase is not Phase.OPEN:
+        if self.phase is not _OPEN:
             raise STTSessionClosedError("the session is closed and takes no more messages")
         size = len(message)
         if size > self._max_frame:
@@ -288,7 +292,9 @@ class SessionMachine:
         self._accepted_cost = cost
         self._accepted = accepted + 1
         self._pending.append(message)
-        return cost - self._sent_cost
+        if cost > self._peer_credit:  # min() would cost more than all the rest
+            cost = self._peer_credit
+        return cost - self._sent_cost or 1
 
     def _send_in_parts(self, message: bytes, size: int) -> int:
         if size > self._max_message:
@@ -310,7 +316,7 @@ class SessionMachine:
             stop = min(start + MAX_DATA_BYTES, size)
             last = start + MAX_DATA_BYTES > size
             self._pending.append(_Slice(message, start, stop, last=last))
-        return cost - self._sent_cost
+        return min(cost, self._peer_credit) - self._sent_cost or 1
 
     @property
     def accepted(self) -> int:
@@ -330,14 +336,14 @@ class SessionMachine:
     @property
     def output_due(self) -> bool:
         """Whether `data_to_send` should be taken now rather than in a while."""
-        if self.link is not Link.UP:
+        if self.link is not _UP:
             return False
         return (
             bool(self._control)
             or self._ping_due
-            or self._can_send()
             or self._close_ack_due
-            or self._close_due()
+            or bool(self._pending and self._can_send())
+            or (self.phase is not _OPEN and self._close_due())
             or self._ack_due()
         )
 
@@ -377,7 +383,7 @@ class SessionMachine:
         Stops taking messages once they exceed ``budget`` bytes, so that a connection that is
         written to in turns is asked again. Empty if there is nothing to send or no connection.
         """
-        if self.link is not Link.UP:
+        if self.link is not _UP:
             return []
         buffers: list[bytes | memoryview] = []
         if self._control:
@@ -488,7 +494,7 @@ class SessionMachine:
         if not frames:
             self._count_control(now)
         for frame in frames:
-            if self.phase is Phase.CLOSED:
+            if self.phase is _CLOSED:
                 break  # a PONG, say, that was under way while the session ended
             handler, phases, link = self._RULES[type(frame)]
             if self.phase not in phases or (self.link is not link and link is not None):
