@@ -78,6 +78,21 @@ async def test_a_peer_that_closes_before_it_has_all_input_is_a_failure() -> None
         await conversation.task
 
 
+async def test_input_that_was_there_when_the_peer_closed_makes_that_a_failure_too() -> None:
+    came = asyncio.Event()
+
+    async def feed() -> None:
+        await came.wait()
+        raise STTSessionClosedError("closed")
+
+    conversation = Conversation(feed())
+    conversation.ended.set_result(None)
+    assert await conversation.goes_on()
+    came.set()
+    with pytest.raises(Failure, match="the peer closed the session before it had all input"):
+        await conversation.task
+
+
 async def test_the_first_failure_to_write_ends_it_and_nothing_more_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

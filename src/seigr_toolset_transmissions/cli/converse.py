@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Ends", "Output", "converse", "is_terminal", "withdraw"]
 
+_LEFTOVER_SECONDS = 0.2
+"""When the peer has closed, input that comes so soon was there before: the peer did not get it all.
+What is later, from a keyboard or an idle pipe, it was not to wait for."""
+
 
 class Output:
     """Standard output for received messages. The first failure to write ends the command."""
@@ -115,11 +119,13 @@ async def converse(
         if output.failed.done():
             output.failed.result()
         ended.result()
-        if feeding is not None and feeding.done():
-            try:
-                feeding.result()
-            except STTSessionClosedError as error:
-                raise Failure("the peer closed the session before it had all input") from error
+        if feeding is not None:
+            await asyncio.wait((feeding,), timeout=_LEFTOVER_SECONDS)
+            if feeding.done():
+                try:
+                    feeding.result()
+                except STTSessionClosedError as error:
+                    raise Failure("the peer closed the session before it had all input") from error
     finally:
         if feeding is not None and not feeding.done():
             feeding.cancel()
