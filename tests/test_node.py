@@ -771,6 +771,19 @@ async def test_a_peer_that_is_gone_right_after_its_answer_is_told_of_at_once(
         assert_no_session(dialer)
 
 
+async def test_nobody_there_and_a_taken_port_are_told_of_in_the_systems_words() -> None:
+    async with Nodes() as nodes:
+        node = await nodes.listen()
+        host, port = address_of(node)
+        busy = re.escape(f"cannot listen on {host} port {port}: Address already in use; choose")
+        with pytest.raises(STTListenError, match=f"^{busy}"):
+            await nodes.make("alice", host=host, port=port).start(server_mode=True)
+        await node.stop()
+        nobody = re.escape(f"cannot reach {host} port {port}: Connection refused; is the node")
+        with pytest.raises(STTConnectError, match=f"^{nobody}"):
+            await (await nodes.start("carol")).connect(host, port)
+
+
 def assert_no_session(node: STTNode) -> None:
     assert node.sessions == []
     assert node._registry.opening == {}

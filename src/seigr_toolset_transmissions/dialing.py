@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from .errors import STTConnectError, STTIdentityError
+from .errors import STTConnectError, STTIdentityError, reason_of
 from .handshaking import Dialed, dial
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Dialer:
         except OSError as error:
             self._runtime.counters.handshakes_failed += 1
             raise STTConnectError(
-                f"cannot reach {host} port {port}: {error.strerror or error}; "
+                f"cannot reach {host} port {port}: {reason_of(error)}; "
                 "is the node there running, and listening?"
             ) from error
         except STTConnectError:

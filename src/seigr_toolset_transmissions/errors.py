@@ -27,6 +27,9 @@ No exception of this library contains a seed, a key or a message's content in it
 
 from __future__ import annotations
 
+import errno
+import os
+
 __all__ = [
     "STTAuthenticationError",
     "STTConfigError",
@@ -46,6 +49,7 @@ __all__ = [
     "STTSessionLostError",
     "STTTimeoutError",
     "STTWindowFullError",
+    "reason_of",
 ]
 
 
@@ -143,3 +147,11 @@ class STTAuthenticationError(STTProtocolError):
 
 class STTLimitError(STTProtocolError):
     """The peer exceeded a limit."""
+
+
+def reason_of(error: OSError) -> str:
+    """Return what went wrong in the system's words, without whose call and which address it was."""
+    if error.errno is None or error.errno <= 0 or error.errno == errno.EINVAL:
+        # Several errors, a name that is not known, or what is no address at all: it says which.
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

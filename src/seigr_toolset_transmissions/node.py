@@ -23,7 +23,13 @@ from .config import NodeConfig
 from .connecting import Connector
 from .dialing import Dialer
 from .endpoints import EndpointManager, SendOutcome
-from .errors import STTListenError, STTSeedError, STTSessionClosedError, STTSessionLostError
+from .errors import (
+    STTListenError,
+    STTSeedError,
+    STTSessionClosedError,
+    STTSessionLostError,
+    reason_of,
+)
 from .events import EventEmitter
 from .fanout import fan_out
 from .identity import Identity, check_seed, derive_psk
@@ -257,7 +263,7 @@ class STTNode:
         except OSError as error:
             raise STTListenError(
                 f"cannot listen on {self._host or 'any address'} port {self._port}: "
-                f"{error.strerror or error}; choose another host or port, or port 0 for a free one"
+                f"{reason_of(error)}; choose another host or port, or port 0 for a free one"
             ) from error
 
     async def stop(self, drain: float | None = None) -> tuple[STTSessionLostError, ...]:
