@@ -11,6 +11,7 @@ import pytest
 
 from helpers.clock import run_virtual
 from helpers.lines import counting_lines
+from helpers.routes import routes_to
 from seigr_toolset_transmissions.endpoints import EndpointManager, SendOutcome
 from seigr_toolset_transmissions.errors import (
     STTConfigError,
@@ -274,7 +275,7 @@ async def test_other_wrong_arguments_are_named_and_nothing_is_sent() -> None:
         await manager.add_endpoint(B, None, wrong)
     with pytest.raises(TypeError, match="predicate must be callable, not str"):
         manager.find(wrong)
-    for option in ("transport_send_callback", "send_nowait", "status", "on_wait", "on_wanted"):
+    for option in ("transport_send_callback", "status", "on_wait", "on_wanted"):
         with pytest.raises(TypeError, match=f"{option} must be callable, not str"):
             EndpointManager(**{option: wrong})
     assert wire.sent == []
@@ -341,7 +342,7 @@ async def test_the_callback_is_called_with_positional_arguments() -> None:
     async def callback(peer: bytes, payload: bytes, /) -> None:
         sent.append((peer, payload))
 
-    manager = manager_with([A], callback, send_nowait=lambda peer, payload, /: False)
+    manager = manager_with([A], callback)
     await manager.send_to_endpoint(A, b"1")
     await manager.broadcast(b"2")
     assert sent == [(A, b"1"), (A, b"2")]
@@ -389,11 +390,11 @@ async def test_the_fast_path_is_tried_first_and_the_callback_only_if_it_declines
     wire = Wire()
     fast: list[bytes] = []
 
-    def nowait(endpoint_id: bytes, data: bytes) -> bool:
+    def accept(endpoint_id: bytes, data: bytes) -> bool:
         fast.append(endpoint_id)
         return endpoint_id == A
 
-    manager = manager_with([A, B], wire.send, send_nowait=nowait)
+    manager = manager_with([A, B], wire.send, routes=routes_to([A, B], accept))
     await manager.send_to_endpoint(A, b"x")
     await manager.send_to_endpoint(B, b"x")
     assert (fast, wire.sent) == ([A, B], [(B, b"x")])
@@ -403,7 +404,7 @@ async def test_the_fast_path_is_tried_first_and_the_callback_only_if_it_declines
 
 
 async def test_a_broadcast_that_is_accepted_at_once_makes_no_task() -> None:
-    manager = manager_with([A, B], Wire().send, send_nowait=lambda endpoint_id, data: True)
+    manager = manager_with([A, B], Wire().send, routes=routes_to([A, B], lambda *_: True))
     before = asyncio.all_tasks()
     sending = manager.broadcast(b"x")
     # It must run to its end without ever giving way to the loop.
@@ -507,12 +508,12 @@ async def test_each_failure_has_its_outcome_and_harms_no_other(
 
 
 async def test_a_failure_on_the_fast_path_is_an_outcome_too() -> None:
-    def nowait(endpoint_id: bytes, data: bytes) -> bool:
+    def accept(endpoint_id: bytes, data: bytes) -> bool:
         if endpoint_id == A:
             raise STTWindowFullError("x")
         return True
 
-    manager = manager_with([A, B], Wire().send, send_nowait=nowait)
+    manager = manager_with([A, B], Wire().send, routes=routes_to([A, B], accept))
     assert await manager.broadcast(b"x") == {A: SendOutcome.FULL, B: SendOutcome.ACCEPTED}
     with pytest.raises(STTWindowFullError):
         await manager.send_to_endpoint(A, b"x")
@@ -722,7 +723,10 @@ async def test_an_idle_endpoint_takes_less_than_700_bytes(used: bool) -> None:
         await manager.receive_any()
         await manager.send_to_endpoint(endpoint_id, b"x")
 
-    manager = EndpointManager(inbox_messages=1, send_nowait=lambda endpoint_id, data: True)
+    async def send(endpoint_id: bytes, data: bytes) -> None:
+        """Keep nothing."""
+
+    manager = EndpointManager(send, inbox_messages=1)
     await manager.add_endpoint(b"another", None)
     await use(b"another")  # what is made once and for all
     tracemalloc.start()

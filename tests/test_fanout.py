@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.nodes import in_virtual_time
+from helpers.routes import routes_to
 from seigr_toolset_transmissions.errors import (
     STTConnectError,
     STTEndpointError,
@@ -32,11 +33,12 @@ async def to_all(
     send: Callable[[bytes, bytes], Awaitable[object]] | None,
     *,
     known: Iterable[bytes] = (A, B, C, D),
-    send_nowait: Callable[[bytes, bytes], bool] | None = None,
+    try_send: Callable[[bytes, bytes], bool] = lambda *_: False,
     timeout: float | None = None,
 ) -> dict[bytes, SendOutcome]:
+    routes = routes_to(known, try_send)
     return await fan_out(
-        recipients, b"x", known=set(known), send_nowait=send_nowait, send=send, timeout=timeout
+        recipients, b"x", known=set(known), routes=routes, send=send, timeout=timeout
     )
 
 
@@ -72,7 +74,7 @@ async def test_an_error_of_one_becomes_its_outcome(
     async def send(recipient: bytes, data: bytes) -> None:
         raise error
 
-    outcomes = await to_all([A, B, C], send, send_nowait=try_send)
+    outcomes = await to_all([A, B, C], send, try_send=try_send)
     assert outcomes == {A: SendOutcome.ACCEPTED, B: outcome, C: SendOutcome.ACCEPTED}
     assert list(outcomes) == [A, B, C]
 
@@ -106,7 +108,7 @@ async def test_who_is_unknown_gets_nothing() -> None:
 
 async def test_without_a_way_to_send_nobody_is_reached() -> None:
     assert await to_all([A], None) == {A: SendOutcome.UNREACHABLE}
-    assert await to_all([A], None, send_nowait=lambda *_: True) == {A: SendOutcome.ACCEPTED}
+    assert await to_all([A], None, try_send=lambda *_: True) == {A: SendOutcome.ACCEPTED}
 
 
 async def test_nobody_at_all() -> None:
@@ -131,7 +133,7 @@ async def test_who_accepts_at_once_costs_no_task() -> None:
         seen.update(asyncio.all_tasks())
         return True
 
-    await to_all([A, B, C], accept, send_nowait=try_send)
+    await to_all([A, B, C], accept, try_send=try_send)
     assert seen == before
 
 

@@ -14,7 +14,7 @@ from time import time
 from typing import Any
 
 from .errors import STTConfigError, STTEndpointError
-from .fanout import SendOutcome, fan_out
+from .fanout import Route, SendOutcome, fan_out
 from .inbox import Inbox, Inboxes, printable_id
 from .payload import as_bytes
 
@@ -68,9 +68,10 @@ class EndpointManager:
             when the inbox is empty.
         send_timeout: Seconds that each of many recipients has to accept a message, where the call
             itself names no time; None: no limit.
-        send_nowait: ``(endpoint_id, data) -> bool``, tried before the callback: True when it has
-            accepted the message, False when the callback shall be awaited instead. What it
-            raises counts as if the callback had raised it.
+        routes: Ways to endpoints by their ids, for their owner to change at any time. If there is
+            one, its ``try_send(data)`` is tried before the callback: True when it has accepted
+            the message, False when the callback shall be awaited instead. What it raises counts
+            as if the callback had raised it.
         status: ``(endpoint_id) -> dict``, merged into what `get_endpoint` returns.
         on_wait: Called whenever a receive finds no message and has to wait.
         on_wanted: Called with the id when an endpoint was added with ``connect=True``.
@@ -87,7 +88,7 @@ class EndpointManager:
         inbox_messages: int = 16_384,
         inbox_bytes: int = 8 * 1024 * 1024,
         send_timeout: float | None = 10.0,
-        send_nowait: Callable[[bytes, bytes], bool] | None = None,
+        routes: Mapping[bytes, Route] | None = None,
         status: Callable[[bytes], Mapping[str, Any]] | None = None,
         on_wait: Callable[[], None] | None = None,
         on_wanted: Callable[[bytes], None] | None = None,
@@ -101,7 +102,6 @@ class EndpointManager:
             raise STTConfigError(f"send_timeout must be a number above 0, not {seconds!r}")
         for name, function in (
             ("transport_send_callback", transport_send_callback),
-            ("send_nowait", send_nowait),
             ("status", status),
             ("on_wait", on_wait),
             ("on_wanted", on_wanted),
@@ -110,7 +110,7 @@ class EndpointManager:
                 raise TypeError(f"{name} must be callable, not {type(function).__name__}")
         self._callback = transport_send_callback
         self._send_timeout = send_timeout
-        self._send_nowait = send_nowait
+        self._routes: Mapping[bytes, Route] = {} if routes is None else routes
         self._status = status
         self._on_wait = on_wait
         self._on_wanted = on_wanted
@@ -368,7 +368,7 @@ class EndpointManager:
         """Send data to one endpoint; return when it was accepted.
 
         A success means no more than the callback's own: that it has taken the message. Does not
-        give way to the event loop when ``send_nowait`` accepts at once.
+        give way to the event loop when there is a route that accepts at once.
 
         Args:
             endpoint_id: The endpoint.
@@ -385,8 +385,8 @@ class EndpointManager:
             endpoint = self._get(endpoint_id)  # which raises, but for a subclass of bytes
         if type(data) is not bytes:
             data = as_bytes(data)
-        nowait = self._send_nowait
-        if nowait is None or not nowait(endpoint.endpoint_id, data):
+        route = self._routes.get(endpoint_id)
+        if route is None or not route.try_send(data):
             if self._callback is None:
                 raise STTEndpointError(
                     f"no way to send to endpoint {printable_id(endpoint_id)}: "
@@ -465,7 +465,7 @@ class EndpointManager:
             recipients,
             data,
             known=self._endpoints,
-            send_nowait=self._send_nowait,
+            routes=self._routes,
             send=self._callback,
             timeout=self._send_timeout if timeout is _NOT_GIVEN else timeout,
         )
@@ -556,7 +556,9 @@ class EndpointManager:
             STTEndpointError: The endpoint is unknown or retiring.
 
         """
-        endpoint = self._get_accepting(endpoint_id)
+        endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
+        if endpoint is None or endpoint.retiring:
+            endpoint = self._get_accepting(endpoint_id)  # which raises
         count = self._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
         if count:
             endpoint.last_activity = time()

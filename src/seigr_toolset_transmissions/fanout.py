@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .errors import (
     STTConnectError,
@@ -19,9 +19,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Iterable
+    from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 
-__all__ = ["SendOutcome", "fan_out"]
+__all__ = ["Route", "SendOutcome", "fan_out"]
 
 _logger = logging.getLogger(__name__)
 
@@ -44,12 +44,19 @@ class SendOutcome(enum.Enum):
         return self is SendOutcome.ACCEPTED
 
 
+class Route(Protocol):
+    """A way to a recipient."""
+
+    def try_send(self, data: bytes) -> bool:
+        """Accept the message at once if there is room for it; return whether it was accepted."""
+
+
 async def fan_out(
     recipients: Iterable[bytes],
     data: bytes,
     *,
     known: Container[bytes],
-    send_nowait: Callable[[bytes, bytes], bool] | None,
+    routes: Mapping[bytes, Route],
     send: Callable[[bytes, bytes], Awaitable[object]] | None,
     timeout: float | None,
 ) -> dict[bytes, SendOutcome]:
@@ -59,7 +66,7 @@ async def fan_out(
         recipients: Ids; one that is given twice is sent to once.
         data: The message.
         known: Who is known; others get `SendOutcome.UNKNOWN`.
-        send_nowait: Tried first: True when it has accepted, False when ``send`` shall be awaited.
+        routes: Ways to recipients, tried first: ``send`` is awaited for who has none, or declines.
         send: Returns when the message was accepted. Without it, there is no way to send.
         timeout: After so many seconds a ``send`` still under way is cancelled, and its outcome is
             `SendOutcome.FULL`; None: no limit.
@@ -77,7 +84,8 @@ async def fan_out(
             outcomes[recipient] = SendOutcome.UNKNOWN
             continue
         try:
-            if send_nowait is not None and send_nowait(recipient, data):
+            route = routes.get(recipient)
+            if route is not None and route.try_send(data):
                 outcomes[recipient] = SendOutcome.ACCEPTED
                 continue
         except Exception as error:  # noqa: BLE001  one of many: becomes its outcome

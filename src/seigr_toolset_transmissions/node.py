@@ -132,12 +132,13 @@ class STTNode:
         self._port = port
         self.events = EventEmitter() if events is None else events
         self.config = NodeConfig() if config is None else config
+        routes: dict[bytes, Session] = {}
         self.endpoints = EndpointManager(
             self._send_to_peer,
             inbox_messages=self.config.inbox_messages,
             inbox_bytes=self.config.inbox_bytes,
             send_timeout=self.config.send_timeout,
-            send_nowait=self._try_send_to_peer,
+            routes=routes,
             status=self._peer_status,
             on_wait=self._warn_of_handlers,
             on_wanted=self._connect_wanted,
@@ -146,7 +147,7 @@ class STTNode:
         self._access = Access(allow)
         self._runtime = Runtime(self.config, self.events, self.endpoints)
         self._dialer = Dialer(self._runtime, self._network, self._access)
-        self._registry = Registry(self._runtime, self._dialer)
+        self._registry = Registry(self._runtime, self._dialer, routes)
         self._acceptor = Acceptor(self._registry, self._access)
         self._connector = Connector(self._registry, self._dialer)
         self._keeper = Keeper(self._registry, self._connector)
@@ -469,7 +470,7 @@ class STTNode:
             session_ids,
             as_bytes(data),
             known=self._registry.sessions,
-            send_nowait=self._try_send_over,
+            routes=self._registry.sessions,
             send=self._send_over,
             timeout=self.config.send_timeout if timeout is None else timeout,
         )
@@ -484,18 +485,11 @@ class STTNode:
             timeout=self.config.send_timeout if timeout is None else timeout,
         )
 
-    def _try_send_over(self, session_id: bytes, data: bytes) -> bool:
-        return self._registry.sessions[session_id].try_send(data)
-
     async def _send_over(self, session_id: bytes, data: bytes) -> None:
         session = self._registry.sessions.get(session_id)
         if session is None:
             raise STTSessionClosedError("the session has ended")
         await session.send(data)
-
-    def _try_send_to_peer(self, endpoint_id: bytes, data: bytes) -> bool:
-        session = self._registry.routes.get(endpoint_id)
-        return session is not None and session.try_send(data)
 
     async def _send_to_peer(self, endpoint_id: bytes, data: bytes) -> None:
         session = self._registry.routes.get(endpoint_id)

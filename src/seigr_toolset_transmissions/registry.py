@@ -78,11 +78,14 @@ class Registry:
 
     """
 
-    def __init__(self, runtime: Runtime, dialer: Dialer) -> None:
+    def __init__(self, runtime: Runtime, dialer: Dialer, routes: dict[bytes, Session]) -> None:
         self.runtime = runtime
+        self.config: NodeConfig = runtime.config
+        self.events: EventEmitter = runtime.events
+        self.endpoints: EndpointManager = runtime.endpoints
         self.sessions: dict[bytes, Session] = {}
         self.peers: dict[bytes, Peer] = {}
-        self.routes: dict[bytes, Session] = {}
+        self.routes = routes
         self.opening: dict[Session, asyncio.Future[None]] = {}
         self.unconfirmed: dict[bytes, Session] = {}
         self.connections: set[Connection] = set()
@@ -112,21 +115,6 @@ class Registry:
         self.budget.stop()
 
     # ------------------------------------------------- what sessions need of their node
-
-    @property
-    def config(self) -> NodeConfig:
-        """The node's settings."""
-        return self.runtime.config
-
-    @property
-    def events(self) -> EventEmitter:
-        """Where handlers are registered."""
-        return self.runtime.events
-
-    @property
-    def endpoints(self) -> EndpointManager:
-        """Where messages go that no handler wants."""
-        return self.runtime.endpoints
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
