@@ -1410,6 +1410,84 @@ async def test_a_replaced_emit_sees_every_event_and_the_errors() -> None:
     assert counters == {"my_event": 2, "error": 2, "other": 1}
 
 
+async def test_the_only_handler_is_told_unless_an_emit_would_do_more_than_call_it() -> None:
+    class Loud(EventEmitter):
+        async def emit(self, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+            return await super().emit(name, *args, **kwargs)
+
+    events, handler = EventEmitter(), returning(1)
+    assert events.only_handler("x") is None
+    events.register("x", handler)
+    assert events.only_handler("x") is handler
+    assert events.only_handler("y") is None
+    events.register("x", handler)
+    assert events.only_handler("x") is None
+    events.remove_handler("x", handler)
+    assert events.only_handler("x") is handler
+    async with events.stream("x"):
+        assert events.only_handler("x") is None
+    events.on_any(handler)
+    assert events.only_handler("x") is None
+    events.remove_any(handler)
+    assert events.only_handler("x") is handler
+    events.emit = returning([])  # type: ignore[assignment, method-assign]
+    assert events.only_handler("x") is None
+    loud = Loud()
+    loud.register("x", handler)
+    assert loud.only_handler("x") is None
+
+
+async def test_whatever_changes_whom_an_emit_calls_is_counted() -> None:
+    events, handler = EventEmitter(), Recorder()
+    counts = [events.changes]
+
+    def count() -> None:
+        counts.append(events.changes)
+
+    events.register("x", handler)
+    count()
+    events.on("x")(handler)
+    count()
+    events.once("x")(handler)
+    count()
+    await events.emit("x")  # which removes the last one
+    count()
+    events.remove_handler("x", handler)
+    count()
+    events.clear_event("x")
+    count()
+    events.on_any(handler)
+    count()
+    events.clear_all()
+    count()
+    async with events.stream("x"):
+        count()
+    count()
+    waiting = asyncio.create_task(events.wait_for("x"))
+    await turns()
+    count()
+    await events.emit("x")
+    await waiting
+    count()
+    events.emit = returning([])  # type: ignore[assignment, method-assign]
+    count()
+    assert counts == sorted(set(counts))
+
+
+async def test_a_failure_may_be_reported_without_an_emit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events, errors = EventEmitter(), Recorder()
+    events.register("error", errors)
+    handler, failure = returning(1), ValueError("no")
+    await events.failed("x", handler, failure)
+    [(_, kwargs)] = errors.calls
+    assert kwargs["details"] == {"event": "x", "handler": handler, "exception": failure}
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is failure
+
+
 async def test_a_wrapper_that_fails_for_errors_does_not_harm_the_emit(
     crowd: int, caplog: pytest.LogCaptureFixture
 ) -> None:

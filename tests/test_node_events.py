@@ -496,6 +496,33 @@ async def test_removing_the_handler_in_mid_stream_loses_nothing() -> None:
         assert pulled == messages[1010:]
 
 
+async def test_an_emit_that_is_replaced_in_mid_stream_sees_every_message_from_then_on() -> None:
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        events = pair.listener.events
+        handled: list[bytes] = []
+        seen: list[bytes] = []
+        messages = numbered(3000)
+        original = events.emit
+
+        async def wrapper(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+            if name == "data_received":
+                seen.append(kwargs["data"])
+            return await original(name, *args, **kwargs)
+
+        @events.on("data_received")
+        async def handle(session_id: bytes, data: bytes) -> None:
+            handled.append(data)
+            if len(handled) == 1010:
+                events.emit = wrapper  # type: ignore[method-assign]
+
+        for data in messages:
+            await pair.near.send(data)
+        await until(lambda: len(handled) == len(messages))
+        assert handled == messages
+        assert seen == messages[1010:]
+
+
 async def test_a_handler_for_one_message_takes_one_message() -> None:
     async with Nodes() as nodes:
         pair = await nodes.pair()

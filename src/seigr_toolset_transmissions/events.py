@@ -64,6 +64,8 @@ class EventEmitter:
     """
 
     def __init__(self) -> None:
+        self.changes = 0
+        """How often something was registered or removed, or `emit` replaced."""
         # The user's handlers, and nothing else, by event. Never an empty list. Changed in place.
         self._handlers: dict[str, list[Handler]] = {}
         # Called as (name, args, kwargs): under None what `on_any` registered, under an event's
@@ -71,6 +73,11 @@ class EventEmitter:
         self._watchers: dict[str | None, list[Handler]] = {}
         # The emits under way to several handlers, to be told of removals.
         self._running: set[_Emission] = set()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "emit":
+            self.changes += 1
 
     def on(self, name: str) -> Callable[[_H], _H]:
         """Return a decorator that registers a handler for `name` and returns it unchanged."""
@@ -86,7 +93,7 @@ class EventEmitter:
         """Call `handler` at every later emit of `name`, after those registered before it."""
         _check_name(name)
         _check_handler(handler, f"event {name!r}")
-        self._handlers.setdefault(name, []).append(handler)
+        self._add(self._handlers, name, handler)
 
     def once(self, name: str) -> Callable[[_H], _H]:
         """Return a decorator like `on`, for a handler that is called at most once.
@@ -98,7 +105,7 @@ class EventEmitter:
 
         def decorator(handler: _H) -> _H:
             _check_handler(handler, f"event {name!r}")
-            self._handlers.setdefault(name, []).append(_Once(self, name, handler))
+            self._add(self._handlers, name, _Once(self, name, handler))
             return handler
 
         return decorator
@@ -110,7 +117,7 @@ class EventEmitter:
         not among the emit's. It also sees the ``error`` events of other handlers' failures.
         """
         _check_handler(handler, "on_any")
-        self._watchers.setdefault(None, []).append(handler)
+        self._add(self._watchers, None, handler)
         return handler
 
     def remove_handler(self, name: str, handler: Handler) -> None:
@@ -212,14 +219,43 @@ class EventEmitter:
         except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported, and in the results
             failure = exc
         try:
-            if cancellation := _cancellation_in(failure, sys.exception()):
-                if failure is not cancellation:
-                    _log_failure(name, handler, failure)
-                raise cancellation
-            await self._report(name, handler, failure)
+            await self.failed(name, handler, failure)
             return [failure]
         finally:
             del failure  # its traceback leads here: no cycle of references
+
+    def only_handler(self, name: str) -> Handler | None:
+        """Return the handler to call if an emit of `name` would do nothing but call it, else None.
+
+        That holds until `changes` has another value. To await the handler costs half of what an
+        `emit` does. Who does so calls `failed` with whatever `Exception` or `CancelledError` it
+        raises.
+        """
+        handlers = self._handlers.get(name)
+        if (
+            handlers is None
+            or len(handlers) != 1
+            or self._watchers
+            or "emit" in self.__dict__
+            or type(self).emit is not EventEmitter.emit
+        ):
+            return None
+        return handlers[0]
+
+    async def failed(self, name: str, handler: Handler, failure: BaseException) -> None:
+        """Log and report that a handler of `name` has failed, as `emit` does.
+
+        Call it when `failure` is handled no more (behind the ``except`` block, not within).
+
+        Raises:
+            CancelledError: The calling task was cancelled, and the failure comes of that.
+
+        """
+        if cancellation := _cancellation_in(failure, sys.exception()):
+            if failure is not cancellation:
+                _log_failure(name, handler, failure)
+            raise cancellation
+        await self._report(name, handler, failure)
 
     async def wait_for(
         self,
@@ -261,7 +297,7 @@ class EventEmitter:
             except Exception as exc:  # noqa: BLE001 - it is the waiter's, who raises it
                 outcome.set_result(exc)
 
-        self._watchers.setdefault(name, []).append(watch)
+        self._add(self._watchers, name, watch)
         try:
             await asyncio.wait((outcome,), timeout=timeout)
         finally:
@@ -296,14 +332,19 @@ class EventEmitter:
         if maxsize < 1:
             raise ValueError(f"maxsize is a number of occurrences, at least 1, not {maxsize!r}")
         stream = _Stream(maxsize)
-        self._watchers.setdefault(name, []).append(stream.put)
+        self._add(self._watchers, name, stream.put)
         try:
             yield stream
         finally:
             self._remove(self._watchers, name, stream.put)
             stream.close()
 
+    def _add(self, table: dict[Any, list[Handler]], key: str | None, handler: Handler) -> None:
+        self.changes += 1
+        table.setdefault(key, []).append(handler)
+
     def _remove(self, table: dict[Any, list[Handler]], key: str | None, handler: Handler) -> None:
+        self.changes += 1
         registered = table.get(key, [])
         for index, entry in enumerate(registered):
             if handler in (entry, _original(entry)):

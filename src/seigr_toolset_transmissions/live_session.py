@@ -56,9 +56,13 @@ _FLUSH_BYTES = 64 * 1024
 """With so much to send, it goes out at once and not at the end of the loop's turn: the peer can
 work meanwhile, and memory stays small."""
 
-_TURN_MESSAGES = 256
-"""Messages handed to handlers before others get a turn of the loop, should no handler wait. If
-they do wait, a turn ends after ``ack_delay``, for the peer must hear of what was consumed."""
+_TURN_MESSAGES = 1024
+"""Messages handed to handlers before others get a turn of the loop, should no handler wait. It ends
+after ``ack_delay`` in any case, for the peer must hear of what was consumed."""
+
+_REPORT_BYTES = 64 * 1024
+"""So much handlers may have taken before the session's state hears of it: to tell it of each
+message would cost as much as a short handler."""
 
 _OFFER_MESSAGES = 1024
 """Queued messages offered to an inbox at a time."""
@@ -668,24 +672,40 @@ class Session:
     async def _call_handlers(self, queue: deque[bytes | Step]) -> None:
         """Hand the messages at the front to the handlers, one at a time."""
         events, machine, session_id = self._owner.events, self.machine, self.session_id
-        loop = self._owner.loop
-        end = loop.time() + self._owner.config.ack_delay
-        count = 0
-        while (
-            queue
-            and count < _TURN_MESSAGES
-            and isinstance(data := queue[0], bytes)
-            and events.handled("data_received")  # the last one may have gone meanwhile
-            and loop.time() <= end
-        ):
-            del queue[0]
-            try:
-                # Not through the owner: each coroutine in between costs as much as the handler.
-                await events.emit("data_received", session_id=session_id, data=data)
-            except Exception:
-                logger.exception("emitting 'data_received' failed")
-            machine.consumed(len(data), 1)
-            count += 1
+        clock = self._owner.loop.time
+        end = clock() + self._owner.config.ack_delay
+        changes = -1  # never a number of them
+        size = count = 0  # what handlers have taken since it was last reported
+        try:
+            for _ in range(_TURN_MESSAGES):
+                if events.changes != changes:
+                    if not events.handled("data_received"):
+                        break
+                    changes, handler = events.changes, events.only_handler("data_received")
+                data = queue.popleft()
+                if type(data) is not bytes:
+                    queue.appendleft(data)
+                    break
+                size += len(data)
+                count += 1
+                if handler is None:
+                    await self._owner.emit("data_received", session_id=session_id, data=data)
+                else:
+                    # Each coroutine in between would cost as much as the handler.
+                    failure = None
+                    try:
+                        await handler(session_id=session_id, data=data)
+                    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+                        failure = error
+                    if failure is not None:
+                        await events.failed("data_received", handler, failure)
+                if size >= _REPORT_BYTES:
+                    machine.consumed(size, count)
+                    size = count = 0
+                if not queue or clock() > end:
+                    break
+        finally:
+            machine.consumed(size, count)
         self.acknowledge()
         await asyncio.sleep(0)
 
