@@ -312,6 +312,20 @@ async def test_what_is_sent_in_one_turn_goes_out_together() -> None:
 
 
 @in_virtual_time
+async def test_each_answer_to_what_was_read_goes_out_at_once() -> None:
+    dialer, listener = pair()
+    for k in range(3):  # all in one turn of the loop
+        dialer.machine.send(b"question %d" % k)
+        dialer.connection.flush()
+        listener.feed(dialer.take())
+        listener.machine.send(b"answer %d" % k)
+        listener.connection.flush_soon()
+        assert len(listener.transport.writes) == 1
+        dialer.feed(listener.take())
+    assert dialer.user.messages == [b"answer 0", b"answer 1", b"answer 2"]
+
+
+@in_virtual_time
 async def test_connections_share_a_turn_and_one_that_was_dropped_in_it_writes_no_more() -> None:
     turn = FlushTurn(asyncio.get_running_loop())
     ends = [End(channels()[1], turn, Link.UP) for _ in range(3)]

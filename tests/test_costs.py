@@ -63,7 +63,7 @@ async def exchange(pair: Pair, count: int, *, at_once: int) -> None:
             assert data == MESSAGE
 
 
-@pytest.mark.parametrize(("at_once", "bound"), [(1, 155), (500, 20.5)], ids=["lone", "in a stream"])
+@pytest.mark.parametrize(("at_once", "bound"), [(1, 125), (500, 19.5)], ids=["lone", "in a stream"])
 @in_virtual_time
 async def test_a_message_through_two_nodes(at_once: int, bound: float) -> None:
     async with memory_nodes() as nodes:
@@ -93,7 +93,7 @@ async def test_a_message_to_a_handler() -> None:
         await exchange(1000)
         with Calls() as calls:
             await exchange(1000)
-    assert calls.count / 1000 <= 23
+    assert calls.count / 1000 <= 17
 
 
 @in_virtual_time
@@ -113,7 +113,7 @@ async def test_a_broadcast_for_each_recipient() -> None:
         await broadcast()
         with Calls() as calls:
             await broadcast()
-    assert calls.count / SESSIONS <= 215
+    assert calls.count / SESSIONS <= 170
 
 
 @in_virtual_time
@@ -126,7 +126,7 @@ async def test_an_emit_with_one_handler() -> None:
     with Calls() as calls:
         for value in range(1000):
             await events.emit("event", value=value)
-    assert calls.count / 1000 <= 4
+    assert calls.count / 1000 <= 3
 
 
 @in_virtual_time

@@ -66,8 +66,10 @@ class ByteBudget:
         self._peers = peers
         self._relieve = relieve
         self._reopened = reopened
-        self._step = limit // _STEPS
-        self._unchecked = 0
+        self.step = limit // _STEPS
+        """After how many bytes received to `check`."""
+        self.unchecked = 0
+        """Bytes received since the last `check`; for `PeerBudget.take` to count."""
         self._timer: asyncio.TimerHandle | None = None  # while it is shut
 
     @property
@@ -75,14 +77,9 @@ class ByteBudget:
         """What each peer may hold in any case, in bytes."""
         return self._limit // _SPARE // max(1, self._peers())
 
-    def count(self, cost: int) -> None:
-        """Note that so many bytes have arrived."""
-        self._unchecked += cost
-        if self._unchecked >= self._step or self.exhausted:
-            self._check()
-
-    def _check(self) -> None:
-        self._unchecked = 0
+    def check(self) -> None:
+        """Add up what is held, and act on it."""
+        self.unchecked = 0
         held = self._held()
         self.exhausted = held > self._limit - self._limit // _SPARE
         was_shut, self.shut = self.shut, held > self._limit // 2
@@ -94,10 +91,10 @@ class ByteBudget:
     def _recheck(self) -> None:
         self._timer = None
         self._relieve()
-        self._check()
+        self.check()
 
     def stop(self) -> None:
-        """Watch no more: the node has stopped. It begins anew with the next `count`."""
+        """Watch no more: the node has stopped. It begins anew with what arrives next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -136,6 +133,8 @@ class PeerBudget:
 
         """
         budget = self._budget
-        budget.count(cost)
+        budget.unchecked += cost
+        if budget.unchecked >= budget.step or budget.exhausted:
+            budget.check()
         if budget.exhausted and self._held_by(self._peer_node_id) + cost > budget.share:
             raise STTLimitError("the node holds all that it may (max_buffered_bytes)")

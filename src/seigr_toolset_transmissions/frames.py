@@ -66,7 +66,9 @@ class FrameType(IntEnum):
     PAD = 8
 
 
+_ack = Struct(">IQQ")
 _ACK = int(FrameType.ACK)
+_ACK_HEADER = _ACK << _TYPE_SHIFT | _two.size
 
 
 class WelcomeStatus(IntEnum):
@@ -107,7 +109,7 @@ class Ack(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the frame's bytes."""
-        return _control(FrameType.ACK, _two.pack(*self))
+        return _ack.pack(_ACK_HEADER, *self)
 
 
 class Ping(NamedTuple):
@@ -255,7 +257,8 @@ class FrameDecoder:
                 append(plaintext[start:stop])
             else:
                 stop = start + (header & _LENGTH_MASK)
-                frame_type = _checked_type(header)
+                # An acknowledgement is far more frequent than all others.
+                frame_type = _ACK if header == _ACK_HEADER else _checked_type(header)
                 if stop > end:
                     self._keep(frame_type, stop - end, plaintext[start:])
                     start = end + _HEADER_BYTES
@@ -264,7 +267,7 @@ class FrameDecoder:
                     frames.append(run)
                     run = []
                     append = run.append
-                if frame_type == _ACK:  # far more frequent than the others
+                if header == _ACK_HEADER:
                     frames.append(Ack(*_two.unpack_from(plaintext, start)))
                 else:
                     self._type = frame_type

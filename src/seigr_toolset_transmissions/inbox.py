@@ -105,7 +105,8 @@ class _Receiver(_Waiter):
     __slots__ = ("expired", "rank", "slot", "source")
 
     def __init__(self, future: asyncio.Future[None], source: Inbox | None, rank: int) -> None:
-        super().__init__(future)
+        self.future = future
+        self.error = None
         self.source = source
         self.rank = rank
         self.slot: Inbox | None = None

@@ -90,6 +90,8 @@ class Budget(Protocol):
 class Phase(Enum):
     """Where a session is in its life. A session only moves down this list."""
 
+    __hash__ = object.__hash__  # that of Enum is a Python function, and asked for each frame
+
     OPEN = "open"
     CLOSING = "closing"
     """Closed by us: what was accepted still goes out, then CLOSE; the peer's CLOSE_ACK ends it."""
@@ -173,7 +175,6 @@ class SessionMachine:
         "_parts_frames",
         "_parts_since",
         "_peer_credit",
-        "_pending",
         "_ping_due",
         "_ping_time",
         "_ping_token",
@@ -190,6 +191,7 @@ class SessionMachine:
         "last_received",
         "link",
         "min_rtt",
+        "pending",
         "phase",
         "refusal",
         "rtt",
@@ -223,7 +225,7 @@ class SessionMachine:
         self._max_message = min(config.max_message_bytes, peer_max_message)
         self._max_frame = min(self._max_message, MAX_DATA_BYTES)
 
-        # Sending: accepted >= sent >= acked. A frame waits in _pending, then in _unacked.
+        # Sending: accepted >= sent >= acked. A frame waits in `pending`, then in `_unacked`.
         self._window_bytes = config.send_window_bytes
         self._window_frames = config.send_window_messages
         self._accepted = 0
@@ -233,9 +235,10 @@ class SessionMachine:
         self._acked_cost = 0
         self._peer_credit = peer_credit
         self._ever_sent = 0  # frames below this position have been sent at least once
-        self._pending: list[bytes | _Slice] = []
+        self.pending: list[bytes | _Slice] = []
+        """What was accepted and not yet handed to the present connection. For reading only."""
         self._unacked: list[bytes | _Slice] = []
-        self._slices = 0  # how many _Slice objects wait in _pending
+        self._slices = 0  # how many _Slice objects wait in `pending`
         self._extra_sent = 0  # frames beyond one for each message
         self._close_sent = False  # these three: on the present connection
         self._close_ack_due = False
@@ -291,7 +294,7 @@ class SessionMachine:
             return 0
         self._accepted_cost = cost
         self._accepted = accepted + 1
-        self._pending.append(message)
+        self.pending.append(message)
         if cost > self._peer_credit:  # min() would cost more than all the rest
             cost = self._peer_credit
         return cost - self._sent_cost or 1
@@ -315,7 +318,7 @@ class SessionMachine:
         for start in range(0, frames * MAX_DATA_BYTES, MAX_DATA_BYTES):
             stop = min(start + MAX_DATA_BYTES, size)
             last = start + MAX_DATA_BYTES > size
-            self._pending.append(_Slice(message, start, stop, last=last))
+            self.pending.append(_Slice(message, start, stop, last=last))
         return min(cost, self._peer_credit) - self._sent_cost or 1
 
     @property
@@ -342,7 +345,7 @@ class SessionMachine:
             bool(self._control)
             or self._ping_due
             or self._close_ack_due
-            or bool(self._pending and self._can_send())
+            or bool(self.pending and self._can_send())
             or (self.phase is not _OPEN and self._close_due())
             or self._ack_due()
         )
@@ -361,12 +364,12 @@ class SessionMachine:
         return self._consumed_cost + self._window - self._credit_sent
 
     def _can_send(self) -> bool:
-        if not self._pending or self._close_ack_sent:
+        if not self.pending or self._close_ack_sent:
             return False
-        return self._sent_cost + len(self._pending[0]) + FRAME_COST <= self._peer_credit
+        return self._sent_cost + len(self.pending[0]) + FRAME_COST <= self._peer_credit
 
     def _close_due(self) -> bool:
-        return self.phase is Phase.CLOSING and not self._close_sent and not self._pending
+        return self.phase is Phase.CLOSING and not self._close_sent and not self.pending
 
     def _ack_due(self) -> bool:
         if self._close_sent:
@@ -393,7 +396,7 @@ class SessionMachine:
         if self.ack_owed:
             self._note_ack()
             buffers.append(Ack(self._ack_sent, self._credit_sent).encode())
-        if self._pending and not self._close_ack_sent:
+        if self.pending and not self._close_ack_sent:
             self._take_pending(buffers, budget)
         if self._ping_due:  # behind the messages: the PONG brings their acknowledgement along
             self._ping_due = False
@@ -413,11 +416,11 @@ class SessionMachine:
         self._credit_sent += self._credit_gained()
 
     def _take_pending(self, buffers: list[bytes | memoryview], budget: int) -> None:
-        pending = self._pending
+        pending = self.pending
         cost = self._accepted_cost
         if cost <= self._peer_credit and cost - self._sent_cost <= budget:
             taken = pending
-            self._pending = []
+            self.pending = []
         else:
             cost = self._sent_cost
             count = 0
@@ -439,7 +442,9 @@ class SessionMachine:
             buffers += encode_data(taken)  # type: ignore[arg-type]  # no slice is among them
         else:
             self._encode_slices(taken, buffers)
-        self._ever_sent = max(self._ever_sent, self._sent_position())
+        sent = self._acked + len(self._unacked)
+        if sent > self._ever_sent:
+            self._ever_sent = sent
 
     def _encode_slices(
         self, taken: list[bytes | _Slice], buffers: list[bytes | memoryview]
@@ -496,15 +501,16 @@ class SessionMachine:
         for frame in frames:
             if self.phase is _CLOSED:
                 break  # a PONG, say, that was under way while the session ended
-            handler, phases, link = self._RULES[type(frame)]
+            kind = type(frame)
+            handler, phases, link = self._RULES[kind]
             if self.phase not in phases or (self.link is not link and link is not None):
-                name = type(frame).__name__ if type(frame) is not list else "DATA"
+                name = kind.__name__ if kind is not list else "DATA"
                 raise STTProtocolError(
                     f"a {name} frame while the session is {self.phase.value} and its connection "
                     f"{self.link.value}"
                 )
             handler(self, frame, messages, now)
-            if not isinstance(frame, list | Part):
+            if kind is not list and kind is not Part:
                 self._count_control(now)
 
     def _count_control(self, now: float) -> None:
@@ -637,7 +643,7 @@ class SessionMachine:
         dialer must come back, for its listener cannot.
         """
         self._drop_link()
-        done = not self._unacked and not self._pending
+        done = not self._unacked and not self.pending
         if self.phase is Phase.PEER_CLOSED and done and not self._dialer:
             self.phase = Phase.CLOSED
 
@@ -701,14 +707,14 @@ class SessionMachine:
             self._ever_sent = self._acked  # the rest has certainly not arrived
         if welcome.status is WelcomeStatus.REFUSED:
             return  # for now; the session may still be there
-        if not self._pending and not self._unacked:
+        if not self.pending and not self._unacked:
             self.phase = Phase.CLOSED  # all arrived: as good as an acknowledged close
 
     def _send_again(self) -> None:
         """Put what the last connection did not deliver back in front of what is pending."""
         if self._unacked:
             self._slices += sum(not isinstance(item, bytes) for item in self._unacked)
-            self._pending[:0] = self._unacked
+            self.pending[:0] = self._unacked
             self._unacked = []
         self._sent_cost = self._acked_cost
         self._ever_sent = self._acked  # the peer reads nothing more of the last connection
@@ -747,7 +753,7 @@ class SessionMachine:
         unsent: list[bytes] = []
         unknown: list[bytes] = []
         position = self._acked
-        for item in (*self._unacked, *self._pending):
+        for item in (*self._unacked, *self.pending):
             whole = item if isinstance(item, bytes) else item.message
             if isinstance(item, bytes) or item.last:
                 # Without its last frame a message has certainly not been received.
@@ -755,7 +761,7 @@ class SessionMachine:
             position += 1
         self.phase = Phase.CLOSED
         self._drop_link()
-        self._pending, self._unacked, self._parts = [], [], None
+        self.pending, self._unacked, self._parts = [], [], None
         return Undelivered(tuple(unsent), tuple(unknown))
 
     @property

@@ -166,9 +166,10 @@ class Network(ABC):
 class StreamTransport(Transport):
     """What all transports do alike between the carrier of the bytes and the receiver.
 
-    A subclass reads into `_space`, then says with `_deliver` how much it read, **with no other
-    code of the loop in between**: the space is shared by all connections of the loop. It reports
-    the start with `_begin`, back-pressure with `_press`, and the end with `_end`, always from a
+    A subclass reads into `get_buffer`, then says with `buffer_updated` how much it read, **with no
+    other code of the loop in between**: the space is shared by all connections of the loop. (The
+    two are named as in `asyncio.BufferedProtocol`, for one that is such a protocol.) It reports the
+    start with `_begin`, back-pressure with `_press`, and the end with `_end`, always from a
     callback of the loop of its own.
     """
 
@@ -193,37 +194,30 @@ class StreamTransport(Transport):
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection only
             self._fail(error)
 
-    def _space(self) -> memoryview:
-        """Return where the next bytes go; valid until `_deliver`, in the same callback."""
+    def get_buffer(self, sizehint: int = -1) -> memoryview:
+        """Return where the next bytes go; valid until `buffer_updated`, in the same callback."""
         rest = self._rest
         if not rest:
             return self._buffer
         self._buffer[: len(rest)] = rest
         return self._buffer[len(rest) :]
 
-    def _deliver(self, count: int) -> None:
-        """Hand over what was left last time and the ``count`` bytes now read behind it."""
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand over what was left last time and the ``nbytes`` now read behind it."""
         if self._closing:
             return
+        length = len(self._rest) + nbytes
         try:
             # Released on leaving: a receiver that keeps it gets a ValueError, and not another
             # connection's bytes. (A slice that it keeps cannot be taken from it.)
-            with self._buffer[: len(self._rest) + count] as data:
-                self._present(data)
+            with self._buffer[:length] as data:
+                done = self._receiver.bytes_received(data)
+                if done == length:
+                    self._rest = b""
+                elif not self._closing:
+                    self._rest = _left_over(data, done)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection only
             self._fail(error)
-
-    def _present(self, data: memoryview) -> None:
-        length = len(data)
-        done = self._receiver.bytes_received(data)
-        if done == length:
-            self._rest = b""
-        elif not 0 <= done < length:
-            raise ValueError(f"bytes_received returned {done} for {length} bytes")
-        elif not self._closing:
-            if length - done >= READ_BYTES:
-                raise BufferError(f"bytes_received left a full read buffer of {length} bytes")
-            self._rest = bytes(data[done:])
 
     def _press(self, paused: bool) -> None:
         """Ask the receiver to pause, at once; or to resume, later, if that is still so by then."""
@@ -261,6 +255,16 @@ class StreamTransport(Transport):
         receiver = self._receiver
         self._receiver = NOBODY  # also lets go of the reader, which holds us
         receiver.connection_lost(cause)
+
+
+def _left_over(data: memoryview, done: int) -> bytes:
+    """Return what the receiver has left, to be presented again."""
+    length = len(data)
+    if not 0 <= done < length:
+        raise ValueError(f"bytes_received returned {done} for {length} bytes")
+    if length - done >= READ_BYTES:
+        raise BufferError(f"bytes_received left a full read buffer of {length} bytes")
+    return bytes(data[done:])
 
 
 class Nobody:

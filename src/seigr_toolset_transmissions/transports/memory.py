@@ -121,9 +121,9 @@ class _End(StreamTransport):
     def _read(self) -> None:
         self._reading = False
         peer = self.peer
-        count = peer.take(self._space())
+        count = peer.take(self.get_buffer())
         if count:
-            self._deliver(count)
+            self.buffer_updated(count)
         if peer.chunks:
             self.wake()
         elif peer.finished:

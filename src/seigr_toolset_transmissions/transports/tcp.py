@@ -139,14 +139,6 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
             self._address = name if len(name) == 2 else name[:2]
         self._begin()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Part of asyncio's protocol interface; called by the loop only."""
-        return self._space()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Part of asyncio's protocol interface; called by the loop only."""
-        self._deliver(nbytes)
-
     def eof_received(self) -> None:
         """Part of asyncio's protocol interface; called by the loop only."""
         # Who has ended its stream reads no more (see close): what waits for it can be dropped.
