@@ -47,11 +47,10 @@ def markdown(samples: Samples, verdicts: Sequence[Verdict], rounds: int) -> str:
             "Only ratios within this run mean anything; the values are those of this machine, on "
             "which other programs may have run as well.\n"
         ),
-        "## Goals\n",
-        _goals(verdicts),
-        "## Values (medians)\n",
-        _values(samples),
     ]
+    if verdicts:
+        parts += ["## Goals\n", _goals(verdicts)]
+    parts += ["## Values (medians)\n", _values(samples)]
     if samples.notes:
         parts += ["## Not measured\n", "".join(f"- {note}\n" for note in samples.notes)]
     return "\n".join(parts)

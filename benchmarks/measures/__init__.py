@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import crowds, endpoints, events, files, one_way, round_trip, strangers
+from . import crowds, endpoints, events, files, layers, one_way, round_trip, strangers
 
 if TYPE_CHECKING:
     from .base import Measure
@@ -21,5 +21,6 @@ MEASURES: dict[str, Measure] = {
         endpoints.Endpoints(),
         strangers.Strangers(),
         files.Files(),
+        layers.Layers(),
     )
 }

@@ -183,6 +183,9 @@ def encode_data(messages: Sequence[bytes | memoryview]) -> list[bytes | memoryvi
     No message may be longer than `MAX_DATA_BYTES`.
     """
     headers, pack = _SHORT_HEADERS, _header.pack
+    if len(messages) == 1:  # as a rule, when they are not many; in half the time
+        n = len(messages[0])
+        return [headers[n] if n < 1025 else pack(n), messages[0]]
     buffers: list[bytes | memoryview] = [b""] * (2 * len(messages))
     buffers[::2] = [headers[n] if n < 1025 else pack(n) for n in map(len, messages)]
     buffers[1::2] = messages

@@ -359,9 +359,8 @@ class SessionMachine:
 
     def _credit_gained(self) -> int:
         """Return how much more than it knows the peer may send."""
-        if self._budget.shut and self._parts is None:
-            return 0
-        return self._consumed_cost + self._window - self._credit_sent
+        gained = self._consumed_cost + self._window - self._credit_sent
+        return 0 if gained and self._parts is None and self._budget.shut else gained
 
     def _can_send(self) -> bool:
         if not self.pending or self._close_ack_sent:
@@ -405,7 +404,7 @@ class SessionMachine:
             self._close_ack_due = False
             self._close_ack_sent = True
             buffers.append(CloseAck(self._sent_position()).encode())
-        if self._close_due():
+        if self.phase is not _OPEN and self._close_due():
             self._close_sent = True
             buffers.append(Close(self._accepted).encode())
         return buffers
