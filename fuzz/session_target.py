@@ -29,7 +29,8 @@ from seigr_toolset_transmissions.frames import (
     encode_data,
     encode_part,
 )
-from seigr_toolset_transmissions.session import FRAME_COST, Link, Phase, SessionMachine
+from seigr_toolset_transmissions.outbox import FRAME_COST
+from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
 
 from .reader import Reader
 
@@ -138,7 +139,7 @@ class _Run:
         size = self.source.byte() * (2 * self.unit + 100)
         message = (b"%d " % len(self.accepted) * size)[:size]
         try:
-            if self.machine.send(message):
+            if self.machine.outbox.send(message):
                 self.accepted.append(message)
         except STTMessageSizeError:
             assert size > self.config.max_message_bytes // 2
@@ -217,7 +218,7 @@ class _Run:
 
     def begin_connection(self) -> None:
         self.decoder = FrameDecoder()
-        self.next_out = self.machine.acked
+        self.next_out = self.machine.outbox.acked
 
     def budget_changes(self) -> None:
         """Let the node's other sessions fill its budget, or empty it."""
@@ -254,7 +255,7 @@ class _Run:
     def acknowledgement(self) -> tuple[int, int]:
         """Return a position and a credit: mostly further than the last ones."""
         further = self.source.byte()
-        recv_next = self.machine.acked + (further & 15) - (further >> 4 == 1)
+        recv_next = self.machine.outbox.acked + (further & 15) - (further >> 4 == 1)
         more = self.source.byte()
         credit = self.credit + more * self.unit - (more == 1) * 3 * self.unit
         return max(recv_next, 0), max(credit, 0)
@@ -278,7 +279,7 @@ class _Run:
             assert messages == expected
         self.waiting += map(len, messages)
         if was_opening and machine.link is Link.UP:
-            self.next_out = machine.acked
+            self.next_out = machine.outbox.acked
         if machine.refusal is not None:
             self.lose_connection()
             self.over = machine.refusal is not WelcomeStatus.REFUSED
@@ -314,11 +315,11 @@ class _Run:
             _PHASES.index(machine.phase),
             machine.epoch,
             machine.last_received,
-            machine.accepted,
-            machine.acked,
+            machine.outbox.accepted,
+            machine.outbox.acked,
             machine.position,
-            machine.messages_sent,
-            machine.bytes_sent,
+            machine.outbox.messages_sent,
+            machine.outbox.bytes_sent,
             machine.messages_received,
             machine.bytes_received,
         )
@@ -329,10 +330,10 @@ class _Run:
         before, self.counts = self.counts, self.read_counts()
         pairs = zip(before, self.counts, strict=True)
         assert all(old <= new for old, new in pairs), "a count has gone back"
-        assert machine.acked <= machine.accepted
-        assert 0 <= machine.unacked_cost <= self.config.send_window_bytes
-        assert machine.messages_sent == len(self.accepted)
-        assert machine.bytes_sent == sum(map(len, self.accepted))
+        assert machine.outbox.acked <= machine.outbox.accepted
+        assert 0 <= machine.outbox.unacked_cost <= self.config.send_window_bytes
+        assert machine.outbox.messages_sent == len(self.accepted)
+        assert machine.outbox.bytes_sent == sum(map(len, self.accepted))
         assert machine.rtt is None or machine.rtt >= 0
         assert machine.held_cost >= 0
         if not self.over:
@@ -346,7 +347,7 @@ class _Run:
 
     def end(self) -> None:
         """End the session: what was not acknowledged is reported, in order."""
-        all_acked = self.machine.acked == self.machine.accepted
+        all_acked = self.machine.outbox.acked == self.machine.outbox.accepted
         unsent, unknown = self.machine.abandon()
         self.over = True
         reported = [*unknown, *unsent]

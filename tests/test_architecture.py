@@ -29,7 +29,8 @@ ALLOWED = {
     "frames": FOUNDATION,
     "hello": FOUNDATION,
     "records": FOUNDATION | {"noise"},
-    "session": FOUNDATION | {"frames"},
+    "outbox": FOUNDATION | {"frames"},
+    "session": FOUNDATION | {"frames", "outbox"},
     # Where the protocol meets the transports.
     "connection": FOUNDATION | {"frames", "noise", "records", "session", "transports"},
     "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
@@ -54,6 +55,7 @@ ALLOWED = {
         "frames",
         "live_session",
         "noise",
+        "outbox",
         "reconnect",
         "runtime",
         "session",
@@ -82,7 +84,7 @@ ALLOWED = {
 """For each file or folder, what of the package it may import. Who is not named may import all but
 the command line."""
 
-SANS_IO = ["noise", "frames", "hello", "records", "session"]
+SANS_IO = ["noise", "frames", "hello", "records", "outbox", "session"]
 IMPURE = {
     "asyncio",
     "concurrent",

@@ -10,7 +10,7 @@ import pytest
 from helpers.fault_network import FaultNetwork, Kind
 from helpers.nodes import EventLog, Nodes, in_virtual_time, memory_nodes
 from seigr_toolset_transmissions import SendOutcome
-from seigr_toolset_transmissions.session import FRAME_COST
+from seigr_toolset_transmissions.outbox import FRAME_COST
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:

@@ -142,7 +142,7 @@ def pair() -> tuple[End, End]:
 async def test_messages_pass() -> None:
     dialer, listener = pair()
     for message in (b"one", b"", b"three"):
-        dialer.machine.send(message)
+        dialer.machine.outbox.send(message)
     dialer.connection.flush()
     assert len(dialer.transport.writes) == 1  # one record for all of them
     data = dialer.take()
@@ -154,7 +154,7 @@ async def test_messages_pass() -> None:
 async def test_records_are_taken_whole_however_the_bytes_come() -> None:
     dialer, listener = pair()
     for k in range(20):
-        dialer.machine.send(b"%d" % k * 10)
+        dialer.machine.outbox.send(b"%d" % k * 10)
         dialer.connection.flush()
     data, rest = dialer.take(), b""
     for k in range(len(data)):
@@ -168,7 +168,7 @@ async def test_records_are_taken_whole_however_the_bytes_come() -> None:
 async def test_an_unfinished_record_is_left_to_the_transport() -> None:
     dialer, listener = pair()
     for message in (b"first", b"second"):
-        dialer.machine.send(message)
+        dialer.machine.outbox.send(message)
         dialer.connection.flush()
     first, second = dialer.transport.writes
     assert listener.feed(first + second[:-1]) == len(first)
@@ -181,11 +181,11 @@ async def test_an_unfinished_record_is_left_to_the_transport() -> None:
 @in_virtual_time
 async def test_a_tampered_record_ends_the_connection_and_delivers_nothing(where: int) -> None:
     dialer, listener = pair()
-    dialer.machine.send(b"good")
+    dialer.machine.outbox.send(b"good")
     dialer.connection.flush()
     good = dialer.take()
     for message in (b"bad", b"good again"):
-        dialer.machine.send(message)
+        dialer.machine.outbox.send(message)
         dialer.connection.flush()
     bad = bytearray(dialer.take())
     bad[where if where >= 0 else 20] ^= 1
@@ -204,7 +204,7 @@ async def test_a_tampered_record_ends_the_connection_and_delivers_nothing(where:
 @in_virtual_time
 async def test_a_replayed_record_ends_the_connection() -> None:
     dialer, listener = pair()
-    dialer.machine.send(b"once")
+    dialer.machine.outbox.send(b"once")
     dialer.connection.flush()
     data = dialer.take()
     listener.feed(data)
@@ -236,7 +236,7 @@ async def test_a_record_against_the_protocol_ends_the_connection() -> None:
 @in_virtual_time
 async def test_after_a_drop_nothing_reaches_the_session() -> None:
     dialer, listener = pair()
-    dialer.machine.send(b"too late")
+    dialer.machine.outbox.send(b"too late")
     dialer.connection.flush()
     data = dialer.take()
     progress = listener.user.progress
@@ -286,7 +286,7 @@ async def test_nothing_is_written_while_the_transport_takes_no_bytes() -> None:
     loop = asyncio.get_running_loop()
     dialer.connection.pause_writing()
     assert dialer.connection.stalled_since == loop.time()
-    dialer.machine.send(b"waits")
+    dialer.machine.outbox.send(b"waits")
     dialer.connection.flush()
     dialer.connection.flush_soon()
     await asyncio.sleep(0)
@@ -302,7 +302,7 @@ async def test_nothing_is_written_while_the_transport_takes_no_bytes() -> None:
 async def test_what_is_sent_in_one_turn_goes_out_together() -> None:
     dialer, listener = pair()
     for k in range(100):
-        dialer.machine.send(b"%d" % k)
+        dialer.machine.outbox.send(b"%d" % k)
         dialer.connection.flush_soon()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -315,10 +315,10 @@ async def test_what_is_sent_in_one_turn_goes_out_together() -> None:
 async def test_each_answer_to_what_was_read_goes_out_at_once() -> None:
     dialer, listener = pair()
     for k in range(3):  # all in one turn of the loop
-        dialer.machine.send(b"question %d" % k)
+        dialer.machine.outbox.send(b"question %d" % k)
         dialer.connection.flush()
         listener.feed(dialer.take())
-        listener.machine.send(b"answer %d" % k)
+        listener.machine.outbox.send(b"answer %d" % k)
         listener.connection.flush_soon()
         assert len(listener.transport.writes) == 1
         dialer.feed(listener.take())
@@ -334,7 +334,7 @@ async def test_connections_share_a_turn_and_one_that_was_dropped_in_it_writes_no
         end.take()
     for k in range(3):
         for end in ends:
-            end.machine.send(b"%d" % k)
+            end.machine.outbox.send(b"%d" % k)
             end.connection.flush_soon()
     assert [len(end.transport.writes) for end in ends] == [1, 1, 1]
     ends[1].connection.drop()
@@ -348,7 +348,7 @@ async def test_connections_share_a_turn_and_one_that_was_dropped_in_it_writes_no
 @in_virtual_time
 async def test_an_acknowledgement_waits_for_company_but_not_long() -> None:
     dialer, listener = pair()
-    dialer.machine.send(b"x")
+    dialer.machine.outbox.send(b"x")
     dialer.connection.flush()
     listener.feed(dialer.take())
     listener.take()
@@ -359,17 +359,17 @@ async def test_an_acknowledgement_waits_for_company_but_not_long() -> None:
     await asyncio.sleep(0.01)
     assert len(listener.transport.writes) == 1
     dialer.feed(listener.take())
-    assert dialer.machine.acked == 1
+    assert dialer.machine.outbox.acked == 1
 
 
 @in_virtual_time
 async def test_an_acknowledgement_that_went_along_is_not_sent_again() -> None:
     dialer, listener = pair()
-    dialer.machine.send(b"x")
+    dialer.machine.outbox.send(b"x")
     dialer.connection.flush()
     listener.feed(dialer.take())
     listener.connection.acknowledge_later(0.025)
-    listener.machine.send(b"answer")
+    listener.machine.outbox.send(b"answer")
     listener.connection.flush()
     listener.take()
     await asyncio.sleep(1)
@@ -380,7 +380,7 @@ async def test_an_acknowledgement_that_went_along_is_not_sent_again() -> None:
 async def test_the_first_writes_are_small_so_that_short_lived_connections_get_on() -> None:
     dialer, listener = pair()
     for _ in range(2000):
-        dialer.machine.send(bytes(1000))
+        dialer.machine.outbox.send(bytes(1000))
     dialer.connection.flush()
     sizes = [len(write) for write in dialer.transport.writes]
     assert sizes[0] < 4 * FIRST_WRITE_BYTES

@@ -24,6 +24,7 @@ from seigr_toolset_transmissions import (
     frames,
     identity,
     noise,
+    outbox,
     registry,
     session,
 )
@@ -338,7 +339,7 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
     assert limits == {
         "record, with its tag": f"{noise.MAX_MESSAGE_BYTES:,} bytes",
         "payload of a frame": f"{frames.MAX_DATA_BYTES:,} bytes",
-        "cost of a sequenced frame beyond its payload": f"{session.FRAME_COST}",
+        "cost of a sequenced frame beyond its payload": f"{outbox.FRAME_COST}",
         "records under one key": f"{noise.REKEY_INTERVAL:,}",
         "message*": f"{default.max_message_bytes // mib} MiB; at most {2**32 - 1:,} bytes, "
         "which is what fits the handshake",
@@ -487,7 +488,7 @@ def worked_example() -> dict[str, bytes]:
 
     sides[1].welcome()
     assert carry(1, 1) == []
-    sides[0].send(b"hello")
+    sides[0].outbox.send(b"hello")
     assert carry(2, 0) == [b"hello"]
     sides[1].consumed(5, 1)
     assert carry(3, 1) == []

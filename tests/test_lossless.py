@@ -15,7 +15,7 @@ import pytest
 from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
 from helpers.lossless import messages, run_scenario
 from helpers.nodes import Nodes, in_virtual_time
-from seigr_toolset_transmissions import NodeConfig, session
+from seigr_toolset_transmissions import NodeConfig, outbox
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ STRIDE = 31
 
 @pytest.fixture(autouse=True)
 def _short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MAX_DATA_BYTES", PART_BYTES)
+    monkeypatch.setattr(outbox, "MAX_DATA_BYTES", PART_BYTES)
 
 
 def offsets(direction: Direction) -> Iterator[int]:

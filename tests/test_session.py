@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.session_pair import SESSION_ID, NoBudget, SessionPair, Side
-from seigr_toolset_transmissions import frames, session
+from seigr_toolset_transmissions import frames, outbox, session
 from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import (
     STTLimitError,
@@ -26,15 +26,14 @@ from seigr_toolset_transmissions.frames import (
     Welcome,
     WelcomeStatus,
 )
+from seigr_toolset_transmissions.outbox import FRAME_COST, Outbox, Undelivered
 from seigr_toolset_transmissions.session import (
     ACK_SHARE,
-    FRAME_COST,
     MAX_PONGS,
     Budget,
     Link,
     Phase,
     SessionMachine,
-    Undelivered,
 )
 
 PART = 64
@@ -49,6 +48,7 @@ NOW = 5.0
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_DATA_BYTES", PART)
     monkeypatch.setattr(session, "MAX_DATA_BYTES", PART)
+    monkeypatch.setattr(outbox, "MAX_DATA_BYTES", PART)
 
 
 def machine(
@@ -96,7 +96,7 @@ def phase(one: SessionMachine) -> Phase:
 
 def sent(one: SessionMachine, *messages: bytes) -> list[Frame]:
     for message in messages:
-        assert one.send(message)
+        assert one.outbox.send(message)
     return output(one)
 
 
@@ -105,12 +105,11 @@ def numbered(count: int, size: int = 4) -> list[bytes]:
 
 
 def state(one: SessionMachine) -> dict[str, object]:
-    """Return all that the machine holds, but for when it last heard of the peer."""
-    names = set(SessionMachine.__slots__) - {"last_received"}
-    return {
-        name: list(value) if isinstance(value := getattr(one, name), list) else value
-        for name in names
-    }
+    """Return all that the machine and its outbox hold, but for when it last heard of the peer."""
+    held = {name: getattr(one, name) for name in SessionMachine.__slots__}
+    del held["last_received"], held["outbox"]
+    held |= {f"outbox.{name}": getattr(one.outbox, name) for name in Outbox.__slots__}
+    return {name: list(value) if isinstance(value, list) else value for name, value in held.items()}
 
 
 # Which frame is legal when
@@ -213,7 +212,7 @@ def test_messages_go_out_in_order_and_whole() -> None:
 
 def test_nothing_goes_out_without_a_connection() -> None:
     one = machine(link=Link.DOWN)
-    one.send(b"x")
+    one.outbox.send(b"x")
     one.ping(NOW)
     assert not due(one)
     assert one.data_to_send(1000) == []
@@ -223,7 +222,7 @@ def test_nothing_goes_out_without_a_connection() -> None:
 def test_a_budget_ends_a_turn_once_it_is_reached() -> None:
     one = machine()
     for message in numbered(10, 36):
-        one.send(message)
+        one.outbox.send(message)
     assert output(one, 1) == [numbered(10, 36)[:1]]
     assert output(one, 150) == [numbered(10, 36)[1:3]]
     assert due(one)
@@ -231,43 +230,14 @@ def test_a_budget_ends_a_turn_once_it_is_reached() -> None:
     assert not due(one)
 
 
-def test_the_send_window_is_bounded_in_bytes() -> None:
-    one = machine(config=NodeConfig(max_message_bytes=100, send_window_bytes=300))
-    assert one.send(bytes(100))
-    assert one.send(bytes(300 - 164 - FRAME_COST))
-    assert one.unacked_cost == 300
-    assert not one.send(b"")
-    assert not one.send(bytes(100))
-    output(one)
-    assert not one.send(b"")
-    one.receive([Ack(1, CREDIT)], NOW)
-    assert one.unacked_cost == 300 - 164
-    assert one.send(bytes(100))
-    assert one.unacked_cost == 300
-    assert not one.send(b"")
-    assert one.messages_sent == 3
-
-
-def test_the_send_window_is_bounded_in_messages() -> None:
-    one = machine(config=NodeConfig(send_window_messages=2), peer_max_message=1 << 22)
-    assert one.send(b"")
-    assert one.send(b"")
-    assert not one.send(b"")
-    assert not one.send(bytes(1 << 20))
-    output(one)
-    one.receive([Ack(1, CREDIT)], NOW)
-    assert one.send(b"")
-    assert not one.send(b"")
-
-
 @pytest.mark.parametrize(("own", "peers"), [(100, 1000), (1000, 100)])
 def test_a_message_longer_than_either_side_allows_is_not_accepted(own: int, peers: int) -> None:
     config = NodeConfig(max_message_bytes=own)
     one = machine(config=config, peer_max_message=peers)
-    assert one.send(bytes(100))
+    assert one.outbox.send(bytes(100))
     before = state(one)
     with pytest.raises(STTMessageSizeError, match="limit of this session is 100"):
-        one.send(bytes(101))
+        one.outbox.send(bytes(101))
     assert state(one) == before
 
 
@@ -275,7 +245,7 @@ def test_a_session_that_closes_takes_no_more() -> None:
     one = machine()
     one.close()
     with pytest.raises(STTSessionClosedError):
-        one.send(b"x")
+        one.outbox.send(b"x")
     one.close()  # does nothing
     assert phase(one) is Phase.CLOSING
 
@@ -283,7 +253,7 @@ def test_a_session_that_closes_takes_no_more() -> None:
 def test_a_sender_stops_exactly_where_its_credit_ends() -> None:
     one = machine(peer_credit=2 * (10 + FRAME_COST) + FRAME_COST)
     for _ in range(3):
-        one.send(bytes(10))
+        one.outbox.send(bytes(10))
     assert due(one)
     assert output(one) == [[bytes(10)] * 2]
     assert not due(one)
@@ -297,7 +267,7 @@ def test_a_sender_stops_exactly_where_its_credit_ends() -> None:
 
 def test_a_message_of_no_bytes_takes_credit_too() -> None:
     one = machine(peer_credit=FRAME_COST - 1)
-    one.send(b"")
+    one.outbox.send(b"")
     assert output(one) == []
     one.receive([Ack(0, FRAME_COST)], NOW)
     assert output(one) == [[b""]]
@@ -342,10 +312,12 @@ def test_counters_tell_what_was_sent_and_received() -> None:
     pair = SessionPair.connected(CONFIG)
     one, other = pair.dialer.machine, pair.listener.machine
     assert pair.send(pair.dialer, b"", b"abc", bytes(500))
-    assert (one.messages_sent, one.bytes_sent, one.accepted, one.acked) == (3, 503, 3, 0)
+    assert (one.outbox.messages_sent, one.outbox.bytes_sent) == (3, 503)
+    assert (one.outbox.accepted, one.outbox.acked) == (3, 0)
     pair.pump()
     assert (other.messages_received, other.bytes_received, other.position) == (3, 503, 3)
-    assert (one.messages_sent, one.bytes_sent, one.acked, one.unacked_cost) == (3, 503, 3, 0)
+    assert (one.outbox.messages_sent, one.outbox.bytes_sent) == (3, 503)
+    assert (one.outbox.acked, one.outbox.unacked_cost) == (3, 0)
     assert (one.messages_received, one.bytes_received) == (0, 0)
 
 
@@ -365,13 +337,13 @@ def test_a_message_longer_than_a_frame_goes_in_parts(size: int, parts: int, rest
         *(Part([message[at : at + PART]]) for at in range(0, parts * PART, PART)),
         [message[size - rest : size]],
     ]
-    assert one.accepted == parts + 1
-    assert one.unacked_cost == size + (parts + 1) * FRAME_COST
+    assert one.outbox.accepted == parts + 1
+    assert one.outbox.unacked_cost == size + (parts + 1) * FRAME_COST
     for frame in decoded[:-1]:
         assert other.receive([frame], NOW) == []
         assert other.messages_received == 0
     assert other.receive(decoded[-1:], NOW) == [message[:size]]
-    assert (one.messages_sent, one.bytes_sent) == (1, size)
+    assert (one.outbox.messages_sent, one.outbox.bytes_sent) == (1, size)
     assert (other.messages_received, other.bytes_received) == (1, size)
     other.consumed(size, 1)
     assert output(other) == [Ack(parts + 1, CREDIT + size + (parts + 1) * FRAME_COST)]
@@ -380,7 +352,7 @@ def test_a_message_longer_than_a_frame_goes_in_parts(size: int, parts: int, rest
 @pytest.mark.usefixtures("short_parts")
 def test_a_message_in_parts_that_is_too_long_is_refused_on_both_sides() -> None:
     with pytest.raises(STTMessageSizeError):
-        machine().send(bytes(1001))
+        machine().outbox.send(bytes(1001))
     longest = [Part([bytes(PART)])] * 15
     assert machine().receive([*longest, [bytes(40)]], NOW) == [bytes(1000)]
     for last in ([bytes(41)], Part([bytes(20), bytes(21)])):
@@ -397,10 +369,10 @@ def test_parts_count_against_credit_and_window() -> None:
     config = NodeConfig(max_message_bytes=400, send_window_bytes=900, receive_window_bytes=900)
     one = machine(config=config, peer_credit=2 * (PART + FRAME_COST))
     cost = 400 + 7 * FRAME_COST
-    assert one.send(bytes(400))
-    assert one.unacked_cost == cost
-    assert not one.send(bytes(400))
-    assert not one.send(b"")  # 52 bytes are left
+    assert one.outbox.send(bytes(400))
+    assert one.outbox.unacked_cost == cost
+    assert not one.outbox.send(bytes(400))
+    assert not one.outbox.send(b"")  # 52 bytes are left
     assert output(one) == [Part([bytes(PART)])] * 2
     assert not due(one)
     other = machine(config=config)
@@ -415,7 +387,7 @@ def test_messages_before_and_after_one_in_parts_keep_their_order() -> None:
     pair = SessionPair.connected(CONFIG)
     messages = [b"before", bytes(300), b"", bytes(64), bytes(65), b"after"]
     assert pair.send(pair.dialer, *messages)
-    while not pair.listener.machine.acked and len(pair.listener.delivered) < len(messages):
+    while not pair.listener.machine.outbox.acked and len(pair.listener.delivered) < len(messages):
         pair.flush(pair.dialer, 100)
         pair.arrive(pair.listener)
     assert pair.listener.delivered == messages
@@ -446,7 +418,7 @@ def test_an_acknowledgement_travels_with_other_output() -> None:
     one.receive([[b"x"]], NOW)
     assert owed(one)
     assert not due(one)
-    one.send(b"answer")
+    one.outbox.send(b"answer")
     assert output(one) == [Ack(1, CREDIT), [b"answer"]]
     assert not owed(one)
     assert output(one) == []
@@ -492,7 +464,7 @@ def test_consuming_advances_the_credit_by_what_was_consumed() -> None:
 def test_an_acknowledgement_of_what_was_never_sent_is_fatal() -> None:
     one = machine()
     sent(one, b"a", b"b")
-    one.send(b"not sent yet")
+    one.outbox.send(b"not sent yet")
     before = state(one)
     with pytest.raises(STTProtocolError, match="frame 3, not from 0 to 2"):
         one.receive([Ack(3, CREDIT)], NOW)
@@ -635,7 +607,7 @@ def test_a_new_session_starts_with_the_listeners_welcome() -> None:
 
 def test_a_welcome_comes_before_everything_else() -> None:
     one = machine()
-    one.send(b"x")
+    one.outbox.send(b"x")
     one.receive([Ping(1)], NOW)
     one.welcome()
     assert output(one) == [Welcome(WelcomeStatus.ACCEPTED, 0, CREDIT), Pong(1), [b"x"]]
@@ -662,7 +634,7 @@ def test_a_session_resumes_from_any_cut(arrived: int, heard: bool, sender_dials:
     pair.reconnect()
     pair.heal()
     assert receiver.delivered == [*MESSAGES, b"sent while cut"]
-    assert sender.machine.unacked_cost == 0
+    assert sender.machine.outbox.unacked_cost == 0
     assert sender.machine.epoch == pair.peer(sender).machine.epoch == 1
 
 
@@ -775,7 +747,7 @@ def resuming(*, delivered: int = 1, pending: tuple[bytes, ...] = (b"c",)) -> Ses
     sent(one, b"a", b"b")
     one.receive([Ack(delivered, CREDIT)], NOW)
     for message in pending:
-        one.send(message)
+        one.outbox.send(message)
     one.detach()
     one.reopening()
     return one
@@ -910,8 +882,8 @@ def test_an_end_that_arrives_with_a_close_leaves_the_peers_close_acknowledged() 
 
 def test_a_close_waits_for_credit_for_what_was_accepted() -> None:
     one = machine(peer_credit=FRAME_COST)
-    one.send(b"")
-    one.send(b"")
+    one.outbox.send(b"")
+    one.outbox.send(b"")
     one.close()
     assert output(one) == [[b""]]
     assert not due(one)
@@ -922,7 +894,7 @@ def test_a_close_waits_for_credit_for_what_was_accepted() -> None:
 def test_the_peers_close_is_answered_behind_what_there_is_credit_for() -> None:
     one = machine(peer_credit=3 * (4 + FRAME_COST))
     for message in numbered(5):
-        one.send(message)
+        one.outbox.send(message)
     one.receive([Close(0)], NOW)
     assert output(one, 1) == [numbered(5)[:1]]
     assert output(one, 1) == [numbered(5)[1:2]]
@@ -1101,7 +1073,7 @@ def test_an_abandoned_session_tells_what_was_sent_and_what_was_not() -> None:
     assert phase(one) is Phase.CLOSED
     assert one.link is Link.DOWN
     assert one.abandon() == Undelivered((), ())
-    assert one.messages_sent == 5
+    assert one.outbox.messages_sent == 5
 
 
 def test_an_idle_session_has_nothing_undelivered() -> None:
@@ -1128,7 +1100,7 @@ def test_what_a_new_connection_has_not_carried_yet_is_unsent() -> None:
     one = machine()
     sent(one, *numbered(3))
     one.resume(1, 1, CREDIT)
-    one.send(b"x")
+    one.outbox.send(b"x")
     assert output(one, 1) == [Welcome(WelcomeStatus.ACCEPTED, 0, CREDIT), numbered(3)[1:2]]
     assert one.abandon() == Undelivered(unsent=(numbered(3)[2], b"x"), unknown=(numbered(3)[1],))
 
@@ -1136,7 +1108,7 @@ def test_what_a_new_connection_has_not_carried_yet_is_unsent() -> None:
 def test_what_was_sent_stays_unknown_while_there_is_no_connection() -> None:
     one = machine()
     sent(one, b"a")
-    one.send(b"b")
+    one.outbox.send(b"b")
     one.detach()
     assert one.abandon() == Undelivered(unsent=(b"b",), unknown=(b"a",))
 
@@ -1255,10 +1227,10 @@ def test_what_the_node_has_no_room_for_is_refused_and_control_frames_pass() -> N
 
 def test_send_says_how_much_is_pending_whatever_was_sent_before() -> None:
     one = machine()
-    assert one.send(b"x" * 10) == 10 + FRAME_COST
+    assert one.outbox.send(b"x" * 10) == 10 + FRAME_COST
     output(one)
-    assert one.send(b"y" * 5) == 5 + FRAME_COST
-    assert one.send(b"z") == 6 + 2 * FRAME_COST
+    assert one.outbox.send(b"y" * 5) == 5 + FRAME_COST
+    assert one.outbox.send(b"z") == 6 + 2 * FRAME_COST
 
 
 @pytest.mark.usefixtures("short_parts")
@@ -1269,32 +1241,32 @@ def test_counts_over_several_messages_in_parts_and_a_cut() -> None:
     pair.flush(pair.dialer)
     for number in range(1, 4):
         size = 2 * PART + number
-        pending = one.send(bytes(size))
+        pending = one.outbox.send(bytes(size))
         assert pending == size + 3 * FRAME_COST
         pair.dialer.accepted.append(bytes(size))
-        assert one._slices == 3
+        assert one.outbox._slices == 3
         pair.flush(pair.dialer)
-        assert one._slices == 0
-        assert one.accepted == 1 + 3 * number
-        assert one.messages_sent == 1 + number
+        assert one.outbox._slices == 0
+        assert one.outbox.accepted == 1 + 3 * number
+        assert one.outbox.messages_sent == 1 + number
     pair.cut_both()
     pair.opening_arrives(pair.dial())
     pair.heal()
     assert pair.listener.delivered == pair.dialer.accepted
-    assert one._slices == 0
+    assert one.outbox._slices == 0
     assert other.messages_received == 4
-    assert other.bytes_received == one.bytes_sent == 5 + 6 * PART + 1 + 2 + 3
-    assert one.unacked_cost == 0
+    assert other.bytes_received == one.outbox.bytes_sent == 5 + 6 * PART + 1 + 2 + 3
+    assert one.outbox.unacked_cost == 0
 
 
 def test_the_credit_is_used_to_the_last_byte_and_the_budget_of_a_write_too() -> None:
     one = machine(peer_credit=2 * (10 + FRAME_COST))
     for letter in (b"a", b"b", b"c"):
-        one.send(letter * 10)
+        one.outbox.send(letter * 10)
     assert output(one) == [[b"a" * 10, b"b" * 10]]
     one.receive([Ack(2, 3 * (10 + FRAME_COST))], NOW)
     for letter in (b"d", b"e"):
-        one.send(letter * 10)
+        one.outbox.send(letter * 10)
     one.receive([Ack(2, CREDIT)], NOW)
     assert output(one, budget=10 + FRAME_COST) == [[b"c" * 10]]
     assert output(one, budget=2 * (10 + FRAME_COST)) == [[b"d" * 10, b"e" * 10]]
@@ -1320,12 +1292,12 @@ def test_each_breach_is_named() -> None:
     with pytest.raises(STTProtocolError, match=r"^a PONG that answers no PING$"):
         machine().receive([Pong(1)], NOW)
     closing = machine()
-    closing.send(b"x")
+    closing.outbox.send(b"x")
     closing.close()
     with pytest.raises(STTProtocolError, match=r"^a CLOSE_ACK that answers no CLOSE$"):
         closing.receive([CloseAck(0)], NOW)
     with pytest.raises(STTSessionClosedError, match=r"^the session is closed and takes no more"):
-        closing.send(b"y")
+        closing.outbox.send(b"y")
     one = machine()
     one.receive([[bytes(1000)]] * 3, NOW)
     with pytest.raises(STTLimitError, match=r"^256 bytes beyond the credit$"):

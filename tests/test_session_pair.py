@@ -23,11 +23,12 @@ from hypothesis.stateful import (
 )
 
 from helpers.session_pair import SessionPair, Side, Wire
-from seigr_toolset_transmissions import frames, session
+from seigr_toolset_transmissions import frames, outbox, session
 from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import STTMessageSizeError, STTSessionClosedError
 from seigr_toolset_transmissions.frames import WelcomeStatus
-from seigr_toolset_transmissions.session import FRAME_COST, Link, Phase
+from seigr_toolset_transmissions.outbox import FRAME_COST
+from seigr_toolset_transmissions.session import Link, Phase
 
 PART = 64
 """Longest payload of a frame in these runs, so that short messages go in parts."""
@@ -100,17 +101,17 @@ class LossyPair(RuleBasedStateMachine):
         for _ in range(count):
             self.serial += 1
             message = (b"%d " % self.serial * size)[:size]
-            before = side.machine.unacked_cost
+            before = side.machine.outbox.unacked_cost
             if side.machine.phase is not Phase.OPEN:
                 with pytest.raises(STTSessionClosedError):
-                    side.machine.send(message)
+                    side.machine.outbox.send(message)
             elif size > limit:
                 with pytest.raises(STTMessageSizeError):
-                    side.machine.send(message)
+                    side.machine.outbox.send(message)
             elif self.pair.send(side, message):
-                assert side.machine.unacked_cost - before >= size + FRAME_COST
+                assert side.machine.outbox.unacked_cost - before >= size + FRAME_COST
                 continue
-            assert side.machine.unacked_cost == before
+            assert side.machine.outbox.unacked_cost == before
 
     @rule(is_dialer=IS_DIALER, count=st.integers(1, 8))
     def consume(self, is_dialer: bool, count: int) -> None:
@@ -268,18 +269,18 @@ class LossyPair(RuleBasedStateMachine):
     def check_what_arrived(self, side: Side) -> None:
         accepted = self.pair.peer(side).accepted
         assert side.delivered == accepted[: len(side.delivered)]
-        assert self.pair.peer(side).machine.acked <= side.machine.position
+        assert self.pair.peer(side).machine.outbox.acked <= side.machine.position
 
     def check_that_memory_is_bounded(self, side: Side) -> None:
         config = self.configs[side.name]
         waiting = sum(len(message) + FRAME_COST for message in side.waiting)
         assert waiting <= config.receive_window_bytes
-        assert side.machine.unacked_cost <= config.send_window_bytes
+        assert side.machine.outbox.unacked_cost <= config.send_window_bytes
 
     def check_the_counters(self, side: Side) -> None:
         machine = side.machine
-        assert machine.messages_sent == len(side.accepted)
-        assert machine.bytes_sent == sum(map(len, side.accepted))
+        assert machine.outbox.messages_sent == len(side.accepted)
+        assert machine.outbox.bytes_sent == sum(map(len, side.accepted))
         assert machine.messages_received == len(side.delivered)
         assert machine.bytes_received >= sum(map(len, side.delivered))
         if machine.rtt is not None:
@@ -320,7 +321,7 @@ class LossyPair(RuleBasedStateMachine):
             for side in self.pair.sides:
                 assert side.machine.phase is Phase.OPEN
                 assert side.machine.link is Link.UP
-                assert side.machine.unacked_cost == 0
+                assert side.machine.outbox.unacked_cost == 0
                 assert side.delivered == self.pair.peer(side).accepted
             return
         assert dialer.ended
@@ -349,6 +350,7 @@ def test_two_honest_sides_lose_nothing_whatever_happens_to_their_connections(
 ) -> None:
     monkeypatch.setattr(frames, "MAX_DATA_BYTES", PART)
     monkeypatch.setattr(session, "MAX_DATA_BYTES", PART)
+    monkeypatch.setattr(outbox, "MAX_DATA_BYTES", PART)
     run_state_machine_as_test(
         LossyPair,
         settings=settings(

@@ -150,7 +150,7 @@ async def _pass(clock: _Clock, messages: list[bytes], laps: int) -> None:
             clock.note(_AWAIT)
             for data in messages:
                 await send(data)
-            if session.machine.pending:
+            if session.machine.outbox.pending:
                 here.connection.flush()
             clock.note(_SEND)
             with here.written() as records:
@@ -166,7 +166,7 @@ async def _pass(clock: _Clock, messages: list[bytes], laps: int) -> None:
             with there.written() as records:
                 here.connection.bytes_received(records)
             clock.note(_ACKNOWLEDGE)
-            if session.machine.unacked_cost:
+            if session.machine.outbox.unacked_cost:
                 raise ValueError("what was received is not acknowledged")
             await asyncio.sleep(0)
         here.unhinge()

@@ -159,7 +159,7 @@ class Connection:
             self._transport.write(seal(self._send_cipher, buffers))
             if self._budget < WRITE_BYTES:
                 self._budget *= 2
-            if not machine.pending:
+            if not machine.outbox.pending:
                 return
 
     def acknowledge_later(self, delay: float) -> None:

@@ -262,11 +262,11 @@ class Session:
         """Totals since the session began."""
         machine = self.machine
         return SessionStats(
-            messages_sent=machine.messages_sent,
+            messages_sent=machine.outbox.messages_sent,
             messages_received=machine.messages_received,
-            bytes_sent=machine.bytes_sent,
+            bytes_sent=machine.outbox.bytes_sent,
             bytes_received=machine.bytes_received,
-            unacknowledged_bytes=machine.unacked_cost,
+            unacknowledged_bytes=machine.outbox.unacked_cost,
             resumes=self._resumes,
         )
 
@@ -280,7 +280,7 @@ class Session:
         # Who waits already comes first.
         if self._senders:
             return False
-        pending = self.machine.send(data)
+        pending = self.machine.outbox.send(data)
         connection = self._connection
         if connection is not None:
             if pending >= _FLUSH_BYTES:
@@ -304,7 +304,7 @@ class Session:
         """
         if not self.try_send(as_bytes(data)):
             raise STTWindowFullError(
-                f"{self.machine.unacked_cost} bytes wait for the peer's acknowledgement: "
+                f"{self.machine.outbox.unacked_cost} bytes wait for the peer's acknowledgement: "
                 "await send(), or raise send_window_bytes or send_window_messages"
             )
 
@@ -325,7 +325,7 @@ class Session:
         self.ping()  # the PONG brings an acknowledgement along, and with it room
         try:
             await turn
-            while not self.machine.send(message):
+            while not self.machine.outbox.send(message):
                 self._senders[0] = turn = loop.create_future()
                 await turn
         finally:
@@ -346,9 +346,9 @@ class Session:
             STTSessionClosedError: The session ended first.
 
         """
-        machine = self.machine
-        target = machine.accepted
-        if machine.acked >= target:
+        outbox = self.machine.outbox
+        target = outbox.accepted
+        if outbox.acked >= target:
             return
         if self._closed:
             raise self._end_error()
@@ -356,9 +356,7 @@ class Session:
         if self._flushers is None:
             self._flushers = []
         self._flushers.append((target, waiter))
-        if self._connection is not None:
-            machine.ping(self._owner.loop.time())  # the PONG brings the acknowledgement along
-            self._connection.flush()
+        self.ping()  # the PONG brings the acknowledgement along
         try:
             await waiter
         except asyncio.CancelledError:
@@ -540,7 +538,7 @@ class Session:
             self.lose("the peer does not know the session any more")
 
     def _settle_flushers(self) -> None:
-        acked = self.machine.acked
+        acked = self.machine.outbox.acked
         waiting = []
         for target, waiter in self._flushers or ():
             if waiter.done():

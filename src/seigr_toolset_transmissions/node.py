@@ -309,7 +309,7 @@ class STTNode:
                 session.lose("the node was stopped")
         for session in self.sessions:
             if session.state is SessionState.SUSPENDED and not (
-                session.dial_address and session.machine.unacked_cost
+                session.dial_address and session.machine.outbox.unacked_cost
             ):
                 # Nobody would dial: we have nothing to deliver, or the peer finds nobody listening.
                 session.lose("the node was stopped while the session had no connection")

@@ -24,8 +24,8 @@ from .errors import (
 )
 from .frames import WelcomeStatus
 from .live_session import Session, SessionState
+from .outbox import FRAME_COST
 from .reconnect import Reconnects
-from .session import FRAME_COST
 
 if TYPE_CHECKING:
     import asyncio

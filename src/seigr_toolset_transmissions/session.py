@@ -2,13 +2,14 @@
 
 A session outlives its connections. Each side gives every sequenced frame (DATA, DATA_PART) a
 position, keeps it until the peer has acknowledged it, and sends it again on the next connection if
-the last one was cut before that; the receiving side counts what it has accepted, so that each frame
-is accepted once and in order. Credit, in bytes, keeps a sender from running ahead of an
-application that does not consume. ``docs/wire-format.md`` states the rules for both sides.
+the last one was cut before that (see `outbox`); the receiving side counts what it has accepted, so
+that each frame is accepted once and in order. Credit, in bytes, keeps a sender from running ahead
+of an application that does not consume. ``docs/wire-format.md`` states the rules for both sides.
 
 There is no I/O, clock or task here. The owner calls these verbs:
 
-* `SessionMachine.send` accepts a message; `SessionMachine.close` asks for the end;
+* `Outbox.send` of `SessionMachine.outbox` accepts a message; `SessionMachine.close` asks for the
+  end;
 * `SessionMachine.receive` takes frames and returns messages, which the owner must report as
   `SessionMachine.consumed` once the application has them;
 * after any of these, if `SessionMachine.output_due`, take `SessionMachine.data_to_send` and write
@@ -20,14 +21,9 @@ There is no I/O, clock or task here. The owner calls these verbs:
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from .errors import (
-    STTLimitError,
-    STTMessageSizeError,
-    STTProtocolError,
-    STTSessionClosedError,
-)
+from .errors import STTLimitError, STTProtocolError
 from .frames import (
     MAX_DATA_BYTES,
     Ack,
@@ -40,20 +36,16 @@ from .frames import (
     Pong,
     Welcome,
     WelcomeStatus,
-    encode_data,
-    encode_part,
 )
+from .outbox import FRAME_COST, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .config import NodeConfig
+    from .outbox import Undelivered
 
-__all__ = ["FRAME_COST", "Budget", "Link", "Phase", "SessionMachine", "Undelivered"]
-
-FRAME_COST = 64
-"""Bytes that each sequenced frame counts in windows and credit beyond its payload: about what an
-empty message takes in memory, so that a flood of them is bounded too."""
+__all__ = ["Budget", "Link", "Phase", "SessionMachine"]
 
 ACK_SHARE = 4
 """An acknowledgement goes out alone once this share of the receive window is unacknowledged: often
@@ -116,30 +108,6 @@ _LIVE = frozenset({Phase.OPEN, Phase.CLOSING})
 _UNTIL_CLOSED = _LIVE | {Phase.PEER_CLOSED}
 
 
-class Undelivered(NamedTuple):
-    """What became of the messages that were accepted but not acknowledged, oldest first."""
-
-    unsent: tuple[bytes, ...]
-    """The peer has certainly not received these."""
-    unknown: tuple[bytes, ...]
-    """Sent, but not acknowledged: the peer may or may not have received these."""
-
-
-class _Slice:
-    """One frame's share of a message that is sent in parts."""
-
-    __slots__ = ("last", "message", "start", "stop")
-
-    def __init__(self, message: bytes, start: int, stop: int, *, last: bool) -> None:
-        self.message = message
-        self.start = start
-        self.stop = stop
-        self.last = last
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
 class SessionMachine:
     """One side of a session.
 
@@ -148,12 +116,8 @@ class SessionMachine:
     """
 
     __slots__ = (
-        "_accepted",
-        "_accepted_cost",
         "_ack_sent",
         "_ack_sent_cost",
-        "_acked",
-        "_acked_cost",
         "_budget",
         "_close_ack_due",
         "_close_ack_sent",
@@ -164,34 +128,24 @@ class SessionMachine:
         "_controls_since",
         "_credit_sent",
         "_dialer",
-        "_ever_sent",
         "_extra_received",
-        "_extra_sent",
-        "_max_frame",
-        "_max_message",
         "_max_receive",
         "_parts",
         "_parts_bytes",
         "_parts_frames",
         "_parts_since",
-        "_peer_credit",
         "_ping_due",
         "_ping_time",
         "_ping_token",
         "_pongs",
         "_recv_cost",
         "_recv_next",
-        "_sent_cost",
-        "_slices",
-        "_unacked",
         "_window",
-        "_window_bytes",
-        "_window_frames",
         "epoch",
         "last_received",
         "link",
         "min_rtt",
-        "pending",
+        "outbox",
         "phase",
         "refusal",
         "rtt",
@@ -222,24 +176,8 @@ class SessionMachine:
         self.last_received = now
         """When the last authenticated bytes arrived, by the owner's clock."""
         self._max_receive = config.max_message_bytes
-        self._max_message = min(config.max_message_bytes, peer_max_message)
-        self._max_frame = min(self._max_message, MAX_DATA_BYTES)
-
-        # Sending: accepted >= sent >= acked. A frame waits in `pending`, then in `_unacked`.
-        self._window_bytes = config.send_window_bytes
-        self._window_frames = config.send_window_messages
-        self._accepted = 0
-        self._accepted_cost = 0
-        self._sent_cost = 0
-        self._acked = 0
-        self._acked_cost = 0
-        self._peer_credit = peer_credit
-        self._ever_sent = 0  # frames below this position have been sent at least once
-        self.pending: list[bytes | _Slice] = []
-        """What was accepted and not yet handed to the present connection. For reading only."""
-        self._unacked: list[bytes | _Slice] = []
-        self._slices = 0  # how many _Slice objects wait in `pending`
-        self._extra_sent = 0  # frames beyond one for each message
+        self.outbox = Outbox(config, peer_max_message=peer_max_message, credit=peer_credit)
+        """What was accepted for sending. Its owner calls its `Outbox.send`, and may look."""
         self._close_sent = False  # these three: on the present connection
         self._close_ack_due = False
         self._close_ack_sent = False
@@ -269,73 +207,6 @@ class SessionMachine:
 
     # ------------------------------------------------------------------ sending
 
-    def send(self, message: bytes) -> int:
-        """Accept a message for delivery; return how many bytes may be sent now, at least 1.
-
-        0 says that the send window is full, and nothing was accepted. Messages for which the peer
-        has given no credit yet do not count: to try to send them costs time and brings nothing.
-
-        Raises:
-            STTSessionClosedError: The session is closing or closed.
-            STTMessageSizeError: The message is longer than this side or the peer allows.
-
-        """
-        if self.phase is not _OPEN:
-            raise STTSessionClosedError("the session is closed and takes no more messages")
-        size = len(message)
-        if size > self._max_frame:
-            return self._send_in_parts(message, size)
-        cost = self._accepted_cost + size + FRAME_COST
-        accepted = self._accepted
-        if (
-            cost - self._acked_cost > self._window_bytes
-            or accepted - self._acked >= self._window_frames
-        ):
-            return 0
-        self._accepted_cost = cost
-        self._accepted = accepted + 1
-        self.pending.append(message)
-        if cost > self._peer_credit:  # min() would cost more than all the rest
-            cost = self._peer_credit
-        return cost - self._sent_cost or 1
-
-    def _send_in_parts(self, message: bytes, size: int) -> int:
-        if size > self._max_message:
-            raise STTMessageSizeError(
-                f"a message of {size} bytes; the limit of this session is {self._max_message} "
-                f"(max_message_bytes of both sides): send it in several messages"
-            )
-        # The last slice is what is left over full parts, and may be empty: see FrameDecoder.
-        frames = size // MAX_DATA_BYTES + 1
-        cost = self._accepted_cost + size + frames * FRAME_COST
-        used = self._accepted - self._acked
-        if cost - self._acked_cost > self._window_bytes or used >= self._window_frames:
-            return 0
-        self._accepted_cost = cost
-        self._accepted += frames
-        self._extra_sent += frames - 1
-        self._slices += frames
-        for start in range(0, frames * MAX_DATA_BYTES, MAX_DATA_BYTES):
-            stop = min(start + MAX_DATA_BYTES, size)
-            last = start + MAX_DATA_BYTES > size
-            self.pending.append(_Slice(message, start, stop, last=last))
-        return min(cost, self._peer_credit) - self._sent_cost or 1
-
-    @property
-    def accepted(self) -> int:
-        """Position behind the last frame accepted for sending; the next frame will have it."""
-        return self._accepted
-
-    @property
-    def acked(self) -> int:
-        """Position behind the last frame that the peer has acknowledged."""
-        return self._acked
-
-    @property
-    def unacked_cost(self) -> int:
-        """Bytes accepted and not yet acknowledged: what the send window holds."""
-        return self._accepted_cost - self._acked_cost
-
     @property
     def output_due(self) -> bool:
         """Whether `data_to_send` should be taken now rather than in a while."""
@@ -345,7 +216,7 @@ class SessionMachine:
             bool(self._control)
             or self._ping_due
             or self._close_ack_due
-            or bool(self.pending and self._can_send())
+            or (not self._close_ack_sent and self.outbox.can_send())
             or (self.phase is not _OPEN and self._close_due())
             or self._ack_due()
         )
@@ -362,13 +233,8 @@ class SessionMachine:
         gained = self._consumed_cost + self._window - self._credit_sent
         return 0 if gained and self._parts is None and self._budget.shut else gained
 
-    def _can_send(self) -> bool:
-        if not self.pending or self._close_ack_sent:
-            return False
-        return self._sent_cost + len(self.pending[0]) + FRAME_COST <= self._peer_credit
-
     def _close_due(self) -> bool:
-        return self.phase is Phase.CLOSING and not self._close_sent and not self.pending
+        return self.phase is Phase.CLOSING and not self._close_sent and not self.outbox.pending
 
     def _ack_due(self) -> bool:
         if self._close_sent:
@@ -395,70 +261,25 @@ class SessionMachine:
         if self.ack_owed:
             self._note_ack()
             buffers.append(Ack(self._ack_sent, self._credit_sent).encode())
-        if self.pending and not self._close_ack_sent:
-            self._take_pending(buffers, budget)
+        outbox = self.outbox
+        if outbox.pending and not self._close_ack_sent:
+            outbox.take(buffers, budget)
         if self._ping_due:  # behind the messages: the PONG brings their acknowledgement along
             self._ping_due = False
             buffers.append(Ping(self._ping_token).encode())
-        if self._close_ack_due and not self._can_send():
+        if self._close_ack_due and not outbox.can_send():
             self._close_ack_due = False
             self._close_ack_sent = True
-            buffers.append(CloseAck(self._sent_position()).encode())
+            buffers.append(CloseAck(outbox.sent).encode())
         if self.phase is not _OPEN and self._close_due():
             self._close_sent = True
-            buffers.append(Close(self._accepted).encode())
+            buffers.append(Close(outbox.accepted).encode())
         return buffers
 
     def _note_ack(self) -> None:
         self._ack_sent = self._recv_next
         self._ack_sent_cost = self._recv_cost
         self._credit_sent += self._credit_gained()
-
-    def _take_pending(self, buffers: list[bytes | memoryview], budget: int) -> None:
-        pending = self.pending
-        cost = self._accepted_cost
-        if cost <= self._peer_credit and cost - self._sent_cost <= budget:
-            taken = pending
-            self.pending = []
-        else:
-            cost = self._sent_cost
-            count = 0
-            budget += cost
-            for item in pending:
-                after = cost + len(item) + FRAME_COST
-                if after > self._peer_credit or cost >= budget:
-                    break
-                cost = after
-                count += 1
-            taken = pending[:count]
-            del pending[:count]
-        self._sent_cost = cost
-        if self._unacked:
-            self._unacked += taken
-        else:
-            self._unacked = taken
-        if not self._slices:
-            buffers += encode_data(taken)  # type: ignore[arg-type]  # no slice is among them
-        else:
-            self._encode_slices(taken, buffers)
-        sent = self._acked + len(self._unacked)
-        if sent > self._ever_sent:
-            self._ever_sent = sent
-
-    def _encode_slices(
-        self, taken: list[bytes | _Slice], buffers: list[bytes | memoryview]
-    ) -> None:
-        for item in taken:
-            if isinstance(item, bytes):
-                buffers += encode_data([item])
-            else:
-                self._slices -= 1
-                view = memoryview(item.message)[item.start : item.stop]
-                buffers += encode_data([view]) if item.last else (encode_part(len(item)), view)
-
-    def _sent_position(self) -> int:
-        """Position behind the last frame handed to the present connection, or acknowledged."""
-        return self._acked + len(self._unacked)
 
     # ---------------------------------------------------------------- receiving
 
@@ -576,27 +397,16 @@ class SessionMachine:
 
     def _on_ack(self, ack: Ack, _messages: list[bytes], _now: float) -> None:
         self._acknowledge(ack.recv_next, ack.credit)
-        if self._close_ack_sent and self.phase is Phase.PEER_CLOSED and not self._unacked:
-            self.phase = Phase.CLOSED
+        if (
+            self._close_ack_sent
+            and self.phase is Phase.PEER_CLOSED
+            and self.outbox.sent == self.outbox.acked
+        ):
+            self._enter(Phase.CLOSED)
 
     def _acknowledge(self, recv_next: int, credit: int) -> None:
         """Let go of the frames below ``recv_next``."""
-        unacked = self._unacked
-        count = recv_next - self._acked
-        if not self._acked <= recv_next <= self._sent_position():
-            raise STTProtocolError(
-                f"an acknowledgement at frame {recv_next}, "
-                f"not from {self._acked} to {self._sent_position()}"
-            )
-        if credit < self._peer_credit:
-            raise STTProtocolError("an acknowledgement that takes credit back")
-        self._peer_credit = credit
-        if count:
-            freed = sum(map(len, unacked[:count]))
-            del unacked[:count]
-            self._acked += count
-            self._acked_cost += freed + count * FRAME_COST
-            self._controls -= count
+        self._controls -= self.outbox.acknowledge(recv_next, credit)
 
     # ---------------------------------------------------------------- liveness
 
@@ -642,9 +452,8 @@ class SessionMachine:
         dialer must come back, for its listener cannot.
         """
         self._drop_link()
-        done = not self._unacked and not self.pending
-        if self.phase is Phase.PEER_CLOSED and done and not self._dialer:
-            self.phase = Phase.CLOSED
+        if self.phase is Phase.PEER_CLOSED and self.outbox.empty and not self._dialer:
+            self._enter(Phase.CLOSED)
 
     def _drop_link(self) -> None:
         self.link = Link.DOWN
@@ -682,7 +491,7 @@ class SessionMachine:
         self._drop_link()
         self.epoch = epoch
         self.link = Link.UP
-        self._send_again()
+        self.outbox.send_again()
         self.welcome()
 
     def welcome(self) -> None:
@@ -695,33 +504,29 @@ class SessionMachine:
         if welcome.status is WelcomeStatus.ACCEPTED:
             self._acknowledge(welcome.recv_next, welcome.credit)
             self.link = Link.UP
-            self._send_again()
+            self.outbox.send_again()
             # The listener holds the session for established when it hears from us.
             self._note_ack()
             self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
             return
         self.refusal = welcome.status
         if welcome.status is WelcomeStatus.ENDED:
-            self._acknowledge(welcome.recv_next, self._peer_credit)
-            self._ever_sent = self._acked  # the rest has certainly not arrived
+            self._acknowledge(welcome.recv_next, self.outbox.credit)
+            self.outbox.presume_lost()
         if welcome.status is WelcomeStatus.REFUSED:
             return  # for now; the session may still be there
-        if not self.pending and not self._unacked:
-            self.phase = Phase.CLOSED  # all arrived: as good as an acknowledged close
+        if self.outbox.empty:
+            self._enter(Phase.CLOSED)  # all arrived: as good as an acknowledged close
 
-    def _send_again(self) -> None:
-        """Put what the last connection did not deliver back in front of what is pending."""
-        if self._unacked:
-            self._slices += sum(not isinstance(item, bytes) for item in self._unacked)
-            self.pending[:0] = self._unacked
-            self._unacked = []
-        self._sent_cost = self._acked_cost
-        self._ever_sent = self._acked  # the peer reads nothing more of the last connection
+    def _enter(self, phase: Phase) -> None:
+        """Go on to a later phase, in which no more messages are accepted."""
+        self.phase = phase
+        self.outbox.closed = True
 
     def close(self) -> None:
         """Accept no more messages; deliver those accepted, then end. Does nothing when closing."""
         if self.phase is Phase.OPEN:
-            self.phase = Phase.CLOSING
+            self._enter(Phase.CLOSING)
 
     def _on_close(self, close: Close, _messages: list[bytes], _now: float) -> None:
         if close.final != self._recv_next or self._parts is not None:
@@ -731,7 +536,7 @@ class SessionMachine:
         if self._close_ack_due or self._close_ack_sent:
             raise STTProtocolError("a second CLOSE on one connection")
         if not self._close_sent:  # else both sides close at once: each waits for its own CLOSE_ACK
-            self.phase = Phase.PEER_CLOSED
+            self._enter(Phase.PEER_CLOSED)
         self._close_ack_due = True  # goes out behind the messages for which there is credit
 
     def _on_close_ack(self, answer: CloseAck, _messages: list[bytes], _now: float) -> None:
@@ -742,26 +547,17 @@ class SessionMachine:
             raise STTProtocolError(
                 f"a CLOSE_ACK at frame {answer.final}, when {self._recv_next} had arrived"
             )
-        self._acknowledge(self._accepted, self._peer_credit)
-        self.phase = Phase.CLOSED
+        self._acknowledge(self.outbox.accepted, self.outbox.credit)
+        self._enter(Phase.CLOSED)
         self._note_ack()
         self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
 
     def abandon(self) -> Undelivered:
         """End the session at once; return the messages that were accepted and not acknowledged."""
-        unsent: list[bytes] = []
-        unknown: list[bytes] = []
-        position = self._acked
-        for item in (*self._unacked, *self.pending):
-            whole = item if isinstance(item, bytes) else item.message
-            if isinstance(item, bytes) or item.last:
-                # Without its last frame a message has certainly not been received.
-                (unknown if position < self._ever_sent else unsent).append(whole)
-            position += 1
-        self.phase = Phase.CLOSED
+        self._enter(Phase.CLOSED)
         self._drop_link()
-        self.pending, self._unacked, self._parts = [], [], None
-        return Undelivered(tuple(unsent), tuple(unknown))
+        self._parts = None
+        return self.outbox.abandon()
 
     @property
     def position(self) -> int:
@@ -769,16 +565,6 @@ class SessionMachine:
         return self._recv_next
 
     # -------------------------------------------------------------------- counts
-
-    @property
-    def messages_sent(self) -> int:
-        """Messages accepted for sending since the session began."""
-        return self._accepted - self._extra_sent
-
-    @property
-    def bytes_sent(self) -> int:
-        """Their bytes."""
-        return self._accepted_cost - self._accepted * FRAME_COST
 
     @property
     def messages_received(self) -> int:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from seigr_toolset_transmissions.errors import STTProtocolError
 from seigr_toolset_transmissions.frames import FrameDecoder, Welcome, WelcomeStatus
-from seigr_toolset_transmissions.session import Link, Phase, SessionMachine, Undelivered
+from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
 
 if TYPE_CHECKING:
     from seigr_toolset_transmissions.config import NodeConfig
+    from seigr_toolset_transmissions.outbox import Undelivered
 
 __all__ = ["NoBudget", "SessionPair", "Side", "Wire"]
 
@@ -126,7 +127,7 @@ class SessionPair:
     def send(self, side: Side, *messages: bytes) -> bool:
         """Send as many as are accepted; return whether all were."""
         for message in messages:
-            if not side.machine.send(message):
+            if not side.machine.outbox.send(message):
                 return False
             side.accepted.append(message)
         return True

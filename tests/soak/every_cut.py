@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from helpers.fault_network import Direction, Fault, Kind
 from helpers.lossless import messages, run_scenario
-from seigr_toolset_transmissions import session
+from seigr_toolset_transmissions import outbox
 
 PART_BYTES = 100
 SIZES = [0, 1, 64, 99, 100, 101, 250, 30, 5, 7, 400, 2, 33, 199, 200, 201, 12, 90, 3, 10]
@@ -28,7 +28,7 @@ TO_DIALER = messages(b"in", SIZES)
 
 def cut_at(fault: Fault) -> str | None:
     """Run the scenario with this fault; return what went wrong, or None."""
-    vars(session)["MAX_DATA_BYTES"] = PART_BYTES
+    vars(outbox)["MAX_DATA_BYTES"] = PART_BYTES
     outcome = run_scenario(TO_LISTENER, TO_DIALER, [fault])
     if outcome.at_listener == TO_LISTENER and outcome.at_dialer == TO_DIALER:
         return None
@@ -43,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stride", type=int, default=1, help="try every n-th offset (default 1)")
     stride: int = parser.parse_args().stride
-    vars(session)["MAX_DATA_BYTES"] = PART_BYTES
+    vars(outbox)["MAX_DATA_BYTES"] = PART_BYTES
     passed = run_scenario(TO_LISTENER, TO_DIALER).cables[0].passed
     faults = [
         Fault(direction, offset, kind)

@@ -1,0 +1,183 @@
+"""What a session holds for sending: windows, credit, what is sent again, and what was lost.
+
+`test_session` has the same behind a whole session, and `test_session_pair` under any schedule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from seigr_toolset_transmissions import frames, outbox
+from seigr_toolset_transmissions.config import NodeConfig
+from seigr_toolset_transmissions.errors import (
+    STTMessageSizeError,
+    STTProtocolError,
+    STTSessionClosedError,
+)
+from seigr_toolset_transmissions.frames import Frame, FrameDecoder, Part
+from seigr_toolset_transmissions.outbox import FRAME_COST, Outbox, Undelivered
+
+PART = 64
+"""Longest payload of a frame where the fixture `short_parts` is used."""
+
+CONFIG = NodeConfig(max_message_bytes=1000, send_window_bytes=4000)
+ALL = 1 << 20
+
+
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_DATA_BYTES", PART)
+    monkeypatch.setattr(outbox, "MAX_DATA_BYTES", PART)
+
+
+def make(config: NodeConfig = CONFIG, *, peer_max_message: int = 1000, credit: int = ALL) -> Outbox:
+    return Outbox(config, peer_max_message=peer_max_message, credit=credit)
+
+
+def take(box: Outbox, budget: int = ALL) -> list[Frame]:
+    """Hand over what may be sent; return it as the peer decodes it."""
+    buffers: list[bytes | memoryview] = []
+    box.take(buffers, budget)
+    return FrameDecoder().feed(b"".join(buffers))
+
+
+def state(box: Outbox) -> dict[str, object]:
+    held = {name: getattr(box, name) for name in Outbox.__slots__}
+    return {name: list(value) if isinstance(value, list) else value for name, value in held.items()}
+
+
+def test_the_window_is_bounded_in_bytes() -> None:
+    box = make(replace(CONFIG, max_message_bytes=100, send_window_bytes=300))
+    assert box.send(bytes(100))
+    assert box.send(bytes(300 - 164 - FRAME_COST))
+    assert box.unacked_cost == 300
+    assert not box.send(b"")
+    assert not box.send(bytes(100))
+    take(box)
+    assert not box.send(b"")
+    assert box.acknowledge(1, ALL) == 1
+    assert box.unacked_cost == 300 - 164
+    assert box.send(bytes(100))
+    assert box.unacked_cost == 300
+    assert not box.send(b"")
+    assert (box.messages_sent, box.bytes_sent) == (3, 100 + 72 + 100)
+
+
+def test_the_window_is_bounded_in_frames() -> None:
+    box = make(NodeConfig(send_window_messages=2), peer_max_message=1 << 22)
+    assert box.send(b"")
+    assert box.send(b"")
+    assert not box.send(b"")
+    assert not box.send(bytes(1 << 20))
+    take(box)
+    box.acknowledge(1, ALL)
+    assert box.send(b"")
+    assert not box.send(b"")
+
+
+def test_what_may_be_sent_is_told_and_no_more_than_there_is_credit_for() -> None:
+    box = make(credit=2 * FRAME_COST + 30)
+    assert box.send(bytes(10)) == FRAME_COST + 10
+    assert box.send(bytes(20)) == 2 * FRAME_COST + 30
+    assert box.send(bytes(20)) == 2 * FRAME_COST + 30  # this one waits for credit
+    assert take(box) == [[bytes(10), bytes(20)]]
+    assert not box.can_send()
+    assert box.send(b"") == 1  # accepted, and nothing to be sent now
+    box.acknowledge(0, 3 * FRAME_COST + 50)
+    assert box.can_send()
+    assert take(box) == [[bytes(20)]]
+    assert [len(message) for message in box.pending] == [0]
+
+
+@pytest.mark.parametrize(("own", "peers"), [(100, 1000), (1000, 100)])
+def test_a_message_longer_than_either_side_allows_changes_nothing(own: int, peers: int) -> None:
+    box = make(replace(CONFIG, max_message_bytes=own), peer_max_message=peers)
+    assert box.send(bytes(100))
+    before = state(box)
+    with pytest.raises(STTMessageSizeError, match="limit of this session is 100"):
+        box.send(bytes(101))
+    assert state(box) == before
+
+
+def test_one_that_is_closed_takes_nothing_and_still_hands_over_what_it_has() -> None:
+    box = make()
+    box.send(b"before")
+    box.closed = True
+    with pytest.raises(STTSessionClosedError):
+        box.send(b"after")
+    assert take(box) == [[b"before"]]
+
+
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.parametrize("size", [PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 1])
+def test_a_long_message_goes_in_full_parts_and_the_rest(size: int) -> None:
+    box, message = make(), bytes(range(256)) * 2
+    message = message[:size]
+    box.send(message)
+    *parts, rest = take(box)
+    assert all(isinstance(part, Part) for part in parts)
+    joined = [b"".join(part.pieces) for part in parts if isinstance(part, Part)]
+    assert [len(part) for part in joined] == [PART] * (size // PART)
+    assert rest == [message[size - size % PART :]]
+    assert b"".join(joined) + rest[0] == message
+    assert (box.messages_sent, box.accepted) == (1, size // PART + 1)
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_what_was_not_acknowledged_is_sent_again_before_what_waits() -> None:
+    box, long = make(), bytes(PART + 5)
+    for message in (b"a", long, b"b"):
+        box.send(message)
+    sent = take(box)
+    box.send(b"c")
+    assert box.acknowledge(2, ALL) == 2  # a, and the first part
+    assert (box.acked, box.sent) == (2, 4)
+    box.send_again()
+    assert (box.acked, box.sent) == (2, 2)
+    assert sent == [[b"a"], Part([bytes(PART)]), [bytes(5), b"b"]]
+    assert take(box) == [[bytes(5), b"b", b"c"]]
+    assert (box.empty, box.unacked_cost) == (False, 5 + 1 + 1 + 3 * FRAME_COST)
+    box.acknowledge(5, ALL)
+    assert (box.empty, box.unacked_cost) == (True, 0)
+
+
+@pytest.mark.parametrize(("recv_next", "credit"), [(0, ALL), (3, ALL), (2, ALL - 1)])
+def test_an_acknowledgement_that_cannot_be_true_changes_nothing(
+    recv_next: int, credit: int
+) -> None:
+    box = make()
+    for message in (b"a", b"b", b"c"):
+        box.send(message)
+    take(box, 2 * FRAME_COST)
+    assert box.sent == 2
+    box.acknowledge(1, ALL)
+    before = state(box)
+    with pytest.raises(STTProtocolError, match="an acknowledgement"):
+        box.acknowledge(recv_next, credit)
+    assert state(box) == before
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_what_is_abandoned_is_told_apart_by_whether_it_may_have_arrived() -> None:
+    box, long = make(), bytes(PART + 5)
+    for message in (b"arrived", b"sent", long):
+        box.send(message)
+    take(box, 3 * FRAME_COST)  # the long one but in part
+    box.acknowledge(1, ALL)
+    box.send(b"new")
+    assert box.abandon() == Undelivered(unsent=(long, b"new"), unknown=(b"sent",))
+    assert box.empty
+    with pytest.raises(STTSessionClosedError):
+        box.send(b"x")
+
+
+def test_what_is_known_not_to_have_arrived_is_unsent() -> None:
+    box = make()
+    box.send(b"a")
+    box.send(b"b")
+    take(box)
+    box.acknowledge(1, ALL)
+    box.presume_lost()
+    assert box.abandon() == Undelivered(unsent=(b"b",), unknown=())
