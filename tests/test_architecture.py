@@ -34,8 +34,9 @@ ALLOWED = {
     # Where the protocol meets the transports.
     "connection": FOUNDATION | {"frames", "noise", "records", "session", "transports"},
     "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
+    "pump": FOUNDATION | {"endpoints", "events", "session"},
     "live_session": FOUNDATION
-    | {"connection", "endpoints", "events", "frames", "session", "transports"},
+    | {"connection", "endpoints", "events", "frames", "pump", "session", "transports"},
     "backoff": FOUNDATION,
     # The parts of a node.
     "access": FOUNDATION | {"identity"},

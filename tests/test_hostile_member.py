@@ -559,7 +559,8 @@ async def test_a_peer_that_resumes_all_the_time_does_not_make_events_pile_up() -
         mallorys = here.session(channel)
         assert mallorys is not None
         assert mallorys.stats.resumes == 299
-        assert len(mallorys._queue) <= 4
+        assert mallorys._pump is not None
+        assert len(mallorys._pump._queue) <= 4
         slow.set()
 
 

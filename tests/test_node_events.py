@@ -612,7 +612,7 @@ async def test_an_endpoint_removed_while_its_inbox_is_full_comes_back_for_the_re
             await pair.near.send(data)
         await pair.near.flush()
         peer = pair.dialer.node_id
-        await until(lambda: pair.far._room is not None)
+        await until(lambda: pair.far._pump is not None and pair.far._pump._room is not None)
         await pair.listener.endpoints.remove_endpoint(peer)  # and with it the two in the inbox
         for data in numbered(6)[2:]:
             assert (await pair.listener.endpoints.receive_any(timeout=9))[0] == data

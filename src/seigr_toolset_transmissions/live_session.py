@@ -4,21 +4,17 @@
 present `connection.Connection` (if there is one), and the application's events and inboxes, which
 it reaches through its owner, the node.
 
-Everything that the application is told about one session goes through one queue and comes in
-order: that it was created, its messages, that it was suspended or resumed, that it is closed. A
-task works the queue off, and exists only while there is something in it. Messages for an inbox
-with room need neither queue nor task.
+Everything that the application is told about one session comes in order: that it was created, its
+messages, that it was suspended or resumed, that it is closed. A `pump.Pump` hands it on, and exists
+only while there is something to hand on. Messages for an inbox with room need none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import (
@@ -31,41 +27,24 @@ from .errors import (
 )
 from .frames import WelcomeStatus
 from .payload import as_bytes
+from .pump import Pump, PumpOwner
 from .session import Link, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
-    from .config import NodeConfig
     from .connection import Connection
-    from .endpoints import EndpointManager
-    from .events import EventEmitter
+    from .pump import Step
     from .session import SessionMachine
     from .transports.base import Address
 
 __all__ = ["Session", "SessionOwner", "SessionState", "SessionStats"]
-
-logger = logging.getLogger(__name__)
-
-Step = Callable[[], Coroutine[Any, Any, None]]
-"""Something that the application is told, in its turn."""
 
 _PEER_CLOSED, _CLOSED = Phase.PEER_CLOSED, Phase.CLOSED  # see `session`
 
 _FLUSH_BYTES = 64 * 1024
 """With so much to send, it goes out at once and not at the end of the loop's turn: the peer can
 work meanwhile, and memory stays small."""
-
-_TURN_MESSAGES = 1024
-"""Messages handed to handlers before others get a turn of the loop, should no handler wait. It ends
-after ``ack_delay`` in any case, for the peer must hear of what was consumed."""
-
-_REPORT_BYTES = 64 * 1024
-"""So much handlers may have taken before the session's state hears of it: to tell it of each
-message would cost as much as a short handler."""
-
-_OFFER_MESSAGES = 1024
-"""Queued messages offered to an inbox at a time."""
 
 
 class SessionState(StrEnum):
@@ -94,30 +73,11 @@ class SessionStats:
     """How often the session went on over a new connection."""
 
 
-class SessionOwner(Protocol):
+class SessionOwner(PumpOwner, Protocol):
     """What a session needs of its node."""
-
-    @property
-    def config(self) -> NodeConfig:
-        """The node's settings."""
-
-    @property
-    def events(self) -> EventEmitter:
-        """Where handlers are registered."""
-
-    @property
-    def endpoints(self) -> EndpointManager:
-        """Where messages go that no handler wants."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The node's event loop."""
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
-
-    async def emit(self, event: str, **details: Any) -> None:
-        """Emit an event; never raises, but if cancelled."""
 
     def session_opened(self, session: Session) -> None:
         """Note that both sides hold the session for established."""
@@ -165,9 +125,7 @@ class Session:
         "_opened",
         "_owner",
         "_pump",
-        "_queue",
         "_resumes",
-        "_room",
         "_senders",
         "address",
         "attempts",
@@ -211,9 +169,7 @@ class Session:
         self._senders: deque[asyncio.Future[None]] | None = None
         self._flushers: list[tuple[int, asyncio.Future[None]]] | None = None
         self._ended: asyncio.Event | None = None  # made for who waits for the end
-        self._queue: deque[bytes | Step] = _NO_QUEUE
-        self._pump: asyncio.Task[None] | None = None
-        self._room: asyncio.Task[None] | None = None
+        self._pump: Pump | None = None  # while there is something to hand on
 
     def __repr__(self) -> str:
         return (
@@ -439,8 +395,8 @@ class Session:
         self._flushers = None
         if self._ended is not None:
             self._ended.set()
-        if self._room is not None:
-            self._room.cancel()  # what waits for room in the inbox goes there all the same
+        if self._pump is not None:
+            self._pump.wait_no_more()  # what waits for room in the inbox goes there all the same
         if self._opened:
             self._owner.session_ended(self, cause)
         else:
@@ -484,7 +440,7 @@ class Session:
         if not self._live:
             self.go_live()
         if self._pump is None and not self._owner.events.observed("data_received"):
-            taken = self._offer(messages)
+            taken = self.offer(messages)
             if taken == len(messages):
                 return
             messages = messages[taken:]
@@ -613,7 +569,7 @@ class Session:
 
     # ------------------------------------------------------- what the application is told
 
-    def _offer(self, messages: Sequence[bytes]) -> int:
+    def offer(self, messages: Sequence[bytes]) -> int:
         """Put as many messages as it holds into the peer's inbox; return how many."""
         endpoints, peer = self._owner.endpoints, self.peer_node_id
         try:
@@ -631,109 +587,15 @@ class Session:
 
     def take_back(self, step: Step | None) -> bool:
         """Do not run ``step``, if it is the last one told and its turn has not come; whether so."""
-        if not self._queue or self._queue[-1] is not step:
-            return False
-        self._queue.pop()
-        return True
+        return self._pump is not None and self._pump.take_back(step)
 
     def _enqueue(self, items: Sequence[bytes | Step]) -> None:
         if self._pump is None:
-            self._queue = deque(items)
-            self._pump = self._owner.own(self._work_off())
-        else:
-            self._queue.extend(items)
+            pump = Pump(self, self._owner)
+            self._owner.own(pump.run())
+            self._pump = pump
+        self._pump.add(items)
 
-    async def _work_off(self) -> None:
-        queue = self._queue
-        try:
-            while queue:
-                if not isinstance(queue[0], bytes):
-                    await queue.popleft()()  # type: ignore[operator]  # no message
-                elif self._owner.events.handled("data_received"):
-                    await self._call_handlers(queue)
-                else:
-                    await self._fill_inbox(queue)
-        except asyncio.CancelledError:
-            # The node stops, and the handlers' time is over. The end is told all the same.
-            count = sum(isinstance(item, bytes) for item in queue)
-            if count:
-                logger.warning("%r ended with %d messages not handed on", self, count)
-            while queue:
-                item = queue.popleft()
-                if not isinstance(item, bytes):
-                    await item()
-            raise
-        finally:
-            self._pump = None
-            self._queue = _NO_QUEUE
-
-    async def _call_handlers(self, queue: deque[bytes | Step]) -> None:
-        """Hand the messages at the front to the handlers, one at a time."""
-        events, machine, session_id = self._owner.events, self.machine, self.session_id
-        clock = self._owner.loop.time
-        end = clock() + self._owner.config.ack_delay
-        changes = -1  # never a number of them
-        size = count = 0  # what handlers have taken since it was last reported
-        try:
-            for _ in range(_TURN_MESSAGES):
-                if events.changes != changes:
-                    if not events.handled("data_received"):
-                        break
-                    changes, handler = events.changes, events.only_handler("data_received")
-                data = queue.popleft()
-                if type(data) is not bytes:
-                    queue.appendleft(data)
-                    break
-                size += len(data)
-                count += 1
-                if handler is None:
-                    await self._owner.emit("data_received", session_id=session_id, data=data)
-                else:
-                    # Each coroutine in between would cost as much as the handler.
-                    failure = None
-                    try:
-                        await handler(session_id=session_id, data=data)
-                    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
-                        failure = error
-                    if failure is not None:
-                        await events.failed("data_received", handler, failure)
-                if size >= _REPORT_BYTES:
-                    machine.consumed(size, count)
-                    size = count = 0
-                if not queue or clock() > end:
-                    break
-        finally:
-            machine.consumed(size, count)
-        self.acknowledge()
-        await asyncio.sleep(0)
-
-    async def _fill_inbox(self, queue: deque[bytes | Step]) -> None:
-        """Put the messages at the front into the inbox; wait if there is no room."""
-        messages = []
-        for item in islice(queue, _OFFER_MESSAGES):
-            if not isinstance(item, bytes):
-                break
-            messages.append(item)
-        events = self._owner.events
-        taken = self._offer(messages)
-        if taken:
-            self.acknowledge()
-            for data in messages[:taken]:
-                del queue[0]
-                if events.observed("data_received"):
-                    await self._owner.emit("data_received", session_id=self.session_id, data=data)
-            return
-        # Room for many, lest this task is woken for each message that the application takes.
-        room = self._owner.endpoints.wait_for_room(
-            self.peer_node_id, sum(map(len, messages)), len(messages)
-        )
-        self._room = asyncio.ensure_future(room)
-        try:
-            await asyncio.wait((self._room,))
-        finally:
-            self._room.cancel()
-            self._room = None
-
-
-_NO_QUEUE: deque[bytes | Step] = deque(maxlen=0)
-"""Stands in for the queue of a session that has nothing to hand on: a deque takes 600 bytes."""
+    def pumped(self) -> None:
+        """Note that all has been handed on."""
+        self._pump = None
