@@ -126,6 +126,7 @@ def test_a_data_frame_is_its_length_and_its_payload(size: int) -> None:
     encoded = data(payload)
     assert encoded == struct.pack(">I", size) + payload
     assert FrameDecoder().feed(encoded) == [[payload]]
+    assert data(payload, b"x", payload) == encoded + struct.pack(">I", 1) + b"x" + encoded
 
 
 def test_payloads_are_not_copied_when_encoded() -> None:

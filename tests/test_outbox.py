@@ -173,6 +173,23 @@ def test_what_is_abandoned_is_told_apart_by_whether_it_may_have_arrived() -> Non
         box.send(b"x")
 
 
+def test_what_was_never_handed_over_is_unsent() -> None:
+    box = make()
+    box.send(b"a")
+    assert box.abandon() == Undelivered(unsent=(b"a",), unknown=())
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_parts_sent_and_parts_that_wait_are_both_sent_again() -> None:
+    box, long = make(), bytes(range(200))
+    for _ in range(2):
+        box.send(long)
+    take(box, 2 * FRAME_COST)  # two frames of the first
+    box.send_again()
+    parts = [Part([long[:PART]]), Part([long[PART : 2 * PART]]), Part([long[2 * PART : 3 * PART]])]
+    assert take(box) == [*parts, [long[3 * PART :]], *parts, [long[3 * PART :]]]
+
+
 def test_what_is_known_not_to_have_arrived_is_unsent() -> None:
     box = make()
     box.send(b"a")
