@@ -209,4 +209,4 @@ async def test_one_that_is_cancelled_tells_the_steps_that_are_left(
     assert user.ended
     assert user.machine.messages == 1  # the one that the handler had
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "1 messages not handed on" in warning.getMessage()
+    assert "messages not handed on: 1" in warning.getMessage()

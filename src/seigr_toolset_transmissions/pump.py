@@ -126,7 +126,7 @@ class Pump:
             # The node stops, and the handlers' time is over. The end is told all the same.
             count = sum(isinstance(item, bytes) for item in queue)
             if count:
-                logger.warning("%r ended with %d messages not handed on", self._session, count)
+                logger.warning("%r ended; messages not handed on: %d", self._session, count)
             while queue:
                 item = queue.popleft()
                 if not isinstance(item, bytes):
