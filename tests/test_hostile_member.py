@@ -360,7 +360,7 @@ async def test_a_record_that_does_not_come_to_its_end_is_not_waited_for(
         assert here.errors() == [
             (
                 "session_lost",
-                "no connection for 120.0 s; messages not sent: 0, sent and not acknowledged: 0",
+                "no connection for 120.0 s: messages not sent 0, sent but not acknowledged 0",
             )
         ]
 

@@ -380,8 +380,8 @@ class Session:
         undelivered = self.machine.abandon()
         if cause is not None or undelivered.unsent or undelivered.unknown:
             self.error = STTSessionLostError(
-                f"{reason}; messages not sent: {len(undelivered.unsent)}, "
-                f"sent and not acknowledged: {len(undelivered.unknown)}",
+                f"{reason}: messages not sent {len(undelivered.unsent)}, "
+                f"sent but not acknowledged {len(undelivered.unknown)}",
                 session_id=self.session_id,
                 peer_node_id=self.peer_node_id,
                 unsent=undelivered.unsent,
