@@ -118,10 +118,12 @@ def _comparison(directory: Path, samples: Samples) -> Path:
         colours = [_OWN_COLOUR if key.peer == OWN else _OTHER_COLOUR for _, key in bars]
         drawn = axis.barh([_label(key) for _, key in bars], values, color=colours)
         axis.bar_label(drawn, [f" {value:,.{metric.digits}f}" for value in values])
-        axis.margins(x=0.25)
+        axis.margins(x=0.4)
         axis.set_xticks([])
         better = "more" if metric.more_is_better else "less"
-        axis.set_title(f"{metric}\n({metric.unit}; {better} is better)", fontsize=8)
+        size = str(metric).removeprefix(metric.name).removeprefix(", ")
+        facts = ", ".join(filter(None, (size, metric.unit)))
+        axis.set_title(f"{metric.name}\n{facts}; {better} is better", fontsize=8)
     return _save(figure, directory / "comparison.svg")
 
 
