@@ -1474,6 +1474,15 @@ async def test_whatever_changes_whom_an_emit_calls_is_counted() -> None:
     assert counts == sorted(set(counts))
 
 
+async def test_a_subclass_may_replace_emit_before_all_else() -> None:
+    class Eager(EventEmitter):
+        def __init__(self) -> None:
+            self.emit = returning(["replaced"])  # type: ignore[assignment, method-assign]
+            super().__init__()
+
+    assert await Eager().emit("x") == ["replaced"]
+
+
 async def test_a_failure_may_be_reported_without_an_emit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -63,9 +63,10 @@ class EventEmitter:
     instance then sees every event. `on_any` is the cleaner way to the same.
     """
 
+    changes = 0
+    """How often something was registered or removed, or `emit` replaced."""
+
     def __init__(self) -> None:
-        self.changes = 0
-        """How often something was registered or removed, or `emit` replaced."""
         # The user's handlers, and nothing else, by event. Never an empty list. Changed in place.
         self._handlers: dict[str, list[Handler]] = {}
         # Called as (name, args, kwargs): under None what `on_any` registered, under an event's
