@@ -48,7 +48,15 @@ def test_the_help_lists_the_commands_and_the_exit_codes() -> None:
 def test_each_command_explains_itself_with_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
-    assert f"  stt {command}" in result.output.partition("Example")[2]
+    example = result.output.partition("\n  Example")[2].splitlines()
+    assert any(line.startswith(f"    stt {command}") for line in example)
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
+def test_what_is_laid_out_in_a_help_text_is_shown_as_it_is_laid_out(command: list[str]) -> None:
+    output = CliRunner().invoke(app, [*command, "--help"]).output
+    assert "\\b" not in output
+    assert "\b" not in output
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ class _InOrder(click.Group):
 @verbose_option
 @click.pass_context
 def app(context: click.Context) -> int:
-    r"""Encrypted, lossless messages between peers that share one secret seed.
+    """Encrypted, lossless messages between peers that share one secret seed.
 
     \b
     See it work:     stt demo
@@ -150,7 +150,7 @@ def app(context: click.Context) -> int:
 @click.option("--fast", is_flag=True, help="Leave out the pauses for reading.")
 @verbose_option
 def demo(fast: bool) -> int:
-    r"""Show a hub and four peers at work on this machine, for some 15 seconds.
+    """Show a hub and four peers at work on this machine, for some 15 seconds.
 
     Needs no seeds and no network. Everything that is shown is checked; the exit code is 0 if all of
     it was as it should be.
@@ -166,7 +166,7 @@ def demo(fast: bool) -> int:
 @click.argument("file", type=FILE, default=SEED_NAME)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 def keygen(file: Path, force: bool) -> int:
-    r"""Write a new seed to FILE (default: stt.seed), readable by you alone, and print its path.
+    """Write a new seed to FILE (default: stt.seed), readable by you alone, and print its path.
 
     The seed itself is never shown, unless FILE is `-`: then it goes to standard output, for a
     secret manager to take.
@@ -187,7 +187,7 @@ def keygen(file: Path, force: bool) -> int:
 @app.command(name="id", short_help="Print the node id of a node seed.")
 @node_option
 def show_id(seed: Path | None) -> int:
-    r"""Print the node id of a node seed: 64 hex digits, for others to pin with --expect.
+    """Print the node id of a node seed: 64 hex digits, for others to pin with --expect.
 
     \b
     Example:
@@ -219,7 +219,7 @@ def listen(
     shared: Path | None,
     wait: float,
 ) -> int:
-    r"""Wait for peers on PORT, of all addresses or of HOST (port 0: any free port).
+    """Wait for peers on PORT, of all addresses or of HOST (port 0: any free port).
 
     Any number of peers may talk at once. A line that you type goes to all of them; what they say
     is printed with the first digits of their node ids, control characters made visible. Ctrl-D
@@ -266,7 +266,7 @@ def connect(
     shared: Path | None,
     wait: float,
 ) -> int:
-    r"""Talk to the node that listens at HOST:PORT.
+    """Talk to the node that listens at HOST:PORT.
 
     Each line that you type is a message; each message that comes is printed, control characters
     made visible. At the end of the input (Ctrl-D) everything is delivered, and the session closed.
@@ -299,7 +299,7 @@ def send(
     shared: Path | None,
     wait: float,
 ) -> int:
-    r"""Send FILE to the node that listens at HOST:PORT, and see that it has arrived there.
+    """Send FILE to the node that listens at HOST:PORT, and see that it has arrived there.
 
     The command ends when the peer has acknowledged everything: its node has all bytes then, and
     its program is about to read the last of them. Size, time and SHA-256 are printed.
@@ -347,7 +347,7 @@ def ping(
     shared: Path | None,
     wait: float,
 ) -> int:
-    r"""Measure round trips to the node that listens at HOST:PORT, through its encrypted session.
+    """Measure round trips to the node that listens at HOST:PORT, through its encrypted session.
 
     The peer's program notices nothing but the session. Fails unless every one was answered.
 
@@ -365,7 +365,7 @@ def ping(
 @app.command(short_help="Measure what this machine does.")
 @verbose_option
 def bench() -> int:
-    r"""Measure, in some seconds, what two nodes on this machine do over loopback.
+    """Measure, in some seconds, what two nodes on this machine do over loopback.
 
     Needs no seeds and no network. Every message is compared on arrival; the command fails if one is
     not what was sent. Other programs that run meanwhile make all figures worse.
