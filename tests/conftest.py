@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from typing import Any
 
 import pytest
+
+# A shell has those that it runs in the background ignore Ctrl-C, and so would all programs that the
+# tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS: list[Any] = [
     pytest.param(("asyncio", {}), id="asyncio"),
