@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,30 @@ async def test_what_a_handler_raises_is_reported_and_the_next_message_is_handed_
     assert log == [b"1", b"2"]
     assert failures == [("handler_failed", failure)]
     assert user.machine.messages == 2
+
+
+@in_virtual_time
+async def test_a_failure_leaves_no_cycle_of_references() -> None:
+    node = Node()
+    user = User(node)
+
+    class FailureError(Exception):
+        pass
+
+    @node.events.on("data_received")
+    async def handle(session_id: bytes, data: bytes) -> None:
+        raise FailureError
+
+    gc.collect()
+    gc.disable()
+    logging.disable()  # what is logged is kept by the test's own handlers
+    try:
+        user.pump.add([b"1"])
+        await user.pump.run()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, FailureError)]
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()
 
 
 @in_virtual_time

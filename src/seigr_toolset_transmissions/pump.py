@@ -167,6 +167,7 @@ class Pump:
                         failure = error
                     if failure is not None:
                         await events.failed("data_received", handler, failure)
+                        failure = None  # its traceback leads here: no cycle of references
                 if size >= _REPORT_BYTES:
                     machine.consumed(size, count)
                     size = count = 0
