@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +22,12 @@ from helpers.nodes import (
     until,
 )
 from seigr_toolset_transmissions import EventEmitter, STTNode
-from seigr_toolset_transmissions.errors import STTEndpointError
+from seigr_toolset_transmissions.errors import STTEndpointError, STTTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from helpers.nodes import Pair
 
 SMALL: dict[str, Any] = {
     "max_message_bytes": 1024,
@@ -772,3 +776,89 @@ async def test_the_events_of_a_lost_peer_come_in_order() -> None:
 def test_an_emitter_of_ones_own_is_used() -> None:
     events = EventEmitter()
     assert STTNode(b"x" * 16, b"y" * 16, events=events).events is events
+
+
+class _Chaos:
+    """An application whose handlers come and go, wait, fail and answer, by chance."""
+
+    def __init__(self, pair: Pair, chance: random.Random) -> None:
+        self._pair = pair
+        self._chance = chance
+        self._events = pair.listener.events
+        self._emit = self._events.emit
+        self._watching = False
+        self.received: list[bytes] = []
+        self._events.register("data_received", self.handle)
+
+    async def handle(self, session_id: bytes, data: bytes) -> None:
+        self.received.append(data)
+        self._change()
+        dice = self._chance.random()
+        if dice < 0.03:
+            await asyncio.sleep(self._chance.choice([0, 0.001, 0.03, 0.2]))
+        if dice < 0.05:
+            raise self._chance.choice([ValueError, asyncio.CancelledError])
+        if dice > 0.97:
+            await self._pair.far.send(b"an answer")
+
+    def _change(self) -> None:
+        events, dice = self._events, self._chance.random()
+        if dice < 0.02:
+            events.remove_handler("data_received", self.handle)
+        elif dice < 0.04 and not self._watching:
+            events.on_any(self.watch)
+            self._watching = True
+        elif dice < 0.06 and self._watching:
+            events.remove_any(self.watch)
+            self._watching = False
+        elif dice < 0.07:
+            events.emit = self.emit  # type: ignore[method-assign]
+        elif dice < 0.08 and "emit" in vars(events):
+            del events.emit
+
+    async def watch(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See it."""
+
+    async def emit(self, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        return await self._emit(name, *args, **kwargs)
+
+    async def pull(self) -> None:
+        """Receive what goes to the inbox while there is no handler, and register one again."""
+        endpoints = self._pair.listener.endpoints
+        while True:
+            await asyncio.sleep(self._chance.choice([0.001, 0.05]))
+            with contextlib.suppress(STTTimeoutError):
+                while self._chance.random() > 0.1:
+                    data, _ = await endpoints.receive_any(timeout=0)
+                    self.received.append(data)
+            if not self._events.handlers("data_received") and not endpoints.held_bytes():
+                self._events.register("data_received", self.handle)
+
+
+@pytest.mark.parametrize("seed", range(30))
+@in_virtual_time
+async def test_whatever_becomes_of_the_handlers_each_message_is_handed_on_once_and_in_order(
+    seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    window = chance.choice([20_000, 200_000, 8 << 20])
+    limits = {"max_message_bytes": 8000, "inbox_messages": chance.choice([3, 100, 16_384])}
+    async with memory_nodes(receive_window_bytes=window, **limits) as nodes:
+        pair = await nodes.pair()
+        application = _Chaos(pair, chance)
+        messages = [
+            b"%d %s" % (number, bytes(chance.choice([0, 60, 900])))
+            for number in range(chance.choice([50, 700]))
+        ]
+        pulling = asyncio.create_task(application.pull())
+        for message in messages:
+            await pair.near.send(message)
+            if chance.random() < 0.05:
+                await asyncio.sleep(chance.choice([0, 0.0001, 0.01]))
+        await pair.near.flush()
+        await until(lambda: len(application.received) >= len(messages), 1000)
+        await asyncio.sleep(1)
+        pulling.cancel()
+        assert application.received == messages
+        assert pair.far.machine.held_cost == 0
