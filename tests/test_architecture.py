@@ -34,7 +34,7 @@ ALLOWED = {
     # Where the protocol meets the transports.
     "connection": FOUNDATION | {"frames", "noise", "records", "session", "transports"},
     "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
-    "pump": FOUNDATION | {"endpoints", "events", "session"},
+    "pump": FOUNDATION | {"endpoints", "events", "outbox", "session"},
     "live_session": FOUNDATION
     | {"connection", "endpoints", "events", "frames", "pump", "session", "transports"},
     "backoff": FOUNDATION,

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.nodes import in_virtual_time
 from seigr_toolset_transmissions import EndpointManager, EventEmitter, NodeConfig
+from seigr_toolset_transmissions.outbox import FRAME_COST
 from seigr_toolset_transmissions.pump import Pump
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ PEER = b"the peer"
 class Node:
     """What a pump needs of the node."""
 
-    def __init__(self, inbox_messages: int = 100) -> None:
-        self.config = NodeConfig()
+    def __init__(self, inbox_messages: int = 100, **settings: Any) -> None:
+        self.config = NodeConfig(**settings)
         self.events = EventEmitter()
         self.endpoints = EndpointManager(inbox_messages=inbox_messages)
         self.endpoints.add_endpoint_nowait(PEER, None)
@@ -124,6 +125,32 @@ async def test_slow_handlers_do_not_keep_the_peer_waiting_for_acknowledgements()
     user.pump.add([b"x"] * 7)
     await user.pump.run()
     assert user.acknowledged == [3, 6, 7]
+
+
+@pytest.mark.parametrize("size", [0, 16, 64])
+@pytest.mark.parametrize("window", [1024, 64 * 1024, 1024 * 1024])
+@in_virtual_time
+async def test_a_handler_that_waits_withholds_little_of_what_those_before_it_took(
+    window: int, size: int
+) -> None:
+    node = Node(max_message_bytes=64, receive_window_bytes=window)
+    user = User(node)
+    go_on = asyncio.Event()
+
+    @node.events.on("data_received")
+    async def handle(session_id: bytes, data: bytes) -> None:
+        if data == b"wait":
+            await go_on.wait()
+
+    count = window // (size + FRAME_COST) - 1
+    user.pump.add([bytes(size)] * count + [b"wait"])
+    running = asyncio.create_task(user.pump.run())
+    await asyncio.sleep(1)
+    withheld = (count - user.machine.messages) * (size + FRAME_COST)
+    assert withheld <= window / 8
+    go_on.set()
+    await running
+    assert user.machine.messages == count + 1
 
 
 @in_virtual_time

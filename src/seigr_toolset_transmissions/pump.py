@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .outbox import FRAME_COST
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,8 +35,10 @@ _TURN_MESSAGES = 1024
 after ``ack_delay`` in any case, for the peer must hear of what was consumed."""
 
 _REPORT_BYTES = 64 * 1024
-"""So much handlers may have taken before the session's state hears of it: to tell it of each
-message would cost as much as a short handler."""
+_REPORT_SHARE = 16
+"""So much, and this share of the receive window, handlers may have taken before the session's state
+hears of it (and as much again of `FRAME_COST`): to tell it of each message would cost as much as a
+short handler. Until then the peer gets no credit for it, however long the next handler waits."""
 
 _OFFER_MESSAGES = 1024
 """Queued messages offered to an inbox at a time."""
@@ -141,7 +145,10 @@ class Pump:
         events, session = self._owner.events, self._session
         machine, session_id = session.machine, session.session_id
         clock = self._owner.loop.time
-        end = clock() + self._owner.config.ack_delay
+        config = self._owner.config
+        end = clock() + config.ack_delay
+        most_bytes = min(_REPORT_BYTES, config.receive_window_bytes // _REPORT_SHARE)
+        most_messages = most_bytes // FRAME_COST
         changes = -1  # never a number of them
         size = count = 0  # what handlers have taken since it was last reported
         try:
@@ -168,7 +175,7 @@ class Pump:
                     if failure is not None:
                         await events.failed("data_received", handler, failure)
                         failure = None  # its traceback leads here: no cycle of references
-                if size >= _REPORT_BYTES:
+                if size >= most_bytes or count >= most_messages:
                     machine.consumed(size, count)
                     size = count = 0
                 if not queue or clock() > end:
