@@ -1426,6 +1426,8 @@ async def test_the_only_handler_is_told_unless_an_emit_would_do_more_than_call_i
     assert events.only_handler("x") is handler
     async with events.stream("x"):
         assert events.only_handler("x") is None
+    async with events.stream("y"):
+        assert events.only_handler("x") is handler
     events.on_any(handler)
     assert events.only_handler("x") is None
     events.remove_any(handler)

@@ -236,7 +236,8 @@ class EventEmitter:
         if (
             handlers is None
             or len(handlers) != 1
-            or self._watchers
+            or name in self._watchers
+            or None in self._watchers
             or "emit" in self.__dict__
             or type(self).emit is not EventEmitter.emit
         ):
