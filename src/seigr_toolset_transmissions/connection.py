@@ -57,9 +57,11 @@ class ConnectionUser(Protocol):
 class FlushTurn:
     """Batches what the connections of one event loop write in one turn of it.
 
-    The first message of a turn goes out at once, so that a lone one does not wait; what follows in
-    the same turn goes out together at its end. What is read begins a turn too: to answer a message
-    then needs no callback at the turn's end, which would cost as much as sending does.
+    The first message goes out at once, so that a lone one does not wait; what follows in the same
+    turn goes out together at its end. What is read begins a turn too: to answer a message then
+    needs no callback at the turn's end, which would cost as much as sending does. (The price is
+    that a turn with one message is not seen to end: unless something was read meanwhile, the next
+    message waits for the end of its own turn, though it be the first.)
     """
 
     __slots__ = ("_loop", "_waiting", "number")
