@@ -326,6 +326,17 @@ async def test_each_answer_to_what_was_read_goes_out_at_once() -> None:
 
 
 @in_virtual_time
+async def test_each_message_that_is_alone_goes_out_at_once_although_nothing_was_read() -> None:
+    dialer, _ = pair()
+    for k in range(1, 5):
+        dialer.machine.outbox.send(b"%d" % k)
+        dialer.connection.flush_soon()
+        assert len(dialer.transport.writes) == k
+        await asyncio.sleep(0.002)
+    assert len(dialer.transport.writes) == 4
+
+
+@in_virtual_time
 async def test_connections_share_a_turn_and_one_that_was_dropped_in_it_writes_no_more() -> None:
     turn = FlushTurn(asyncio.get_running_loop())
     ends = [End(channels()[1], turn, Link.UP) for _ in range(3)]

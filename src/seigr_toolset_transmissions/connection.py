@@ -33,6 +33,9 @@ the ciphertext in memory little. The first writes of a connection are smaller, e
 as the one before: what is cut off within a record is lost whole, and so a session gets on even if
 none of its connections lives for a large record."""
 
+TURN_SECONDS = 0.001
+"""After so long a message goes out at once in any case: it is none of those sent together."""
+
 CLOSE_SECONDS = 5.0
 """How long an ended connection may take to send its last bytes before it is aborted."""
 
@@ -59,9 +62,8 @@ class FlushTurn:
 
     The first message goes out at once, so that a lone one does not wait; what follows in the same
     turn goes out together at its end. What is read begins a turn too: to answer a message then
-    needs no callback at the turn's end, which would cost as much as sending does. (The price is
-    that a turn with one message is not seen to end: unless something was read meanwhile, the next
-    message waits for the end of its own turn, though it be the first.)
+    needs no callback at the turn's end, which would cost as much as sending does. So a turn with
+    one message is not seen to end, and counts as over after `TURN_SECONDS`.
     """
 
     __slots__ = ("_loop", "_waiting", "number")
@@ -92,6 +94,7 @@ class Connection:
         "_budget",
         "_close_timer",
         "_decoder",
+        "_flushed_at",
         "_flushed_in",
         "_gone",
         "_loop",
@@ -122,6 +125,7 @@ class Connection:
         self._budget = FIRST_WRITE_BYTES
         self._turn = turn
         self._flushed_in = -1  # the number of the turn of the last write by `flush_soon`
+        self._flushed_at = 0.0  # when `flush` last wrote, by the loop's clock
         self.flushing = False
         """Whether the end of this turn of the loop will bring a `flush`."""
         self._ack_timer = False
@@ -140,7 +144,9 @@ class Connection:
     def flush_soon(self) -> None:
         """Write what is due: at once, or at the end of this turn of the loop if it has written."""
         turn = self._turn
-        if self._flushed_in != turn.number:
+        if self._flushed_in != turn.number or (
+            not self.flushing and self._loop.time() - self._flushed_at > TURN_SECONDS
+        ):
             self._flushed_in = turn.number
             self.flush()
         elif not self.flushing:
@@ -159,6 +165,7 @@ class Connection:
             if not buffers:
                 return
             self._transport.write(seal(self._send_cipher, buffers))
+            self._flushed_at = self._loop.time()
             if self._budget < WRITE_BYTES:
                 self._budget *= 2
             if not machine.outbox.pending:
