@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from helpers.nodes import EventLog, address_of, in_virtual_time, memory_nodes, until
+from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, memory_nodes, until
+from seigr_toolset_transmissions import Session, STTNode
 from seigr_toolset_transmissions.access import Access
 from seigr_toolset_transmissions.errors import (
     STTConnectError,
     STTIdentityError,
+    STTSessionClosedError,
     STTSessionLostError,
 )
 
@@ -194,6 +197,171 @@ async def test_a_peer_that_is_not_welcome_any_more_cannot_resume_but_learns_what
         assert lost["details"]["unsent"] == (b"never acknowledged",)
         assert lost["details"]["unknown"] == ()
         await until(lambda: not listener.sessions)
+
+
+# Thrown out at any moment: after each number of turns of the loop in the life of a session.
+
+TURNS = range(18)
+"""More than a connect, or a reconnect, takes in memory."""
+
+
+class Life(NamedTuple):
+    """One session from its dial on, in which one of the two is thrown out by the other."""
+
+    dialer: STTNode
+    listener: STTNode
+    connecting: asyncio.Task[Session]
+
+    def sessions_between(self, node: STTNode) -> list[Session]:
+        """The sessions that a node has with the other."""
+        other = self.listener if node is self.dialer else self.dialer
+        registry = node._registry
+        return [
+            session
+            for session in (
+                *registry.sessions.values(),
+                *registry.unconfirmed.values(),
+                *registry.opening,
+            )
+            if session.peer_node_id == other.node_id and session.state != "closed"
+        ]
+
+    async def outcome(self) -> Session | STTConnectError:
+        """What whoever has dialled got: an ended session, or an error."""
+        try:
+            return await self.connecting
+        except STTConnectError as error:
+            return error
+
+
+async def live(nodes: Nodes, turns: int, *, expected: bool, cut: bool = False) -> Life:
+    """Let so many turns pass after a dial, or after the connection made was cut."""
+    listener, dialer = await nodes.listen("bob"), await nodes.start("alice")
+    expect = listener.node_id if expected else None
+    connecting = asyncio.ensure_future(dialer.connect(*address_of(listener), expect=expect))
+    if cut:
+        (await connecting).send_nowait(b"the listener holds it for established")
+        await until(lambda: listener.sessions)
+        dialer.sessions[0].cut("a cable is pulled")
+        dialer.retry_now(listener.node_id)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return Life(dialer, listener, connecting)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("expected", [False, True])
+@pytest.mark.parametrize("by_dialer", [False, True])
+@pytest.mark.parametrize("turns", TURNS)
+@in_virtual_time
+async def test_a_ban_holds_from_its_return_on_whatever_was_under_way(
+    turns: int, by_dialer: bool, expected: bool, cut: bool
+) -> None:
+    async with memory_nodes() as nodes:
+        life = await live(nodes, turns, expected=expected, cut=cut)
+        judge, banned = life.dialer, life.listener
+        if not by_dialer:
+            judge, banned = banned, judge
+        await judge.ban(banned.node_id)
+        assert life.sessions_between(judge) == []
+        log = EventLog(judge, "data_received")
+        received = judge.stats().buffered_bytes
+        for session in banned.sessions:
+            with contextlib.suppress(STTSessionClosedError):
+                session.send_nowait(b"is this heard?")
+        outcome = await life.outcome()
+        await asyncio.sleep(200)  # longer than any reconnect is tried
+        assert not isinstance(outcome, Session) or outcome.state == "closed"
+        assert life.sessions_between(judge) == life.sessions_between(banned) == []
+        assert not log.of("data_received") or received
+        with pytest.raises(STTIdentityError if by_dialer else STTConnectError):
+            await life.dialer.connect(*address_of(life.listener))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("by_dialer", [False, True])
+@pytest.mark.parametrize("turns", TURNS)
+@in_virtual_time
+async def test_a_kick_ends_all_there_is_and_the_dials_of_the_peer_that_are_under_way(
+    turns: int, by_dialer: bool, cut: bool
+) -> None:
+    async with memory_nodes() as nodes:
+        life = await live(nodes, turns, expected=True, cut=cut)
+        judge, kicked = life.dialer, life.listener
+        if not by_dialer:
+            judge, kicked = kicked, judge
+        before = life.sessions_between(judge)
+        await judge.kick(kicked.node_id)
+        assert life.sessions_between(judge) == []
+        outcome = await life.outcome()
+        if before or (by_dialer and turns):  # with none, it was not dialling yet
+            await asyncio.sleep(200)
+            assert not isinstance(outcome, Session) or outcome.state == "closed"
+            assert life.sessions_between(judge) == life.sessions_between(kicked) == []
+        assert (await life.dialer.connect(*address_of(life.listener))).state == "open"
+
+
+@in_virtual_time
+async def test_a_kick_leaves_alone_a_dial_of_somebody_who_is_not_known_yet() -> None:
+    async with memory_nodes() as nodes:
+        life = await live(nodes, 1, expected=False)
+        await life.dialer.kick(life.listener.node_id)
+        assert (await life.connecting).state == "open"
+
+
+@in_virtual_time
+async def test_who_waits_for_a_dial_of_a_peer_that_is_thrown_out_hears_why() -> None:
+    async with memory_nodes() as nodes:
+        life = await live(nodes, 1, expected=True)
+        await life.dialer.kick(life.listener.node_id)
+        with pytest.raises(STTConnectError, match="was kicked"):
+            await life.connecting
+        life = life._replace(
+            connecting=asyncio.ensure_future(life.dialer.connect(*address_of(life.listener)))
+        )
+        while not life.dialer._registry.opening:  # noqa: ASYNC110  turn by turn
+            await asyncio.sleep(0)
+        await life.dialer.ban(life.listener.node_id)
+        with pytest.raises(STTIdentityError, match="is banned"):
+            await life.connecting
+
+
+@in_virtual_time
+async def test_a_banned_peer_is_not_even_dialled_though_it_is_wanted() -> None:
+    async with memory_nodes() as nodes:
+        listener, dialer = await nodes.listen("bob"), await nodes.start("alice")
+        await dialer.ban(listener.node_id)
+        log, answered = EventLog(dialer), listener.stats().handshakes_failed
+        await dialer.endpoints.add_endpoint(listener.node_id, listener.address, connect=True)
+        failed = await log.until("error")
+        assert failed["error_type"] == "connect_failed"
+        assert "is banned" in failed["details"]["reason"]
+        assert listener.stats().handshakes_failed == answered
+
+
+@in_virtual_time
+async def test_what_was_acknowledged_before_a_ban_is_handed_on_and_nothing_after_it() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        handled = []
+        gate = asyncio.Event()
+
+        @pair.listener.events.on("data_received")
+        async def handle(session_id: bytes, data: bytes) -> None:
+            handled.append(data)
+            await gate.wait()
+
+        for data in (b"1", b"2", b"3"):
+            pair.near.send_nowait(data)
+        await pair.near.flush()
+        pair.near.send_nowait(b"too late")
+        await pair.listener.ban(pair.dialer.node_id)
+        gate.set()
+        await pair.listener.events.wait_for("session_closed", timeout=5)
+        await asyncio.sleep(200)
+        assert handled == [b"1", b"2", b"3"]
+        assert pair.near.error is not None
+        assert pair.near.error.unsent + pair.near.error.unknown == (b"too late",)
 
 
 # Another shared seed.

@@ -787,7 +787,7 @@ async def test_nobody_there_and_a_taken_port_are_told_of_in_the_systems_words() 
 def assert_no_session(node: STTNode) -> None:
     assert node.sessions == []
     assert node._registry.opening == {}
-    assert node._dialer._dialing == set()
+    assert not len(node._dialer)
     assert node._registry.connections == set()
 
 

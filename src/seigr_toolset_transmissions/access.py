@@ -70,6 +70,10 @@ class Access:
         """Take a ban back; does nothing if there is none."""
         self._banned.discard(node_id)
 
+    def bans(self, node_id: bytes) -> bool:
+        """Whether this peer is banned now."""
+        return node_id in self._banned
+
     @property
     def banned(self) -> frozenset[bytes]:
         """Who is banned now."""

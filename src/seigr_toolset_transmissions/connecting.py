@@ -50,6 +50,8 @@ class Connector:
                 dialed = await self._dialer.dial(host, port, expect)
                 session = self._open(dialed, (host, port))
                 await opening[session]
+                if session.error is not None:  # it has ended in the turn in which it began
+                    raise STTConnectError(str(session.error)) from session.error
                 established = True
         except TimeoutError as error:
             raise STTConnectError(

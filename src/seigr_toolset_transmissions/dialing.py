@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 __all__ = ["Dialer"]
 
 
+class _Dial:
+    """One dial that is under way."""
+
+    __slots__ = ("ended_by", "expect", "task")
+
+    def __init__(self, task: asyncio.Task[Dialed], expect: bytes | None) -> None:
+        self.task = task
+        self.expect = expect
+        self.ended_by: STTConnectError | None = None
+
+    def end(self, error: STTConnectError) -> None:
+        """Give it up; whoever waits for it gets ``error``, even if it has just succeeded."""
+        self.ended_by = error
+        self.task.cancel()
+
+
 class Dialer:
     """Makes the connections that a node dials, for new sessions and for those that go on.
 
@@ -32,10 +48,10 @@ class Dialer:
         self._runtime = runtime
         self._network = network
         self._access = access
-        self._dialing: set[asyncio.Task[Dialed]] = set()
+        self._dials: set[_Dial] = set()
 
     def __len__(self) -> int:
-        return len(self._dialing)
+        return len(self._dials)
 
     async def dial(self, host: str, port: int, expect: bytes | None) -> Dialed:
         """Connect and shake hands up to the third message.
@@ -48,18 +64,23 @@ class Dialer:
         Raises:
             STTHandshakeError: Somebody answered, but not with the same shared seed.
             STTIdentityError: The peer is another than expected, is not allowed, or is this node.
-            STTConnectError: Nobody could be reached there, or the node is stopping.
+                A peer that is expected and banned is not even dialled.
+            STTConnectError: Nobody could be reached there, the node is stopping, or `refuse` has
+                ended the dial.
 
         After an error or a cancel no connection is left open.
 
         """
+        if expect is not None and self._access.bans(expect):
+            raise _banned(expect)
         task = self._runtime.own(dial(self._network, host, port, self.handshake.copy()))
-        self._dialing.add(task)
+        current = _Dial(task, expect)
+        self._dials.add(current)
         try:
             dialed = await task
         except asyncio.CancelledError:
-            if task.cancelled() and not _being_cancelled():  # by `abort`
-                raise STTConnectError("the node is stopping") from None
+            if current.ended_by is not None and not _being_cancelled():
+                raise current.ended_by from None
             if task.done() and not task.cancelled() and task.exception() is None:
                 task.result().transport.abort()  # we were cancelled before we could take it
             raise
@@ -73,10 +94,12 @@ class Dialer:
             self._runtime.counters.handshakes_failed += 1
             raise
         finally:
-            self._dialing.discard(task)
+            self._dials.discard(current)
         try:
+            if current.ended_by is not None:
+                raise current.ended_by
             self._check_identity(dialed.peer_node_id, f"{host} port {port}", expect)
-        except STTIdentityError:
+        except STTConnectError:
             self._runtime.counters.handshakes_failed += 1
             dialed.transport.abort()
             raise
@@ -89,10 +112,26 @@ class Dialer:
         if refusal is not None:
             raise STTIdentityError(f"{where} is node {peer_node_id.hex()}: {refusal}")
 
+    def refuse(self, peer_node_id: bytes) -> None:
+        """Give up the dials under way that expect this peer: it was kicked, or is banned."""
+        for current in self._dials:
+            if current.expect == peer_node_id:
+                current.end(self.refusal(peer_node_id))
+
+    def refusal(self, peer_node_id: bytes) -> STTConnectError:
+        """Return the error for whoever waits for a session with a peer that was thrown out."""
+        if self._access.bans(peer_node_id):
+            return _banned(peer_node_id)
+        return STTConnectError(f"node {peer_node_id.hex()} was kicked")
+
     def abort(self) -> None:
         """Give up all dials that are under way: the node is stopping."""
-        for task in self._dialing:
-            task.cancel()
+        for current in self._dials:
+            current.end(STTConnectError("the node is stopping"))
+
+
+def _banned(peer_node_id: bytes) -> STTIdentityError:
+    return STTIdentityError(f"node {peer_node_id.hex()} is banned")
 
 
 def _being_cancelled() -> bool:

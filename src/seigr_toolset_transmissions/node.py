@@ -391,6 +391,13 @@ class STTNode:
     async def kick(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
         """End all sessions with a peer at once, without its consent. It may come again: see `ban`.
 
+        That includes those that are suspended, that close, or that are not established yet, and
+        dials under way that expect this peer: whoever waits for one gets an `STTConnectError`. A
+        dial by host and port alone whose listener has not said yet who it is goes on.
+
+        Messages of the peer that arrived before, and were acknowledged to it, are still handed on,
+        and then ``session_closed``. Nothing arrives after this returns.
+
         Returns:
             One error for each session that had messages undelivered; it tells which. The event
             ``error`` (``session_lost``) tells the same.
@@ -401,19 +408,17 @@ class STTNode:
 
         """
         check_node_id(peer_node_id)
-        lost = []
-        registry = self._registry
-        for session in registry.of_peer(peer_node_id) + registry.unconfirmed_of(peer_node_id):
-            session.lose("the peer was kicked")
-            if session.error is not None and (session.error.unsent or session.error.unknown):
-                lost.append(session.error)
-        return tuple(lost)
+        self._dialer.refuse(peer_node_id)
+        sessions = self._registry.throw_out(peer_node_id, self._dialer.refusal(peer_node_id))
+        errors = (session.error for session in sessions)
+        return tuple(error for error in errors if error and (error.unsent or error.unknown))
 
     async def ban(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
         """Have no session with a peer from now on, whoever dials, until `unban`; `kick` it now.
 
-        A ban lasts as long as this object, not longer: keep a list, or use ``allow``, for more.
-        Returns and raises as `kick`.
+        No dial under way comes to a session with it either, and whoever waits for one gets an
+        `STTIdentityError`. A ban lasts as long as this object, not longer: keep a list, or use
+        ``allow``, for more. Returns and raises as `kick`.
         """
         self._access.ban(peer_node_id)
         return await self.kick(peer_node_id)

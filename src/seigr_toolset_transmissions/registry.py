@@ -227,7 +227,9 @@ class Registry:
         opening = self.opening.get(session)
         if opening is None or opening.done():
             return
-        if session.machine.refusal is WelcomeStatus.FORBIDDEN:
+        if isinstance(cause, STTConnectError):
+            error = cause
+        elif session.machine.refusal is WelcomeStatus.FORBIDDEN:
             error = STTConnectError("the peer does not allow this node to connect")
         elif session.machine.refusal is not None:
             error = STTConnectError("the peer takes no more sessions at present")
@@ -355,6 +357,18 @@ class Registry:
     def unconfirmed_of(self, peer_node_id: bytes) -> list[Session]:
         """Return the peer's sessions that it has not used yet, newest last."""
         return [s for s in self.unconfirmed.values() if s.peer_node_id == peer_node_id]
+
+    def throw_out(self, peer_node_id: bytes, error: STTConnectError) -> list[Session]:
+        """End whatever there is with a peer; return its sessions, which have ended.
+
+        Messages of the peer that were acknowledged are handed on all the same.
+        """
+        sessions = self.of_peer(peer_node_id) + self.unconfirmed_of(peer_node_id)
+        for session in sessions:
+            session.lose("the peer was kicked")
+        for session in [s for s in self.opening if s.peer_node_id == peer_node_id]:
+            session.lose("the peer was kicked", error)
+        return sessions
 
     def resumable(self, session_id: bytes, peer_node_id: bytes) -> Session | None:
         """Return the session if it is this peer's, and was accepted here."""
