@@ -41,7 +41,8 @@ ALLOWED = {
     # The parts of a node.
     "access": FOUNDATION | {"identity"},
     "admission": FOUNDATION | {"transports"},
-    "runtime": FOUNDATION | {"endpoints", "events"},
+    "unheard": FOUNDATION,
+    "runtime": FOUNDATION | {"endpoints", "events", "unheard"},
     "dialing": FOUNDATION | {"access", "handshaking", "noise", "runtime", "transports"},
     "reconnect": FOUNDATION
     | {"backoff", "dialing", "hello", "live_session", "noise", "runtime", "transports"},

@@ -162,6 +162,13 @@ class EventEmitter:
         """Tell whether there is a handler of `name`: whether `handlers` returns any."""
         return name in self._handlers
 
+    def subscribed(self, name: str) -> bool:
+        """Tell whether anybody has asked for this very event: by a handler, `wait_for`, `stream`.
+
+        What `on_any` registered does not count: it watches everything, and need not act on it.
+        """
+        return name in self._handlers or name in self._watchers
+
     def observed(self, name: str) -> bool:
         """Tell whether anything would see an emit of `name`, to spare making what nobody sees.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from .errors import (
     STTConnectError,
     STTEndpointError,
+    STTMessageSizeError,
     STTSessionClosedError,
     STTWindowFullError,
 )
@@ -37,6 +38,8 @@ class SendOutcome(enum.Enum):
     UNREACHABLE = "unreachable"
     #: The recipient takes no more at present, or did not within the time given.
     FULL = "full"
+    #: The message is longer than the recipient takes (its ``max_message_bytes``, or ours).
+    TOO_LONG = "too long"
     #: The callback raised something else; the traceback is in the log.
     FAILED = "failed"
 
@@ -145,6 +148,8 @@ def _outcome_of(recipient: bytes, error: BaseException) -> SendOutcome:
     # TimeoutError first: STTTimeoutError is an STTEndpointError as well.
     if isinstance(error, STTWindowFullError | TimeoutError):
         return SendOutcome.FULL
+    if isinstance(error, STTMessageSizeError):
+        return SendOutcome.TOO_LONG
     if isinstance(error, STTConnectError | STTSessionClosedError | STTEndpointError):
         return SendOutcome.UNREACHABLE
     _logger.error("sending to %s failed", recipient.hex(), exc_info=error)

@@ -279,7 +279,9 @@ class STTNode:
             drain: Seconds; ``close_timeout`` if None.
 
         Returns:
-            One error for each session that could not deliver all of its messages; it tells which.
+            One error for each session that could not deliver all of its messages during the stop;
+            it tells which. Sessions lost before were told of then (``error``, ``session_lost``),
+            and are not kept.
 
         """
         runtime = self._runtime
@@ -298,7 +300,6 @@ class STTNode:
 
     async def _stop(self, drain: float) -> tuple[STTSessionLostError, ...]:
         runtime, registry = self._runtime, self._registry
-        registry.lost.clear()
         if self._listener is not None:
             await self._listener.close()
         self._acceptor.abort()
@@ -332,9 +333,11 @@ class STTNode:
         )
         self._listener = self._stopping = None
         self._started = False
+        lost = tuple(registry.lost)
+        registry.lost.clear()
         registry.end()
         runtime.end()
-        return tuple(registry.lost)
+        return lost
 
     async def __aenter__(self) -> Self:
         if not self._runtime.running:

@@ -74,7 +74,8 @@ class Registry:
             any other.
         connections: Those that have not ended, with or without a session.
         budget: Of all their machines together; see `budget_of`.
-        lost: The sessions that ended with messages undelivered; cleared by whoever counts them.
+        lost: Of the sessions that ended with messages undelivered while the node stops. Those that
+            end before are told of when it happens, and not kept: their messages may be large.
 
     """
 
@@ -285,7 +286,7 @@ class Registry:
         error = session.error
         if error is not None:
             self.runtime.counters.sessions_lost += 1
-            if error.unsent or error.unknown:
+            if self.runtime.stopping and (error.unsent or error.unknown):
                 self.lost.append(error)
             losses = facts | {
                 "reason": str(error),

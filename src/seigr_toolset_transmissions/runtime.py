@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
+from .unheard import UnheardErrors
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -49,13 +51,14 @@ class Counters:
 
 
 class _Report:
-    """How often something happened since it was last reported, and when that was."""
+    """How often something happened since it was last reported, when that was, and who reports."""
 
-    __slots__ = ("count", "last")
+    __slots__ = ("count", "last", "task")
 
     def __init__(self) -> None:
         self.count = 0
         self.last = float("-inf")
+        self.task: asyncio.Task[None] | None = None
 
 
 class Runtime:
@@ -84,7 +87,8 @@ class Runtime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_callers: set[asyncio.Task[Any]] = set()  # they wait for `stop`: not it for them
         self._quiet = asyncio.Event()  # set when something has ended
-        self._reports: dict[str, _Report] = {}
+        self._reports: dict[str, _Report] = {}  # by type, of which there are a few
+        self._unheard = UnheardErrors()
 
     # ------------------------------------------------------------------- lifetime
 
@@ -97,6 +101,7 @@ class Runtime:
 
     def end(self) -> None:
         """End it; what handlers that could not be ended still do finds no running node."""
+        self._unheard.flush()
         self._loop = None
         self.incarnation = b""
         self.stopping = False
@@ -175,20 +180,29 @@ class Runtime:
             logger.exception("emitting %r failed", event)
 
     async def emit_error(self, error_type: str, details: dict[str, Any]) -> None:
-        """Emit the event ``error``; see ``docs/events.md``."""
+        """Emit the event ``error``, or warn in the log if nobody has asked for it.
+
+        See ``docs/events.md``.
+        """
+        if not self.events.subscribed("error"):
+            self._unheard.note(error_type, details)
+            if self._loop is None:
+                self._unheard.flush()  # it belongs to the life that has ended: nobody else will
         await self.emit("error", error_type=error_type, details=details)
 
     def report(self, error_type: str, details: dict[str, Any]) -> None:
         """Emit the event ``error`` about what others may bring about at will.
 
-        At most one a second of each type; ``count`` in its details says how many there were since
-        the last one.
+        At most one a second of each type, and none while the handlers of the last one run;
+        ``count`` in its details says how many there were since then.
         """
         report = self._reports.setdefault(error_type, _Report())
         report.count += 1
         now = self.loop.time()
         if self.stopping or now - report.last < _REPORT_SECONDS:
             return
+        if report.task is not None and not report.task.done():
+            return  # a handler that hangs, or a stream that nobody reads
         report.last = now
         count, report.count = report.count, 0
-        self.own(self.emit_error(error_type, details | {"count": count}))
+        report.task = self.own(self.emit_error(error_type, details | {"count": count}))
