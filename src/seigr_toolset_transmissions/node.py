@@ -191,6 +191,9 @@ class STTNode:
             STTListenError: It cannot listen there; the node is not started.
             RuntimeError: The node runs already, or was stopped meanwhile.
 
+        Handlers run in copies of the context in which this is called: they see the context
+        variables of now, and not those of whoever dials or sends later.
+
         A stopped node may be started again; its peers see a restarted one. If cancelled, the node
         is not started.
 

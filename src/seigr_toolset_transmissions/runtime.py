@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
@@ -84,6 +84,7 @@ class Runtime:
         self.incarnation = b""
         self.stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context = Context()  # that of `node.STTNode.start`, while the node runs
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_callers: set[asyncio.Task[Any]] = set()  # they wait for `stop`: not it for them
         self._quiet = asyncio.Event()  # set when something has ended
@@ -93,8 +94,9 @@ class Runtime:
     # ------------------------------------------------------------------- lifetime
 
     def begin(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
-        """Begin a life in this loop."""
+        """Begin a life in this loop, whose tasks see the context variables of this moment."""
         self._loop = loop
+        self._context = copy_context()
         self.incarnation = incarnation
         self._quiet = asyncio.Event()
         self.stopping = False
@@ -103,6 +105,7 @@ class Runtime:
         """End it; what handlers that could not be ended still do finds no running node."""
         self._unheard.flush()
         self._loop = None
+        self._context = Context()
         self.incarnation = b""
         self.stopping = False
         self._stop_callers.clear()
@@ -127,10 +130,14 @@ class Runtime:
     # ---------------------------------------------------------------------- tasks
 
     def own(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine as a task of the node, which ends with it."""
+        """Run a coroutine as a task of the node, which ends with it.
+
+        It runs in a copy of the context in which the node was started: a handler must not see the
+        context variables of whoever happened to dial, to send or to receive.
+        """
         if self._loop is None:
             coroutine.close()
-        context = copy_context()
+        context = self._context.copy()
         # Not create_task: an eager task factory would run application code within our own.
         task = asyncio.Task(coroutine, loop=self.loop, context=context)
         context.run(_inside.set, ref(task))
