@@ -1081,6 +1081,54 @@ async def test_a_loop_that_stood_still_does_not_blame_its_peers() -> None:
 
 
 @in_virtual_time
+async def test_a_vanished_peer_is_given_up_although_handlers_keep_the_loop_busy() -> None:
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network, ping_interval=2, ping_timeout=2) as nodes:
+        pair = await nodes.pair()
+        busy = await nodes.connect(await nodes.start("carol"), pair.listener)
+        log = EventLog(pair.listener)
+        loop: Any = asyncio.get_running_loop()
+
+        @pair.listener.events.on("data_received")
+        async def work(session_id: bytes, data: bytes) -> None:
+            loop._virtual.now += 1.3  # blocks the loop: each look at the sessions comes late
+
+        before = loop.time()
+        network.cables[0].cut(Kind.BLACK_HOLE)
+        while not log.of("session_suspended"):
+            assert loop.time() - before < 10
+            await busy.near.send(b"work")
+            await asyncio.sleep(0.2)
+        assert busy.far.state == "open"
+
+
+async def test_a_late_look_at_a_session_reads_what_has_arrived_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Nodes(ping_interval=2, ping_timeout=2) as nodes:
+        pair = await nodes.pair()
+        logs = [EventLog(pair.dialer), EventLog(pair.listener)]
+        loop = asyncio.get_running_loop()
+        real, stood_still = loop.time, 0.0
+        monkeypatch.setattr(loop, "time", lambda: real() + stood_still)
+        over = asyncio.Event()
+
+        def stand_still() -> None:
+            """Let the answers arrive and be read by nobody."""
+            nonlocal stood_still
+            pair.near.ping()
+            pair.far.ping()
+            stood_still += 10
+            loop.call_later(0.1, over.set)
+
+        # In the very turn of the loop in which the sessions are looked at, and before that.
+        loop.call_at(pair.dialer._check_timer.when() - 0.0001, stand_still)
+        await over.wait()
+        assert logs[0].names == logs[1].names == []
+        assert pair.near.rtt is not None
+
+
+@in_virtual_time
 async def test_a_connection_that_takes_no_bytes_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

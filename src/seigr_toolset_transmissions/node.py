@@ -223,8 +223,7 @@ class STTNode:
         for endpoint_id in self.endpoints:
             if self.endpoints.wanted(endpoint_id):
                 self._keeper.want(endpoint_id)
-        self._next_check = runtime.loop.time() + _CHECK_SECONDS
-        self._check_timer = runtime.loop.call_at(self._next_check, self._check_sessions)
+        self._check_timer = runtime.loop.call_later(_CHECK_SECONDS, self._check_sessions)
         return self.address
 
     def _check_not_stopped(self, incarnation: bytes) -> None:
@@ -359,11 +358,10 @@ class STTNode:
         """Look for peers that have gone silent."""
         loop = self._runtime.loop
         now = loop.time()
-        late = now - self._next_check > _CHECK_SECONDS
-        self._next_check = now + _CHECK_SECONDS
-        self._check_timer = loop.call_at(self._next_check, self._check_sessions)
-        if not late:  # else this process stood still, and what arrived meanwhile has yet to be read
-            self._registry.check(now)
+        self._check_timer = loop.call_at(now + _CHECK_SECONDS, self._check_sessions)
+        # Something may have kept the loop from reading what has arrived by now. It reads in its
+        # next turn, and behind what is due in it: the turn after that one judges.
+        loop.call_soon(loop.call_soon, self._registry.check, now)
 
     # ---------------------------------------------------------------- peers
 
