@@ -43,7 +43,7 @@ ALLOWED = {
     "admission": FOUNDATION | {"transports"},
     "unheard": FOUNDATION,
     "runtime": FOUNDATION | {"endpoints", "events", "unheard"},
-    "dialing": FOUNDATION | {"access", "handshaking", "noise", "runtime", "transports"},
+    "dialing": FOUNDATION | {"access", "handshaking", "hello", "noise", "runtime", "transports"},
     "reconnect": FOUNDATION
     | {"backoff", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
     "budget": FOUNDATION,

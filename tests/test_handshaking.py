@@ -23,6 +23,7 @@ from helpers.nodes import (
     until,
 )
 from helpers.relay import Direction, Fault, Kind, Plan, Relay
+from seigr_toolset_transmissions import dialing, handshaking
 from seigr_toolset_transmissions.errors import (
     STTAuthenticationError,
     STTConnectError,
@@ -254,10 +255,11 @@ async def test_a_flipped_bit_of_the_first_message_is_refused_in_silence(offset: 
         for bit in (0x01, 0x80):
             if offset == 31 and bit == 0x80:
                 continue  # X25519 ignores it, but the transcript does not: below
-            relay.plan(Plan(flip={(Direction.OUT, offset): bit}))
+            relay.plan(*[Plan(flip={(Direction.OUT, offset): bit})] * 3)  # as often as it tries
             with pytest.raises(STTHandshakeError):
                 await dialer.connect(*relay.address)
-            assert relay.links[-1].recorded[Direction.IN] == b""
+            assert len(relay.links) % 3 == 0
+            assert not any(link.recorded[Direction.IN] for link in relay.links)
         assert listener.stats().sessions_opened == 0
 
 
@@ -501,11 +503,12 @@ async def test_a_connection_that_ends_before_the_third_message_is_not_handed_ove
         listener = await nodes.listen()
         assert nodes.network is not None
         noise = handshake("alice", initiator=True)
-        dialed = await dial(nodes.network, *address_of(listener), noise)
+        dialed = await dial(nodes.network, *address_of(listener), noise, Hello(1, 1))
+        assert dialed is not None
         (answering,) = listener._acceptor.answering
         answering.abort(None)
         await until(lambda: dialed.receiver.lost)
-        with pytest.raises(STTHandshakeError, match="closed during the handshake"):
+        with pytest.raises(STTHandshakeError, match="before the session was established"):
             dialed.open(Opening.decode(opening()))
 
 
@@ -515,7 +518,8 @@ async def test_a_dialer_that_never_uses_its_session_is_forgotten() -> None:
         listener = await nodes.listen()
         assert nodes.network is not None
         noise = handshake("alice", initiator=True)
-        dialed = await dial(nodes.network, *address_of(listener), noise)
+        dialed = await dial(nodes.network, *address_of(listener), noise, Hello(1, 1))
+        assert dialed is not None
         dialed.open(Opening.decode(opening()))
         await until(lambda: listener._registry.unconfirmed)
         assert listener.sessions == []
@@ -683,12 +687,164 @@ async def test_a_stranger_is_one_with_several_shared_seeds_too() -> None:
     assert log == [("failed", STTAuthenticationError)]
 
 
+# Which first messages are answered.
+
+ME, SOMEBODY_ELSE = b"m" * 32, b"e" * 32
+
+
+class Clock:
+    """The wall clock of these tests, in milliseconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000_000
+        monkeypatch.setattr(handshaking, "wall_clock", lambda: self.now)
+
+
+def first_messages(limit: int = 100) -> FirstMessages:
+    memory = FirstMessages(limit)
+    memory.begin(ME)
+    return memory
+
+
+def is_answered(memory: FirstMessages, key: int, hello: Hello | None = None) -> bool:
+    try:
+        memory.check(bytes([key]) * FIRST, hello or Hello(1, 1))
+    except STTAuthenticationError:
+        return False
+    return True
+
+
 def test_first_messages_are_remembered_by_their_key_up_to_a_number() -> None:
-    memory = FirstMessages(3)
-    messages = [bytes([k]) * FIRST for k in range(5)]
-    assert [memory.seen(message) for message in messages[:3]] == [False] * 3
-    assert [memory.seen(message) for message in messages[:3]] == [True] * 3
-    assert memory.seen(messages[0][:32] + b"other" * 10)  # the same key
-    assert not memory.seen(messages[3])  # drives the oldest out
-    assert not memory.seen(messages[0])
-    assert memory.seen(messages[3])
+    memory = first_messages(3)
+    assert [is_answered(memory, key) for key in (0, 1, 2)] == [True] * 3
+    assert [is_answered(memory, key) for key in (0, 1, 2)] == [False] * 3
+    with pytest.raises(STTAuthenticationError, match="replayed"):
+        memory.check(bytes(32) + b"other" * 10, Hello(1, 1))  # the same key
+    assert is_answered(memory, 3)  # drives the oldest out
+    assert is_answered(memory, 0)  # it does not say when it was written
+    assert not is_answered(memory, 3)
+
+
+def test_a_first_message_is_answered_by_its_recipient_or_by_anybody_if_it_names_none() -> None:
+    memory = first_messages()
+    assert is_answered(memory, 1, Hello(1, 1))
+    assert is_answered(memory, 2, Hello(1, 1).meant_for(ME))
+    with pytest.raises(STTAuthenticationError, match="for another node"):
+        memory.check(bytes(FIRST), Hello(1, 1).meant_for(SOMEBODY_ELSE))
+    assert is_answered(memory, 0, Hello(1, 1).meant_for(ME))  # what was refused is not remembered
+
+
+def test_a_first_message_from_before_the_start_is_not_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    memory = first_messages()
+    with pytest.raises(STTAuthenticationError, match="before this node's start"):
+        memory.check(bytes(FIRST), Hello(1, 1, clock.now - 1))
+    assert is_answered(memory, 1, Hello(1, 1, clock.now))
+    assert is_answered(memory, 2, Hello(1, 1, clock.now + 10**9))  # its clock is fast
+    clock.now += 5000
+    memory.begin(ME)
+    assert not is_answered(memory, 3, Hello(1, 1, clock.now - 1))
+    assert not is_answered(memory, 1, Hello(1, 1, clock.now))
+
+
+def test_what_was_driven_out_of_memory_is_known_by_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    memory = first_messages(2)
+    hellos = []
+    for key in range(3):
+        clock.now += 1000
+        hellos.append(Hello(1, 1, clock.now))
+        assert is_answered(memory, key, hellos[-1])
+    assert [is_answered(memory, key, hello) for key, hello in enumerate(hellos)] == [False] * 3
+    # A fast clock of one dialer does not shut others out.
+    assert is_answered(memory, 4, Hello(1, 1, clock.now + 10**9))
+    for key in (5, 6):
+        clock.now += 1000
+        assert is_answered(memory, key, Hello(1, 1, clock.now))
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_recorded_first_message_is_not_answered_by_whoever_was_named_after_a_restart(
+    named: bool,
+) -> None:
+    async with Nodes() as nodes, Relay(("", 0)) as relay:
+        listener, other = await nodes.listen("bob"), await nodes.listen("carol")
+        relay.target = address_of(listener)
+        dialer = await nodes.start()
+        await dialer.connect(*relay.address, expect=listener.node_id if named else None)
+        first = bytes(relay.links[0].recorded[Direction.OUT][:FIRST])
+
+        async def answer(node: STTNode) -> int:
+            raw = await Raw.to(address_of(node))
+            raw.send(first)
+            raw.finish()
+            return len(await raw.answer())
+
+        assert await answer(listener) == 0
+        await listener.stop()
+        await listener.start(server_mode=True)
+        assert await answer(listener) == 0
+        await listener.stop()
+        assert await answer(await nodes.listen("bob")) == 0  # as if it was another process
+        # Whoever does not name a recipient may be answered by any other node, once.
+        assert [await answer(other), await answer(other)] == [0 if named else SECOND, 0]
+
+
+@pytest.mark.parametrize("minutes", [-1e9, -1, 1, 1e6])
+@in_virtual_time
+async def test_a_wrong_clock_locks_nobody_out(
+    minutes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = handshaking.wall_clock
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        monkeypatch.setattr(dialing, "wall_clock", lambda: max(0, right() + int(minutes * 60_000)))
+        began = asyncio.get_running_loop().time()
+        for _ in range(2):
+            session = await pair.dialer.connect(*address_of(pair.listener))
+            assert session.state == "open"
+        pair.near.cut("a cable is pulled")
+        await pair.dialer.events.wait_for("session_resumed", timeout=5)
+        assert asyncio.get_running_loop().time() - began < 3
+
+
+@in_virtual_time
+async def test_members_that_dial_all_at_once_get_in_though_some_are_dropped_at_first() -> None:
+    async with memory_nodes(max_half_open=16, max_sessions_per_peer=64) as nodes:
+        listener = await nodes.listen()
+        dialer = await nodes.start("alice")
+        dials = (dialer.connect(*address_of(listener)) for _ in range(60))
+        results = await asyncio.gather(*dials)
+        assert {session.state for session in results} == {"open"}
+        assert listener.stats().handshakes_dropped > 10
+
+
+@in_virtual_time
+async def test_another_shared_seed_is_told_of_within_a_second_and_as_one_reason_of_several() -> (
+    None
+):
+    async with memory_nodes() as nodes:
+        listener = await nodes.listen()
+        dialer = await nodes.start("alice", shared=b"the seed of another group")
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(STTHandshakeError, match=r"another shared_seed.* or is overloaded"):
+            await dialer.connect(*address_of(listener))
+        assert asyncio.get_running_loop().time() - began < 1
+
+
+@in_virtual_time
+async def test_a_dial_that_waits_to_be_repeated_ends_with_its_time_and_with_its_node() -> None:
+    async with memory_nodes() as nodes:
+        listener = await nodes.listen()
+        dialer = await nodes.start("alice", shared=b"the seed of another group")
+        with pytest.raises(STTConnectError, match="in time"):
+            await dialer.connect(*address_of(listener), timeout=0.001)
+        connecting = asyncio.ensure_future(dialer.connect(*address_of(listener)))
+        await until(lambda: listener.stats().handshakes_failed > 1)
+        await dialer.stop()
+        with pytest.raises(STTConnectError, match="the node is stopping"):
+            await connecting

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from seigr_toolset_transmissions.hello import (
 
 U8 = st.integers(0, 2**8 - 1)
 U32 = st.integers(0, 2**32 - 1)
+U48 = st.integers(0, 2**48 - 1)
 U64 = st.integers(0, 2**64 - 1)
 ID = st.binary(min_size=16, max_size=16)
 
@@ -32,6 +35,19 @@ def test_the_payloads_make_the_messages_as_long_as_documented() -> None:
 
 def test_a_hello_has_these_bytes() -> None:
     assert Hello(1, 3).encode() == b"\x01\x03" + bytes(14)
+    hello = Hello(1, 3, 0x010203040506, b"wxyzWXYZ")
+    assert hello.encode() == bytes([1, 3, 1, 2, 3, 4, 5, 6]) + b"wxyzWXYZ"
+
+
+def test_a_hello_is_for_the_node_that_it_names_or_for_anybody() -> None:
+    node_id, other = b"n" * 32, b"o" * 32
+    assert Hello(1, 1).may_be_for(node_id)
+    named = Hello(1, 1, 5).meant_for(node_id)
+    assert named.may_be_for(node_id)
+    assert not named.may_be_for(other)
+    expected = hmac.digest(node_id, b"seigr-stt/1 recipient" + bytes(5) + b"\x05", "sha256")
+    assert named.recipient == expected[:8]
+    assert named.recipient != Hello(1, 1, 6).meant_for(node_id).recipient
 
 
 def test_a_reply_has_these_bytes() -> None:
@@ -52,7 +68,7 @@ def test_an_opening_has_these_bytes() -> None:
     )
 
 
-@given(st.builds(Hello, U8, U8))
+@given(st.builds(Hello, U8, U8, U48, st.binary(min_size=8, max_size=8)))
 def test_a_hello_is_read_as_it_was_written(hello: Hello) -> None:
     assert Hello.decode(hello.encode()) == hello
 
@@ -70,8 +86,6 @@ def test_an_opening_is_read_as_it_was_written(opening: Opening) -> None:
 
 
 def test_reserved_bytes_are_ignored() -> None:
-    hello = Hello(1, 2)
-    assert Hello.decode(hello.encode()[:2] + b"\xff" * 14) == hello
     reply = Reply(1, 2, INCARNATION)
     encoded = reply.encode()
     assert Reply.decode(encoded[:1] + b"\xff" * 3 + encoded[4:24] + b"\xff" * 40) == reply

@@ -7,6 +7,7 @@ in half of the tests, and the listener in the others.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from helpers.independent import (
     Stream,
     first_message,
     frame,
+    recipient_of,
     start_noise,
 )
 from helpers.nodes import SHARED_SEED, EventLog, Nodes, address_of, in_virtual_time, seed_of, until
@@ -319,6 +321,27 @@ async def test_a_member_of_another_group_gets_no_answer_from_a_node() -> None:
         await TcpNetwork().dial(stream, *address_of(node))
         stream.transport.write(first_message(start_noise(OTHER_GROUP, initiator=True)))
         assert await stream.rest() == b""
+
+
+@pytest.mark.parametrize("recipient", ["nobody", "the node", "another"])
+async def test_a_node_answers_what_is_meant_for_it_or_for_nobody(recipient: str) -> None:
+    async with Nodes() as nodes:
+        node = await nodes.listen("bob")
+        now = (time.time_ns() // 1_000_000 + 60_000).to_bytes(6)
+        named = {"nobody": bytes(8), "the node": recipient_of(now, node.node_id)}
+        message = first_message(
+            start_noise(keys("alice"), initiator=True),
+            time=now,
+            recipient=named.get(recipient, recipient_of(now, keys("carol").node_id)),
+        )
+        stream = Stream()
+        await TcpNetwork().dial(stream, *address_of(node))
+        stream.transport.write(message)
+        if recipient == "another":
+            assert await stream.rest() == b""
+        else:
+            await stream.read(160)
+            stream.transport.abort()
 
 
 async def test_a_node_gets_no_answer_from_another_group() -> None:

@@ -51,6 +51,10 @@ class Acceptor:
         self._first_messages = FirstMessages(_FIRST_MESSAGES)
         self.answering: set[Answering] = set()
 
+    def begin(self, node_id: bytes) -> None:
+        """Begin a life of the node that has this id; `accept` may be called from now on."""
+        self._first_messages.begin(node_id)
+
     def accept(self) -> Receiver:
         """Return the receiver of a new connection."""
         config = self._runtime.config

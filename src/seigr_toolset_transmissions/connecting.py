@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Connector"]
 
+_PAUSES = (0.2, 0.6)
+"""Seconds before a dial that was met with silence is repeated, at most: long enough for a listener
+that has too many dialers at once, and short enough for anyone who has mistyped the shared seed."""
+
 
 class Connector:
     """Opens sessions by dialling."""
@@ -47,7 +51,7 @@ class Connector:
         try:
             async with asyncio.timeout(timeout):
                 self._check_not_stopping()
-                dialed = await self._dialer.dial(host, port, expect)
+                dialed = await self._dialer.dial(host, port, expect, pauses=_PAUSES)
                 session = self._open(dialed, (host, port))
                 await opening[session]
                 if session.error is not None:  # it has ended in the turn in which it began

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING
 
-from .errors import STTConnectError, STTIdentityError, reason_of
-from .handshaking import Dialed, dial
+from .errors import (
+    STTConnectError,
+    STTHandshakeError,
+    STTIdentityError,
+    STTSilenceError,
+    reason_of,
+)
+from .handshaking import Dialed, dial, wall_clock
+from .hello import VERSION, Hello
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .access import Access
     from .noise import Handshake
     from .runtime import Runtime
-    from .transports.base import Network
+    from .transports.base import Address, Network
 
 __all__ = ["Dialer"]
+
+_UNANSWERED = 1024
+"""Addresses remembered where the last dial was met with silence."""
 
 
 class _Dial:
@@ -49,20 +62,28 @@ class Dialer:
         self._network = network
         self._access = access
         self._dials: set[_Dial] = set()
+        self._unanswered: dict[Address, None] = {}
 
     def __len__(self) -> int:
         return len(self._dials)
 
-    async def dial(self, host: str, port: int, expect: bytes | None) -> Dialed:
+    async def dial(
+        self, host: str, port: int, expect: bytes | None, *, pauses: Sequence[float] = ()
+    ) -> Dialed:
         """Connect and shake hands up to the third message.
 
         Args:
             host: A name or address.
             port: Its port.
             expect: The node id that whoever answers must prove; None: any that is allowed.
+            pauses: Seconds. If whoever is there ends the connection without a word, it is tried
+                again after a random part of the first of them, and so on. (A listener that has too
+                many connections in a handshake drops some; so does one that holds the first
+                message for a recorded one, because this machine's clock is behind.)
 
         Raises:
-            STTHandshakeError: Somebody answered, but not with the same shared seed.
+            STTHandshakeError: Somebody is there, but does not answer, or not with the same shared
+                seed; `STTSilenceError` if a peer is expected and nobody answered.
             STTIdentityError: The peer is another than expected, is not allowed, or is this node.
                 A peer that is expected and banned is not even dialled.
             STTConnectError: Nobody could be reached there, the node is stopping, or `refuse` has
@@ -73,7 +94,7 @@ class Dialer:
         """
         if expect is not None and self._access.bans(expect):
             raise _banned(expect)
-        task = self._runtime.own(dial(self._network, host, port, self.handshake.copy()))
+        task = self._runtime.own(self._shake_hands(host, port, expect, pauses))
         current = _Dial(task, expect)
         self._dials.add(current)
         try:
@@ -104,6 +125,45 @@ class Dialer:
             dialed.transport.abort()
             raise
         return dialed
+
+    async def _shake_hands(
+        self, host: str, port: int, expect: bytes | None, pauses: Sequence[float]
+    ) -> Dialed:
+        for pause in (*pauses, None):
+            hello = self._hello((host, port), expect)
+            dialed = await dial(self._network, host, port, self.handshake.copy(), hello)
+            if dialed is not None:
+                self._unanswered.pop((host, port), None)
+                return dialed
+            self._note_silence((host, port))
+            if pause is not None:
+                self._runtime.counters.handshakes_failed += 1
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter is no secret
+        others = "has another shared_seed, or is not an STT node, or is overloaded"
+        if expect is None:
+            raise STTHandshakeError(f"{host} port {port} closed during the handshake: it {others}")
+        raise STTSilenceError(
+            f"{host} port {port} does not answer as node {expect.hex()}: "
+            f"it is another node, or {others}"
+        )
+
+    def _hello(self, address: Address, expect: bytes | None) -> Hello:
+        """Return what to say first.
+
+        It states the time, unless the last dial of the address that did so was met with silence:
+        this machine's clock may be wrong.
+        """
+        written_at = 0 if address in self._unanswered else wall_clock()
+        hello = Hello(VERSION, VERSION, written_at)
+        return hello if expect is None else hello.meant_for(expect)
+
+    def _note_silence(self, address: Address) -> None:
+        if address in self._unanswered:
+            del self._unanswered[address]  # the time was not the reason
+            return
+        self._unanswered[address] = None
+        if len(self._unanswered) > _UNANSWERED:
+            del self._unanswered[next(iter(self._unanswered))]
 
     def _check_identity(self, peer_node_id: bytes, where: str, expect: bytes | None) -> None:
         if expect is not None and peer_node_id != expect:

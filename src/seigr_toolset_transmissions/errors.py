@@ -13,6 +13,7 @@ facts; the original error of a foreign library is chained as ``__cause__``. The 
      +-- STTConnectError                     no session could be made; nothing was sent
      |    +-- STTHandshakeError              an answer, but no common secret or version
      |    +-- STTIdentityError               a member of the group, but not the expected one
+     |         +-- STTSilenceError            (STTHandshakeError, too) one of both: it did not say
      +-- STTSessionError
      |    +-- STTMessageSizeError (ValueError) the message is too long; nothing was accepted
      |    +-- STTWindowFullError             the send window is full; nothing was accepted
@@ -47,6 +48,7 @@ __all__ = [
     "STTSessionClosedError",
     "STTSessionError",
     "STTSessionLostError",
+    "STTSilenceError",
     "STTTimeoutError",
     "STTWindowFullError",
     "reason_of",
@@ -91,6 +93,13 @@ class STTHandshakeError(STTConnectError):
 
 class STTIdentityError(STTConnectError):
     """The peer knows the shared seed but is not who was expected (or is this very node)."""
+
+
+class STTSilenceError(STTHandshakeError, STTIdentityError):
+    """Whoever is there did not answer to the call for the expected peer.
+
+    It is another node of the group, or has another seed: either does not say which.
+    """
 
 
 class STTSessionError(STTError):

@@ -8,6 +8,7 @@ The dialer's side is a coroutine; its user waits for it anyway.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .errors import STTAuthenticationError, STTHandshakeError, STTIdentityError, STTProtocolError
@@ -27,6 +28,7 @@ __all__ = [
     "Dialed",
     "FirstMessages",
     "dial",
+    "wall_clock",
 ]
 
 _FIRST = XXPSK0.message_size(0, HELLO_BYTES)
@@ -34,28 +36,53 @@ _SECOND = XXPSK0.message_size(1, REPLY_BYTES)
 _THIRD = XXPSK0.message_size(2, OPENING_BYTES)
 
 
-class FirstMessages:
-    """Remembers the keys of recent first messages, so that a replayed one is met with silence.
+def wall_clock() -> int:
+    """Return the time that first messages state: milliseconds since the epoch."""
+    return max(0, time.time_ns() // 1_000_000)  # some machines wake up before 1970
 
-    Only what its writer could encrypt under the shared seed is remembered, so a stranger cannot
-    fill it.
+
+class FirstMessages:
+    """Judges which first messages get an answer, so that a recorded one is met with silence.
+
+    It remembers the keys of recent ones. Of what came before those, the stated time tells. Only
+    what its writer could encrypt under the shared seed is judged, so a stranger cannot fill it.
+
+    Args:
+        limit: How many it remembers.
+
     """
 
-    __slots__ = ("_keys", "_limit")
+    __slots__ = ("_keys", "_limit", "_node_id", "_since")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._keys: dict[bytes, None] = {}
+        self._keys: dict[bytes, int] = {}  # with the time of arrival
+        self._node_id = b""
+        self._since = 0  # what was written before was for a former life, or may be forgotten
 
-    def seen(self, message: bytes) -> bool:
-        """Whether this first message was seen before; from now on it was."""
+    def begin(self, node_id: bytes) -> None:
+        """Begin a life of the node that has this id."""
+        self._node_id = node_id
+        self._since = max(self._since, wall_clock())
+
+    def check(self, message: bytes, hello: Hello) -> None:
+        """Remember this first message.
+
+        Raises:
+            STTAuthenticationError: It must not be answered.
+
+        """
         key = message[:KEY_BYTES]
         if key in self._keys:
-            return True
-        self._keys[key] = None
+            raise STTAuthenticationError("a replayed first message")
+        if not hello.may_be_for(self._node_id):
+            raise STTAuthenticationError("a first message for another node")
+        if hello.written_at and hello.written_at < self._since:
+            raise STTAuthenticationError("a first message from before this node's start")
+        self._keys[key] = wall_clock()
         if len(self._keys) > self._limit:
-            del self._keys[next(iter(self._keys))]
-        return False
+            oldest = next(iter(self._keys))
+            self._since = max(self._since, self._keys.pop(oldest) + 1)
 
 
 class AnsweringUser(Protocol):
@@ -87,7 +114,7 @@ class Answering:
         handshakes: The node's, one for each of its shared seeds; they are copied. The first one
             that can read the dialer's first message is gone on with.
         reply: The payload of our message.
-        first_messages: Those seen by this node.
+        first_messages: Which of them this node answers.
         deadline: Seconds for all of it.
 
     """
@@ -163,8 +190,7 @@ class Answering:
     def _answer(self, message: bytes) -> None:
         handshake, payload = self._read_first(message)
         hello = Hello.decode(payload)
-        if self._first_messages.seen(message):
-            raise STTAuthenticationError("a replayed first message")
+        self._first_messages.check(message, hello)
         if not hello.min_version <= VERSION <= hello.max_version:
             raise STTProtocolError(
                 f"a dialer that speaks versions {hello.min_version} to {hello.max_version}, "
@@ -246,20 +272,17 @@ class Answering:
 class _Dialing:
     """The dialer's `Receiver` until the channel is made: collects the listener's message."""
 
-    __slots__ = ("_arrived", "_cause", "_message", "lost")
+    __slots__ = ("_arrived", "_message", "lost")
 
     def __init__(self) -> None:
         self._message = b""
         self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._cause: Exception | None = None
         self.lost = False
         """Whether the connection has ended."""
 
     async def message(self) -> bytes:
-        """Wait for the message; raise STTHandshakeError if the connection ends first."""
+        """Wait for the message; empty if the connection ends first."""
         await self._arrived
-        if not self._message:
-            raise _closed() from self._cause
         return self._message
 
     def connection_made(self, transport: Transport) -> None:
@@ -280,19 +303,11 @@ class _Dialing:
 
     def connection_lost(self, cause: Exception | None) -> None:
         self.lost = True
-        self._cause = cause
         self._wake()
 
     def _wake(self) -> None:
         if not self._arrived.done():
             self._arrived.set_result(None)
-
-
-def _closed() -> STTHandshakeError:
-    return STTHandshakeError(
-        "the peer closed during the handshake: "
-        "most likely it has another shared_seed, or is not an STT node"
-    )
 
 
 class Dialed(NamedTuple):
@@ -312,13 +327,18 @@ class Dialed(NamedTuple):
 
         """
         if self.receiver.lost:
-            raise _closed()
+            raise STTHandshakeError("the connection ended before the session was established")
         self.transport.write(self.handshake.write_message(opening.encode()))
         return self.handshake.finish()
 
 
-async def dial(network: Network, host: str, port: int, handshake: Handshake) -> Dialed:
+async def dial(
+    network: Network, host: str, port: int, handshake: Handshake, hello: Hello
+) -> Dialed | None:
     """Connect and shake hands up to the third message, which the caller writes.
+
+    Returns:
+        None if whoever answered has ended the connection without a word.
 
     Raises:
         OSError: Nobody could be reached there.
@@ -332,8 +352,11 @@ async def dial(network: Network, host: str, port: int, handshake: Handshake) -> 
     receiver = _Dialing()
     transport = await network.dial(receiver, host, port)
     try:
-        transport.write(handshake.write_message(Hello(VERSION, VERSION).encode()))
-        reply = _read_reply(handshake, await receiver.message())
+        transport.write(handshake.write_message(hello.encode()))
+        message = await receiver.message()
+        if not message:
+            return None
+        reply = _read_reply(handshake, message)
     except BaseException:
         transport.abort()
         raise

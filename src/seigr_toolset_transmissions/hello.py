@@ -6,6 +6,7 @@ nothing from them. The reserved bytes are sent as zeros and ignored when receive
 
 from __future__ import annotations
 
+import hmac
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
@@ -25,7 +26,12 @@ __all__ = [
 
 VERSION = 1
 
-_hello = Struct(">BB14x")
+_RECIPIENT_LABEL = b"seigr-stt/1 recipient"
+_RECIPIENT_BYTES = 8
+_NOBODY_NAMED = bytes(_RECIPIENT_BYTES)
+_TIME_BYTES = 6
+
+_hello = Struct(f">BB{_TIME_BYTES}s{_RECIPIENT_BYTES}s")
 _reply = Struct(">B3xI16s40x")
 _opening = Struct(">B3xI16s16sQQQ32x")
 
@@ -35,19 +41,43 @@ OPENING_BYTES = _opening.size
 
 
 class Hello(NamedTuple):
-    """First message, dialer to listener: the versions that the dialer speaks, both included."""
+    """First message, dialer to listener.
+
+    Whoever records the message can send it again; what it says of its recipient and its time lets
+    everybody else, and the recipient after a restart, stay silent. Both may be left unsaid.
+    """
 
     min_version: int
     max_version: int
+    """The versions that the dialer speaks, both included."""
+    written_at: int = 0
+    """When it was written, in milliseconds since the epoch by the dialer's clock; 0: not said."""
+    recipient: bytes = _NOBODY_NAMED
+    """A hash of the node id for which it is meant; zeros: not said."""
+
+    def meant_for(self, node_id: bytes) -> Hello:
+        """Return the same for this node alone."""
+        return self._replace(recipient=self._hash_of(node_id))
+
+    def may_be_for(self, node_id: bytes) -> bool:
+        """Whether it is meant for this node, or does not say for whom."""
+        return self.recipient in (_NOBODY_NAMED, self._hash_of(node_id))
+
+    def _hash_of(self, node_id: bytes) -> bytes:
+        # With the time, so that members who do not know the node id learn little of who calls whom.
+        text = _RECIPIENT_LABEL + self.written_at.to_bytes(_TIME_BYTES)
+        return hmac.digest(node_id, text, "sha256")[:_RECIPIENT_BYTES]
 
     def encode(self) -> bytes:
         """Return the payload, `HELLO_BYTES` long."""
-        return _hello.pack(*self)
+        time = self.written_at.to_bytes(_TIME_BYTES)
+        return _hello.pack(self.min_version, self.max_version, time, self.recipient)
 
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
         """Read a payload of `HELLO_BYTES`."""
-        return cls(*_hello.unpack(payload))
+        min_version, max_version, time, recipient = _hello.unpack(payload)
+        return cls(min_version, max_version, int.from_bytes(time), recipient)
 
 
 class Reply(NamedTuple):

@@ -207,6 +207,7 @@ class STTNode:
             await self._use_seeds()
             self._check_not_stopped(incarnation)
             self._registry.begin()
+            self._acceptor.begin(self.node_id)
             if server_mode:
                 listener = await self._listen()
                 try:

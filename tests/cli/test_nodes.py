@@ -48,8 +48,7 @@ def test_only_who_has_the_groups_seed_and_finds_whom_it_expects_gets_a_session(
         monkeypatch.setenv("STT_SHARED_SEED", "not the shared seed")
         assert run(["connect", address]) == 1
         assert re.fullmatch(
-            "stt: the peer closed during the handshake: most likely it has another "
-            "shared_seed, .*\n",
+            "stt: .* closed during the handshake: it has another shared_seed, .*\n",
             capfd.readouterr().err,
         )
         listener.until(r"stt: a handshake with 127\.0\.0\.1 failed: ")
@@ -57,7 +56,7 @@ def test_only_who_has_the_groups_seed_and_finds_whom_it_expects_gets_a_session(
 
         assert run(["connect", address, "--expect", SOMEBODY]) == 1
         assert re.fullmatch(
-            f"stt: 127.0.0.1 port [0-9]+ is node {node_id}, not {SOMEBODY}\n",
+            f"stt: 127.0.0.1 port [0-9]+ does not answer as node {SOMEBODY}: it is another .*\n",
             capfd.readouterr().err,
         )
 

@@ -63,6 +63,7 @@ __all__ = [
     "node_id_of",
     "number",
     "numbers",
+    "recipient_of",
     "start_noise",
 ]
 
@@ -79,7 +80,7 @@ COST = 64
 REKEY_AFTER = 65_536
 
 _u16, _u32, _u64, _ack, _welcome = map(Struct, (">H", ">I", ">Q", ">QQ", ">BQQ"))
-_hello, _reply = Struct(">BB14x"), Struct(">B3xI16s40x")
+_hello, _reply = Struct(">BB6s8s"), Struct(">B3xI16s40x")
 _opening = Struct(">B3xI16s16sQQQ32x")
 
 
@@ -235,8 +236,17 @@ def start_noise(keys: Keys, *, initiator: bool, ephemeral: bytes | None = None) 
     return noise
 
 
-def first_message(noise: NoiseConnection, versions: tuple[int, int] = (1, 1)) -> bytes:
-    return bytes(noise.write_message(_hello.pack(*versions)))
+def recipient_of(time: bytes, node_id: bytes) -> bytes:
+    return hmac.digest(node_id, b"seigr-stt/1 recipient" + time, "sha256")[:8]
+
+
+def first_message(
+    noise: NoiseConnection,
+    versions: tuple[int, int] = (1, 1),
+    time: bytes = bytes(6),
+    recipient: bytes = bytes(8),
+) -> bytes:
+    return bytes(noise.write_message(_hello.pack(*versions, time, recipient)))
 
 
 class Channel:
@@ -325,8 +335,10 @@ async def accept(stream: Stream, keys: Keys, reply: Reply) -> tuple[Channel, Ope
     """Shake hands with who has connected; raise whatever it is if the peer does it wrongly."""
     noise = start_noise(keys, initiator=False)
     state = noise.noise_protocol.handshake_state
-    lowest, highest = _hello.unpack(noise.read_message(await stream.read(64)))
+    payload = noise.read_message(await stream.read(64))
+    lowest, highest, time, recipient = _hello.unpack(payload)
     assert lowest <= 1 <= highest
+    assert recipient in (bytes(8), recipient_of(time, keys.node_id))
     stream.transport.write(bytes(noise.write_message(reply.encode())))
     opening = Opening(*_opening.unpack(noise.read_message(await stream.read(160))))
     assert opening.kind in (NEW, RESUME)

@@ -195,7 +195,7 @@ class Forger:
         await self._send(stream, self._first)
 
     async def _forge_second(self) -> None:
-        connecting = asyncio.ensure_future(self._node.connect("forger", 1))
+        dialing = asyncio.ensure_future(self._node._dialer.dial("forger", 1, None))
         stream = await self._dialed.get()
         noise = start_noise(self._member, initiator=False)
         noise.read_message(await stream.read(FIRST_BYTES))
@@ -203,7 +203,7 @@ class Forger:
         stream.transport.write(mutated(self._chance, bytes(noise.write_message(reply.encode()))))
         stream.transport.close()
         try:
-            await connecting
+            await dialing
         except STTConnectError:
             return
         raise AssertionError("a forged answer was accepted")

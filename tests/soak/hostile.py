@@ -35,6 +35,7 @@ from helpers.independent import Keys
 from helpers.nodes import SHARED_SEED, memory_nodes
 from helpers.strangers import PROBES, Forger, opening_of, probe
 from seigr_toolset_transmissions import STTNode, generate_seed
+from seigr_toolset_transmissions.hello import Hello
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -78,7 +79,7 @@ async def forge(count: int, chance: random.Random, verdict: Verdict) -> None:
         forger = Forger(nodes.network, listener, Keys(SHARED_SEED), chance)
         # Its memory of first messages is bounded, and shall be full before it counts.
         for _ in range(1 << 16):
-            listener._acceptor._first_messages.seen(chance.randbytes(64))
+            listener._acceptor._first_messages.check(chance.randbytes(64), Hello(1, 1))
         await forger.begin()
         kinds = chance.choices(list(KINDS), list(KINDS.values()), k=count)
         warm = count // 10
