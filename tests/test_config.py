@@ -15,7 +15,7 @@ from seigr_toolset_transmissions.errors import STTConfigError, STTError
 
 NAMES = [field.name for field in dataclasses.fields(NodeConfig) if field.type != "bool"]
 SWITCHES = [field.name for field in dataclasses.fields(NodeConfig) if field.type == "bool"]
-WHOLE = [field.name for field in dataclasses.fields(NodeConfig) if field.type == "int"]
+WHOLE = [field.name for field in dataclasses.fields(NodeConfig) if str(field.type)[:3] == "int"]
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
@@ -31,12 +31,14 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert settings.max_half_open_per_source == 16
     assert settings.max_sessions == 4096
     assert settings.max_sessions_per_peer == 8
-    assert settings.max_suspended == 1024
+    assert settings.max_suspended is None
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True, "8", None])
 def test_a_value_that_is_no_number_above_zero_is_refused_by_name(name: str, value: Any) -> None:
+    if value is None and name == "max_suspended":
+        return
     with pytest.raises(STTConfigError, match=f"^{name} must be a number above 0"):
         NodeConfig(**{name: value})
 

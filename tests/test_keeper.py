@@ -199,6 +199,27 @@ def test_a_node_that_ends_each_session_at_once_is_dialled_seldom() -> None:
     run_virtual(main())
 
 
+def test_a_node_whose_sessions_bring_something_is_dialled_again_soon_however_short_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+
+    async def main() -> None:
+        network = FaultNetwork(MemoryNetwork())
+        hub = hub_of(network)
+        await hub.start(server_mode=True)
+        async with peer_of(network) as peer:
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            for _ in range(5):
+                await peer.events.wait_for("peer_connected", timeout=0.3)
+                await peer.endpoints.send_to_endpoint(hub.node_id, b"across")
+                await hub.endpoints.receive_any(timeout=0.1)
+                await hub.sessions[0].close()
+            await hub.stop()
+
+    run_virtual(main())
+
+
 def test_a_retry_asked_for_while_there_is_a_session_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 import sys
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pytest
 from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
 from helpers.nodes import EventLog, Nodes, Pair, address_of, in_virtual_time
 from seigr_toolset_transmissions import NodeConfig, accepting
-from seigr_toolset_transmissions.errors import STTSessionLostError
+from seigr_toolset_transmissions.errors import STTConnectError, STTSessionLostError
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork
 
@@ -28,6 +28,8 @@ NEVER: dict[str, Any] = {"reconnect_delay": 1e6, "reconnect_delay_max": 1e6}
 """A dialer with these settings does not dial again, but for `retry_now`."""
 SECOND_MESSAGE = 160
 """Bytes that a listener has sent when its part of the handshake is done."""
+WELCOME_RECORD = 2 + 4 + 17 + 16
+"""Bytes of the record with which a listener answers an opening."""
 THIRD_MESSAGE = 224
 """Bytes that a dialer has sent when its part is."""
 
@@ -61,6 +63,14 @@ async def suspend(network: Network, pair: Pair) -> list[EventLog]:
     return [EventLog(pair.dialer), EventLog(pair.listener)]
 
 
+async def wait_after_a_cut(network: Network, pair: Pair) -> float:
+    """Cut the connection, wait for the next one, and return how long it took to dial that."""
+    cut_at = asyncio.get_running_loop().time()
+    network.cables[-1].cut(Kind.RST)
+    await pair.dialer.events.wait_for("session_resumed", timeout=60)
+    return network.dialed_at[-1] - cut_at
+
+
 async def assert_it_works(pair: Pair) -> None:
     """Each side can still send to the other, and be acknowledged."""
     for session, node in ((pair.near, pair.listener), (pair.far, pair.dialer)):
@@ -88,19 +98,96 @@ async def test_reconnects_back_off_while_nobody_answers() -> None:
 
 
 @in_virtual_time
-async def test_connections_that_do_not_last_count_as_attempts_until_one_has_lasted() -> None:
+async def test_idle_connections_that_do_not_last_count_as_attempts_until_one_has_lasted() -> None:
     network = Network()
     async with Nodes(network) as nodes:
         pair = await nodes.pair()
         waits = []
-        for lasted in (1, 1, 1, 9.9, 10.1, 1, 1):
+        for lasted in (0.1, 0.1, 0.1, 0.49, 0.51, 0.1, 0.1):
             await asyncio.sleep(lasted)
-            cut_at = asyncio.get_running_loop().time()
-            network.cables[-1].cut(Kind.RST)
-            await pair.dialer.events.wait_for("session_resumed", timeout=60)
-            waits.append(network.dialed_at[-1] - cut_at)
+            waits.append(await wait_after_a_cut(network, pair))
         expected = [0.2, 0.4, 0.8, 1.6, 0.2, 0.4, 0.8]
         assert waits == [pytest.approx(wait, abs=0.002) for wait in expected]
+
+
+@pytest.mark.parametrize("sender", ["dialer", "listener"])
+@in_virtual_time
+async def test_a_connection_that_brought_anything_lets_the_back_off_begin_anew(sender: str) -> None:
+    network = Network()
+    async with Nodes(network, ack_delay=0.001) as nodes:
+        pair = await nodes.pair()
+        session = pair.near if sender == "dialer" else pair.far
+        waits = []
+        for talks in (False, False, True, True, False, False, True):
+            if talks:
+                session.send_nowait(b"across")
+            await asyncio.sleep(0.01)
+            waits.append(await wait_after_a_cut(network, pair))
+        expected = [0.2, 0.4, 0.2, 0.2, 0.4, 0.8, 0.2]
+        assert waits == [pytest.approx(wait, abs=0.002) for wait in expected]
+
+
+@in_virtual_time
+async def test_what_is_sent_and_never_acknowledged_is_no_progress() -> None:
+    """The peer takes each connection, says WELCOME and ends it: it gets ever more rest."""
+    welcome_only = [Fault(Direction.IN, SECOND_MESSAGE + WELCOME_RECORD, Kind.RST)] * 50
+    network = Network([Fault(Direction.OUT, 1 << 40, Kind.RST), *welcome_only])
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        network.cables[-1].hold()
+        pair.near.send_nowait(b"in vain")
+        await suspend(network, pair)
+        await asyncio.sleep(100)
+        waits = [later - earlier for earlier, later in pairwise(network.dialed_at[1:])]
+        expected = [0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30]
+        assert waits == [pytest.approx(wait, abs=0.05) for wait in expected]
+        network.faults = iter(())
+
+
+@pytest.mark.parametrize(("life", "share"), [(1, 0.8), (5, 0.95)])
+@pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
+@in_virtual_time
+async def test_a_link_that_is_cut_all_the_time_is_connected_most_of_the_time(
+    life: float, share: float, idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", random.Random(1).uniform)  # noqa: S311 - no secret
+    network = Network()
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        connected = sent = 0
+        for step in range(6000):  # each of 10 ms
+            if step % int(life * 100) == 0:
+                network.cables[-1].cut(Kind.RST)
+            if not idle and step % 10 == 0:
+                pair.near.send_nowait(b"%d" % sent)
+                sent += 1
+            await asyncio.sleep(0.01)
+            connected += pair.near.state == pair.far.state == "open"
+        assert connected / 6000 >= share
+        received = [(await pair.listener.endpoints.receive_any())[0] for _ in range(sent)]
+        assert received == [b"%d" % number for number in range(sent)]
+
+
+@in_virtual_time
+async def test_peers_that_accept_and_drop_at_once_are_not_stormed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the end each is dialled every 15 s in the mean: a thousand of them 67 times a second."""
+    monkeypatch.setattr(random, "uniform", random.Random(1).uniform)  # noqa: S311 - no secret
+    peers = 20
+    network = Network()
+    async with Nodes(network, max_sessions_per_peer=peers, resume_window=1e6) as nodes:
+        pair = await nodes.pair()
+        for _ in range(peers - 1):
+            await nodes.connect(pair.dialer, pair.listener)
+        network.faults = repeat(Fault(Direction.IN, SECOND_MESSAGE + WELCOME_RECORD, Kind.RST))
+        for cable in network.cables:
+            cable.cut(Kind.RST)
+        await asyncio.sleep(120)
+        before = len(network.cables)
+        await asyncio.sleep(150)
+        assert 5 * peers <= len(network.cables) - before <= 15 * peers
+        network.faults = iter(())
 
 
 @in_virtual_time
@@ -312,6 +399,51 @@ async def test_beyond_the_limit_of_suspended_sessions_the_oldest_is_given_up_on_
                 assert "more than 2 sessions have no connection" in str(session.error)
         for pair in pairs[2:]:
             assert pair.near.state == pair.far.state == "suspended"
+
+
+@in_virtual_time
+async def test_a_hiccup_that_cuts_every_session_loses_none_by_default() -> None:
+    count = 150
+    network = Network()
+    async with Nodes(network, max_sessions=count, max_sessions_per_peer=count) as nodes:
+        first = await nodes.pair()
+        for _ in range(count - 1):
+            await first.dialer.connect(*address_of(first.listener))
+        for cable in network.cables:
+            cable.cut(Kind.RST)
+        await asyncio.sleep(0.01)
+        assert first.listener.stats().suspended == first.dialer.stats().suspended == count
+        await asyncio.sleep(10)
+        for node in (first.listener, first.dialer):
+            stats = node.stats()
+            assert (stats.sessions, stats.suspended, stats.sessions_lost) == (count, 0, 0)
+
+
+@in_virtual_time
+async def test_sessions_that_were_never_used_count_as_suspended_and_are_given_up_first() -> None:
+    never_used = Fault(Direction.OUT, THIRD_MESSAGE, Kind.FIN)
+    network = Network()
+    async with Nodes(network, **NEVER, max_suspended=3) as nodes:
+        pair = await nodes.pair()
+        others = [await nodes.connect(pair.dialer, pair.listener) for _ in range(3)]
+        registry = pair.listener._registry
+        unused = []
+        for _ in range(4):
+            network.faults = iter([never_used])
+            with pytest.raises(STTConnectError):
+                await pair.dialer.connect(*address_of(pair.listener))
+            await asyncio.sleep(0.001)
+            unused.append(list(registry.unconfirmed)[-1])
+        assert list(registry.unconfirmed) == unused[1:]  # the oldest was given up
+        assert pair.listener.stats().suspended == 3
+        assert pair.listener.stats().sessions == 4 + 3
+        for used, cable in enumerate(network.cables[:4]):
+            cable.cut(Kind.RST)
+            await asyncio.sleep(0.001)
+            assert list(registry.unconfirmed) == unused[min(2 + used, 4) :]
+            assert pair.listener.stats().suspended == 3
+        assert pair.far.state == "closed"
+        assert {other.far.state for other in others} == {"suspended"}
 
 
 # What both sides tell.

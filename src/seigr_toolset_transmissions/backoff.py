@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["STABLE_SECONDS", "pause"]
 
-STABLE_SECONDS = 10.0
-"""A connection or session that lasted so long lets the back-off begin anew."""
+STABLE_SECONDS = 0.5
+"""The back-off begins anew after a connection that brought something across, in either direction;
+one that had nothing to carry need only have lasted this long. A peer that accepts and drops at once
+does neither, and is dialled ever more rarely."""
 
 
 async def pause(config: NodeConfig, attempts: int, retry: asyncio.Event, longest: float) -> None:

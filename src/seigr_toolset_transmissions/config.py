@@ -106,20 +106,24 @@ class NodeConfig:
     """Sessions with one peer at once: two when both dial, the rest for programs that
     connect more than once."""
 
-    max_suspended: int = 1024
-    """Sessions kept without a connection; beyond it the oldest is given up, and reported."""
+    max_suspended: int | None = None
+    """Sessions kept without a connection, those included that a dialer has opened and never used.
+    Beyond it one is given up: the oldest never used, else the oldest, which is reported. None: as
+    many as there may be sessions, so that a hiccup that cuts them all at once loses none."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before it fails at run time."""
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
             if field.type == "bool":
                 if not isinstance(value, bool):
                     raise STTConfigError(f"{field.name} must be True or False, not {value!r}")
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise STTConfigError(f"{field.name} must be a number above 0, not {value!r}")
-            if field.type == "int" and not isinstance(value, int):
+            if field.type != "float" and not isinstance(value, int):
                 raise STTConfigError(f"{field.name} must be a whole number, not {value!r}")
         if self.max_buffered_bytes < 2 * self.receive_window_bytes:
             raise STTConfigError(

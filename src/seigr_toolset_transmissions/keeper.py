@@ -80,9 +80,9 @@ class Keeper:
                 else:
                     began = runtime.loop.time()
                     await session.wait_closed()
-                    # Who ends each session at once is not to be dialled ten times a second.
-                    stable = runtime.loop.time() - began >= STABLE_SECONDS
-                    attempts = 0 if stable else attempts + 1
+                    # A peer that ends each session at once is not to be dialled again and again.
+                    lasted = runtime.loop.time() - began >= STABLE_SECONDS
+                    attempts = 0 if lasted or session.machine.progress else attempts + 1
                     kept.retry.clear()  # it was meant for dials before this session
                 await pause(runtime.config, attempts, kept.retry, math.inf)
         finally:

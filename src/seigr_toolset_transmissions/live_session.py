@@ -88,6 +88,9 @@ class SessionOwner(PumpOwner, Protocol):
     def session_suspended(self, session: Session, cause: Exception | None) -> None:
         """Note that the session lost its connection."""
 
+    def session_unused(self, session: Session) -> None:
+        """Note that the session was accepted and lost its connection before its first use."""
+
     def session_resumed(self, session: Session) -> None:
         """Note that the session goes on over a new connection."""
 
@@ -135,6 +138,7 @@ class Session:
         "machine",
         "peer_incarnation",
         "peer_node_id",
+        "progress",
         "resumption",
     )
 
@@ -156,7 +160,9 @@ class Session:
         self.live_since = owner.loop.time()
         """Since when the peer uses the present or last connection, by the loop's clock."""
         self.attempts = 0
-        """How often this side has dialled since the last stable connection."""
+        """How often this side has dialled since the last connection that brought anything."""
+        self.progress = 0
+        """What had got across when the last connection was lost (see `SessionMachine.progress`)."""
         self.error: STTSessionLostError | None = None
         self._owner = owner
         self._connection: Connection | None = None
@@ -534,7 +540,8 @@ class Session:
         elif self.dial_address is not None:
             self._closed = True
             self._owner.session_refused(self, cause)
-        # else the dialer may hold it for established, and resume it
+        else:  # the dialer may hold it for established, and resume it
+            self._owner.session_unused(self)
 
     def cut(self, reason: str) -> None:
         """Give the present connection up, to go on over another one."""

@@ -64,7 +64,7 @@ class NodeStats:
     """What a node has done since it was made, and what it holds now."""
 
     sessions: int
-    """Sessions now, those without a connection included."""
+    """Sessions now, with those that have no connection and those not used by their dialer yet."""
     suspended: int
     """Of these, how many have no connection."""
     peers: int
@@ -536,7 +536,7 @@ class STTNode:
         """Return what the node has done and holds."""
         counters, registry = self._runtime.counters, self._registry
         return NodeStats(
-            sessions=len(registry.sessions),
+            sessions=len(registry.sessions) + len(registry.unconfirmed),
             suspended=registry.suspended_count(),
             peers=len(registry.peers),
             half_open=len(self._acceptor.answering),

@@ -32,6 +32,7 @@ class _Owner(Protocol):
 
     def tell(self, session: Session, event: str) -> None: ...
     def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None: ...
+    def limit_suspended(self) -> None: ...
 
 
 class _Suspension:
@@ -66,6 +67,14 @@ class Reconnects:
         self._dialer = dialer
         self._suspensions: dict[Session, _Suspension] = {}
 
+    def __len__(self) -> int:
+        """Return how many sessions are suspended."""
+        return len(self._suspensions)
+
+    def oldest(self) -> Session:
+        """Return the session that has been without a connection for longest; there must be one."""
+        return next(iter(self._suspensions))
+
     def suspended(self, session: Session, cause: Exception | None) -> None:
         """Take care of a session that has lost its connection, or could not be resumed just now."""
         runtime = self._runtime
@@ -82,9 +91,7 @@ class Reconnects:
             )
         else:
             suspension.task = runtime.own(self._reconnect(session, suspension, cause))
-        if len(self._suspensions) > runtime.config.max_suspended:
-            oldest = next(iter(self._suspensions))
-            oldest.lose(f"more than {runtime.config.max_suspended} sessions have no connection")
+        self._owner.limit_suspended()
 
     def resumed(self, session: Session) -> None:
         """Note that a session has a connection again."""
@@ -122,8 +129,10 @@ class Reconnects:
     ) -> None:
         config, loop = self._runtime.config, self._runtime.loop
         deadline = loop.time() + config.resume_window
-        if loop.time() - session.live_since >= STABLE_SECONDS:
+        progress = session.machine.progress
+        if progress > session.progress or loop.time() - session.live_since >= STABLE_SECONDS:
             session.attempts = 0
+        session.progress = progress
         while True:
             attempts = session.attempts
             session.attempts += 1

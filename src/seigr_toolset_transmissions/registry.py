@@ -250,6 +250,24 @@ class Registry:
         self._route(session.peer_node_id)
         self.reconnects.suspended(session, cause)
 
+    def session_unused(self, session: Session) -> None:
+        """Note that a session was accepted and lost its connection before its first use."""
+        self.limit_suspended()
+
+    def limit_suspended(self) -> None:
+        """Give sessions up if too many have no connection: the oldest of those never used first."""
+        limit = self.config.max_suspended
+        if limit is None or len(self.reconnects) + len(self.unconfirmed) <= limit:
+            return
+        unused = self._unused()
+        if len(self.reconnects) + len(unused) > limit:
+            session = unused[0] if unused else self.reconnects.oldest()
+            session.lose(f"more than {limit} sessions have no connection")
+
+    def _unused(self) -> list[Session]:
+        """List what was accepted, was never used and has no connection, oldest first."""
+        return [session for session in self.unconfirmed.values() if not session.connected]
+
     def session_resumed(self, session: Session) -> None:
         """Note that a session goes on over a new connection."""
         self.runtime.counters.resumes += 1
@@ -394,4 +412,5 @@ class Registry:
 
     def suspended_count(self) -> int:
         """Return how many sessions have no connection."""
-        return sum(s.state is SessionState.SUSPENDED for s in self.sessions.values())
+        suspended = sum(s.state is SessionState.SUSPENDED for s in self.sessions.values())
+        return suspended + len(self._unused())

@@ -560,6 +560,11 @@ class SessionMachine:
         return self.outbox.abandon()
 
     @property
+    def progress(self) -> int:
+        """How many sequenced frames have certainly got across, in both directions together."""
+        return self.outbox.acked + self._recv_next
+
+    @property
     def position(self) -> int:
         """How many sequenced frames were received in all: what a tombstone must remember."""
         return self._recv_next
