@@ -13,11 +13,12 @@ import seigr_toolset_transmissions
 PACKAGE = "seigr_toolset_transmissions"
 ROOT = Path(seigr_toolset_transmissions.__file__).parent
 
-FOUNDATION = {"errors", "config", "payload"}
+FOUNDATION = {"errors", "config", "forks", "payload"}
 ALLOWED = {
     "errors": set[str](),
     "config": {"errors"},
     "payload": {"errors"},
+    "forks": set[str](),
     # They stand alone: no node, session or transport.
     "events": FOUNDATION,
     "fanout": FOUNDATION,
@@ -37,6 +38,7 @@ ALLOWED = {
     "pump": FOUNDATION | {"endpoints", "events", "outbox", "session"},
     "live_session": FOUNDATION
     | {"connection", "endpoints", "events", "frames", "pump", "session", "transports"},
+    "checked_session": FOUNDATION | {"live_session"},
     "backoff": FOUNDATION,
     # The parts of a node.
     "access": FOUNDATION | {"identity"},
@@ -50,6 +52,7 @@ ALLOWED = {
     "registry": FOUNDATION
     | {
         "budget",
+        "checked_session",
         "connection",
         "dialing",
         "endpoints",

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.forked import in_fork, needs_fork
 from seigr_toolset_transmissions import identity
 from seigr_toolset_transmissions.errors import STTSeedError
 from seigr_toolset_transmissions.identity import (
@@ -250,3 +251,11 @@ def test_an_identity_does_not_change(name: str) -> None:
     with pytest.raises(AttributeError):
         setattr(me, name, b"")
     assert not hasattr(me, "__dict__")
+
+
+@needs_fork
+def test_a_forked_child_derives_keys_also_while_its_parent_does() -> None:
+    other = b"a seed that only a child uses"
+    with identity._cache_lock:  # held by a thread that the child does not have
+        in_child = in_fork(lambda: Identity.from_seed(other).node_id)
+    assert in_child == str(Identity.from_seed(other).node_id)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
+import traceback
 import tracemalloc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -345,6 +349,52 @@ async def test_waits_that_are_given_up_leave_nothing_behind() -> None:
 
 
 @in_virtual_time
+async def test_a_send_on_a_lost_session_says_how_it_was_lost() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        cause = STTSessionClosedError("the cause")
+        pair.near.send_nowait(b"not acknowledged")
+        pair.near.lose("for this test", cause)
+        errors = []
+        for _ in range(3):
+            with pytest.raises(STTSessionLostError, match="for this test") as caught:
+                await pair.near.send(b"too late")
+            errors.append(caught.value)
+            with pytest.raises(STTSessionLostError, match="for this test"):
+                pair.near.send_nowait(b"too late")
+            with pytest.raises(STTSessionLostError, match="for this test"):
+                await pair.near.close()
+        for error in errors:
+            assert error.unknown == (b"not acknowledged",)
+            assert error.__cause__ is cause
+        # One error for each call: the tracebacks of all would pile up in a single one.
+        assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors}) == 1
+
+
+@in_virtual_time
+async def test_senders_that_wait_hear_how_the_session_was_lost() -> None:
+    async with memory_nodes(send_window_messages=1) as nodes:
+        pair = await nodes.pair()
+        await pair.near.send(b"1")
+        waiting = [asyncio.ensure_future(pair.near.send(b"2")) for _ in range(2)]
+        await asyncio.sleep(0)
+        pair.near.lose("for this test")
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, STTSessionLostError)
+            assert "for this test" in str(error)
+
+
+@in_virtual_time
+async def test_a_send_on_a_session_that_was_closed_well_is_not_told_of_a_loss() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        await pair.near.close()
+        with pytest.raises(STTSessionClosedError) as caught:
+            await pair.near.send(b"too late")
+        assert not isinstance(caught.value, STTSessionLostError)
+
+
+@in_virtual_time
 async def test_several_may_flush_and_give_up_as_the_session_is_lost() -> None:
     network = FaultNetwork(MemoryNetwork())
     async with Nodes(network) as nodes:
@@ -668,6 +718,21 @@ async def test_a_session_whose_listener_closed_unheard_ends_cleanly() -> None:
         for log in logs:
             await log.until("session_closed")
             assert log.errors == []
+
+
+# The object.
+
+
+@in_virtual_time
+async def test_a_session_can_be_weakly_referenced_but_neither_copied_nor_pickled() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        assert weakref.ref(pair.near)() is pair.near
+        for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="can neither be pickled nor copied"):
+                attempt(pair.near)
+        await pair.near.send(b"still in use")
+        assert await receive(pair.listener, 1) == [b"still in use"]
 
 
 # The end of a peer.

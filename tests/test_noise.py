@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise.connection import Keypair, NoiseConnection
 
+from helpers.forked import in_fork, needs_fork
 from seigr_toolset_transmissions import noise
 from seigr_toolset_transmissions.errors import STTAuthenticationError, STTIdentityError
 from seigr_toolset_transmissions.noise import (
@@ -981,3 +982,39 @@ def test_both_sides_share_a_handshake_hash_that_names_the_handshake() -> None:
 @given(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES), st.binary(max_size=200))
 def test_the_short_hmac_is_hmac(key: bytes, message: bytes) -> None:
     assert noise._hmac(key, message) == hmac.digest(key, message, "sha256")
+
+
+# Forked processes
+
+
+@needs_fork
+def test_a_forked_child_cannot_use_a_cipher_of_its_parent() -> None:
+    near, far = channels()
+    ciphertext = near.send_cipher.encrypt(b"of the parent")
+    for call in (
+        lambda: near.send_cipher.encrypt(b"of the child"),
+        lambda: near.send_cipher.encrypt_into(b"of the child", bytearray(28)),
+        lambda: far.receive_cipher.decrypt(ciphertext),
+    ):
+        assert in_fork(call).startswith("RuntimeError: the cipher belongs to the parent")
+    assert far.receive_cipher.decrypt(ciphertext) == b"of the parent"
+    assert far.receive_cipher.decrypt(near.send_cipher.encrypt(b"again")) == b"again"
+
+
+@needs_fork
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_forked_child_cannot_go_on_with_a_handshake_of_its_parent(step: int) -> None:
+    writer, reader, message = up_to(step)
+    assert in_fork(lambda: reader.read_message(message)).startswith("RuntimeError: the handshake")
+    reader.read_message(message)
+    assert in_fork(lambda: reader.write_message(b"")).startswith("RuntimeError: the handshake")
+    assert in_fork(writer.finish).startswith("RuntimeError: the handshake")
+
+
+@needs_fork
+def test_a_forked_child_has_ciphers_of_its_own() -> None:
+    def talk() -> bytes:
+        near, far = channels()
+        return far.receive_cipher.decrypt(near.send_cipher.encrypt(b"of the child"))
+
+    assert in_fork(talk) == "b'of the child'"

@@ -11,7 +11,6 @@ from .frames import Welcome, WelcomeStatus
 from .handshaking import Answering, FirstMessages
 from .hello import VERSION, Opening, OpeningKind, Reply
 from .identity import node_id_of
-from .live_session import Session
 from .records import seal
 from .session import Link, SessionMachine
 
@@ -172,8 +171,7 @@ class Acceptor:
             now=registry.loop.time(),
         )
         machine.welcome()
-        session = Session(
-            registry,
+        session = registry.make_session(
             machine,
             peer_node_id=peer_node_id,
             peer_incarnation=opening.incarnation,

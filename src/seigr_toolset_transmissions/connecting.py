@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from .errors import STTConnectError, STTEndpointError
 from .hello import Opening, OpeningKind
-from .live_session import Session
 from .session import Link, SessionMachine
 
 if TYPE_CHECKING:
     from .dialing import Dialer
     from .handshaking import Dialed
+    from .live_session import Session
     from .registry import Registry
     from .transports.base import Address
 
@@ -97,8 +97,7 @@ class Connector:
             budget=registry.budget_of(dialed.peer_node_id),
             now=registry.loop.time(),
         )
-        session = Session(
-            registry,
+        session = registry.make_session(
             machine,
             peer_node_id=dialed.peer_node_id,
             peer_incarnation=dialed.reply.incarnation,

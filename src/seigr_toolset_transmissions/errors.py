@@ -30,6 +30,8 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
+from typing import Any
 
 __all__ = [
     "STTAuthenticationError",
@@ -144,6 +146,17 @@ class STTSessionLostError(STTSessionClosedError):
         self.peer_node_id = peer_node_id
         self.unsent = unsent
         self.unknown = unknown
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are made anew with their positional arguments alone.
+        make = partial(
+            type(self),
+            session_id=self.session_id,
+            peer_node_id=self.peer_node_id,
+            unsent=self.unsent,
+            unknown=self.unknown,
+        )
+        return make, self.args, self.__dict__
 
 
 class STTProtocolError(STTError):

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from .errors import STTSeedError
+from .forks import in_child
 
 __all__ = [
     "MIN_SEED_BYTES",
@@ -79,6 +80,15 @@ _cache: dict[bytes, bytes] = {}
 _cache_key = secrets.token_bytes(32)
 """Seeds are not kept: the cache knows them by a keyed hash, which is worth nothing elsewhere."""
 _cache_lock = Lock()
+
+
+def _begin_process() -> None:
+    # The thread that held the lock, if there was one, is not in the forked child.
+    global _cache_lock  # noqa: PLW0603
+    _cache_lock = Lock()
+
+
+in_child(_begin_process)
 
 
 def generate_seed() -> bytes:

@@ -12,10 +12,12 @@ only while there is something to hand on. Messages for an inbox with room need n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Never, Protocol
 
 from .errors import (
     STTAuthenticationError,
@@ -106,6 +108,15 @@ class SessionOwner(PumpOwner, Protocol):
     def ensure_endpoint(self, session: Session) -> None:
         """Make sure that the peer is an endpoint: the user may have removed it."""
 
+    def check_caller(self) -> None:
+        """Raise RuntimeError for a caller in another event loop, or in a forked child."""
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked child."""
+
+    def check_thread(self) -> None:
+        """Raise RuntimeError, in debug mode, for a caller in another thread."""
+
 
 class Session:
     """An ordered, lossless stream of messages with one peer. Made by `STTNode`.
@@ -120,6 +131,7 @@ class Session:
     """
 
     __slots__ = (
+        "__weakref__",
         "_closed",
         "_connection",
         "_ended",
@@ -183,6 +195,9 @@ class Session:
             f"{self.state.value}>"
         )
 
+    def __reduce__(self) -> Never:
+        raise TypeError("Session lives in one node and can neither be pickled nor copied")
+
     # -------------------------------------------------------------- public facts
 
     @property
@@ -242,7 +257,11 @@ class Session:
         # Who waits already comes first.
         if self._senders:
             return False
-        pending = self.machine.outbox.send(data)
+        try:
+            pending = self.machine.outbox.send(data)
+        except STTSessionClosedError:
+            error = self._end_error()
+            raise error from error.__cause__
         connection = self._connection
         if connection is not None:
             if pending >= _FLUSH_BYTES:
@@ -259,9 +278,11 @@ class Session:
 
         Raises:
             STTWindowFullError: There is no room in the send window; nothing was accepted.
+            STTSessionLostError: The session was lost; a `STTSessionClosedError` that says how.
             STTSessionClosedError: The session takes no more messages.
             STTMessageSizeError: The message is too long.
             TypeError: ``data`` is not bytes-like.
+            RuntimeError: This is a forked child, and the session is its parent's.
 
         """
         if not self.try_send(as_bytes(data)):
@@ -279,19 +300,23 @@ class Session:
         message = as_bytes(data)
         if self.try_send(message):
             return
+        self._owner.check_caller()
         if self._senders is None:
             self._senders = deque()
-        loop = self._owner.loop
+        senders, loop = self._senders, self._owner.loop
         turn = loop.create_future()
-        self._senders.append(turn)
+        senders.append(turn)
         self.ping()  # the PONG brings an acknowledgement along, and with it room
         try:
             await turn
             while not self.machine.outbox.send(message):
-                self._senders[0] = turn = loop.create_future()
+                senders[0] = turn = loop.create_future()
                 await turn
+        except STTSessionClosedError:
+            error = self._end_error()
+            raise error from error.__cause__
         finally:
-            self._senders.remove(turn)
+            senders.remove(turn)
             self._wake_sender()
         if self._connection is not None:
             self._connection.flush_soon()
@@ -306,8 +331,10 @@ class Session:
         Raises:
             STTSessionLostError: The session ended first; it tells which messages are uncertain.
             STTSessionClosedError: The session ended first.
+            RuntimeError: Another event loop runs than the node's, or this is a forked child.
 
         """
+        self._owner.check_caller()
         outbox = self.machine.outbox
         target = outbox.accepted
         if outbox.acked >= target:
@@ -334,8 +361,10 @@ class Session:
         Raises:
             STTSessionLostError: Messages could not be delivered in that time; it tells which. The
                 session has ended all the same.
+            RuntimeError: Another event loop runs than the node's, or this is a forked child.
 
         """
+        self._owner.check_caller()
         self.start_closing()
         try:
             async with asyncio.timeout(self._owner.config.close_timeout):
@@ -343,10 +372,16 @@ class Session:
         except TimeoutError:
             self.lose("the peer did not acknowledge the close in time")
         if self.error is not None and (self.error.unsent or self.error.unknown):
-            raise self.error
+            raise self._end_error()
 
     async def wait_closed(self) -> None:
-        """Wait until the session has ended, in whatever way; `error` then tells whether well."""
+        """Wait until the session has ended, in whatever way; `error` then tells whether well.
+
+        Raises:
+            RuntimeError: Another event loop runs than the node's, or this is a forked child.
+
+        """
+        self._owner.check_caller()
         if not self._closed:
             if self._ended is None:
                 self._ended = asyncio.Event()
@@ -381,19 +416,7 @@ class Session:
 
     def _finish(self, cause: Exception | None, reason: str) -> None:
         """Record the end and tell everybody who waits for something of this session."""
-        self._closed = True
-        self._live = False
-        undelivered = self.machine.abandon()
-        if cause is not None or undelivered.unsent or undelivered.unknown:
-            self.error = STTSessionLostError(
-                f"{reason}: messages not sent {len(undelivered.unsent)}, "
-                f"sent but not acknowledged {len(undelivered.unknown)}",
-                session_id=self.session_id,
-                peer_node_id=self.peer_node_id,
-                unsent=undelivered.unsent,
-                unknown=undelivered.unknown,
-            )
-            self.error.__cause__ = cause
+        self._settle(cause, reason)
         self._leave_open()
         for _, flusher in self._flushers or ():
             if not flusher.done():
@@ -408,6 +431,38 @@ class Session:
         else:
             self._owner.session_refused(self, cause)
 
+    def _settle(self, cause: Exception | None, reason: str) -> None:
+        """Be over, and remember why if that is more than an acknowledged close."""
+        self._closed = True
+        self._live = False
+        undelivered = self.machine.abandon()
+        if cause is not None or undelivered.unsent or undelivered.unknown:
+            self.error = STTSessionLostError(
+                f"{reason}: messages not sent {len(undelivered.unsent)}, "
+                f"sent but not acknowledged {len(undelivered.unknown)}",
+                session_id=self.session_id,
+                peer_node_id=self.peer_node_id,
+                unsent=undelivered.unsent,
+                unknown=undelivered.unknown,
+            )
+            self.error.__cause__ = cause
+
+    def orphan(self, reason: str) -> None:
+        """Be over without a word, and without the loop: it is closed, or that of another process.
+
+        Whoever waits for something of this session waits in that loop too.
+        """
+        if self._closed:
+            return
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RuntimeError):  # a loop that is closed, or of another thread
+                connection.drop()
+        self._senders = self._flushers = self._ended = None
+        if self._pump is not None:
+            self._pump.clear()
+        self._settle(STTSessionClosedError(reason), reason)
+
     def _leave_open(self) -> None:
         """Tell senders that wait, and the node, that no more messages are accepted."""
         for sender in self._senders or ():
@@ -417,7 +472,13 @@ class Session:
             self._owner.session_closing(self)
 
     def _end_error(self) -> STTSessionClosedError:
-        return self.error or STTSessionClosedError("the session has ended")
+        """Return a new error for each call that fails: raising one again adds to its traceback."""
+        self._owner.check_process()
+        if self.error is None:
+            return STTSessionClosedError("the session is closed and takes no more messages")
+        error = copy(self.error)
+        error.__cause__ = self.error.__cause__
+        return error
 
     # ------------------------------------------------------------ the connection
 

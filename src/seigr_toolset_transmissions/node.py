@@ -14,6 +14,7 @@ import secrets
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self
+from weakref import WeakSet
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -32,14 +33,15 @@ from .errors import (
 )
 from .events import EventEmitter
 from .fanout import fan_out
+from .forks import in_child
 from .identity import Identity, check_seed, derive_psk
 from .keeper import Keeper
 from .live_session import Session, SessionState
 from .noise import Handshake
 from .payload import as_bytes
 from .registry import Registry
-from .runtime import Runtime
-from .transports.tcp import TcpNetwork
+from .runtime import Counters, Runtime
+from .transports.tcp import TcpNetwork, descriptor_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -132,29 +134,34 @@ class STTNode:
         self._port = port
         self.events = EventEmitter() if events is None else events
         self.config = NodeConfig() if config is None else config
-        routes: dict[bytes, Session] = {}
+        self._routes: dict[bytes, Session] = {}
         self.endpoints = EndpointManager(
             self._send_to_peer,
             inbox_messages=self.config.inbox_messages,
             inbox_bytes=self.config.inbox_bytes,
             send_timeout=self.config.send_timeout,
-            routes=routes,
+            routes=self._routes,
             status=self._peer_status,
-            on_wait=self._warn_of_handlers,
+            on_wait=self._receiver_waits,
             on_wanted=self._connect_wanted,
         )
         self._network = TcpNetwork() if network is None else network
         self._access = Access(allow)
-        self._runtime = Runtime(self.config, self.events, self.endpoints)
+        self._make_parts(Counters())
+        self._warned = False
+        _nodes.add(self)
+
+    def _make_parts(self, counters: Counters) -> None:
+        """Make what serves one life of the node after the other, unless its loop is closed."""
+        self._runtime = Runtime(self.config, self.events, self.endpoints, counters)
         self._dialer = Dialer(self._runtime, self._network, self._access)
-        self._registry = Registry(self._runtime, self._dialer, routes)
+        self._registry = Registry(self._runtime, self._dialer, self._routes)
         self._acceptor = Acceptor(self._registry, self._access)
         self._connector = Connector(self._registry, self._dialer)
         self._keeper = Keeper(self._registry, self._connector)
         self._listener: Listener | None = None
         self._started = False
         self._stopping: asyncio.Task[tuple[STTSessionLostError, ...]] | None = None
-        self._warned = False
 
     def __reduce__(self) -> Never:
         raise TypeError("STTNode holds seeds and can neither be pickled nor copied")
@@ -189,18 +196,22 @@ class STTNode:
 
         Raises:
             STTListenError: It cannot listen there; the node is not started.
-            RuntimeError: The node runs already, or was stopped meanwhile.
+            RuntimeError: The node runs already, here or in another event loop; or was stopped
+                meanwhile; or this is a forked child, and its parent has started the node.
 
         Handlers run in copies of the context in which this is called: they see the context
         variables of now, and not those of whoever dials or sends later.
 
-        A stopped node may be started again; its peers see a restarted one. If cancelled, the node
-        is not started.
+        A stopped node may be started again, in another event loop too; its peers see a restarted
+        one. So may one whose event loop was closed while it ran: whatever messages are lost with it
+        are counted in the log. If cancelled, the node is not started.
 
         """
-        runtime = self._runtime
-        if runtime.running:
+        self._runtime.check_caller()
+        if self._runtime.running:
             raise RuntimeError("the node runs already: stop it first")
+        await self._clear_remains()
+        runtime = self._runtime
         incarnation = secrets.token_bytes(_INCARNATION_BYTES)
         runtime.begin(asyncio.get_running_loop(), incarnation)
         try:
@@ -253,15 +264,18 @@ class STTNode:
 
         Raises:
             STTSeedError: A seed is too short or not bytes, or there is none; nothing has changed.
+            RuntimeError: The node runs in another event loop, or in this forked child's parent.
 
         If cancelled, it has happened or not.
 
         """
+        self._runtime.check_caller()
         self._shared_seeds = _check_shared_seeds(shared_seed)
-        if self._started:
+        if self._started and self._runtime.running:
             await self._use_seeds()
 
     async def _listen(self) -> Listener:
+        self._check_descriptors()
         try:
             return await self._network.listen(self._acceptor.accept, self._host, self._port)
         except OSError as error:
@@ -269,6 +283,18 @@ class STTNode:
                 f"cannot listen on {self._host or 'any address'} port {self._port}: "
                 f"{reason_of(error)}; choose another host or port, or port 0 for a free one"
             ) from error
+
+    def _check_descriptors(self) -> None:
+        limit = descriptor_limit()
+        most = self.config.max_sessions
+        if limit is not None and limit <= most and isinstance(self._network, TcpNetwork):
+            logger.warning(
+                "this process may have only %d descriptors open, and each of up to %d sessions "
+                "(max_sessions) takes one: raise the limit (ulimit -n, LimitNOFILE=, "
+                "resource.setrlimit), or lower max_sessions",
+                limit,
+                most,
+            )
 
     async def stop(self, drain: float | None = None) -> tuple[STTSessionLostError, ...]:
         """Stop: say goodbye to all peers, end every session, connection and task.
@@ -286,10 +312,16 @@ class STTNode:
             it tells which. Sessions lost before were told of then (``error``, ``session_lost``),
             and are not kept.
 
+        Raises:
+            RuntimeError: The node runs in another event loop, or in this forked child's parent.
+
+        A node whose event loop was closed does not run: what is left of it is cleared away.
+
         """
+        self._runtime.check_caller()
+        if not self._runtime.running:
+            return await self._clear_remains()
         runtime = self._runtime
-        if not runtime.running:
-            return ()
         if not self._started:  # `start` is under way: it gives up when it sees this
             runtime.end()
             return ()
@@ -342,6 +374,30 @@ class STTNode:
         runtime.end()
         return lost
 
+    async def _clear_remains(self) -> tuple[STTSessionLostError, ...]:
+        """Clear away what a life whose event loop was closed has left; return what was lost."""
+        runtime, registry, listener = self._runtime, self._registry, self._listener
+        if not runtime.bereft:
+            return ()
+        runtime.stopping = True  # whatever comes to its end now says nothing
+        self._acceptor.abort()
+        self._make_parts(runtime.counters)
+        runtime.end()
+        lost = registry.orphan("the event loop was closed while the node ran")
+        self._routes.clear()
+        for endpoint_id in self.endpoints:
+            if self.endpoints.is_temporary(endpoint_id):
+                self.endpoints.retire_endpoint(endpoint_id)
+        if listener is not None:
+            await listener.close()
+        if lost:
+            logger.warning(
+                "the event loop was closed while the node ran, and messages of %d of its sessions "
+                "are lost: stop a node before its loop ends, for instance with `async with node`",
+                len(lost),
+            )
+        return lost
+
     async def __aenter__(self) -> Self:
         if not self._runtime.running:
             await self.start()
@@ -353,7 +409,16 @@ class STTNode:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        await self.stop()
+        # A forked child that leaves the block leaves the node to its parent.
+        if not self._runtime.orphaned:
+            await self.stop()
+
+    def orphan(self) -> None:
+        """Be of no use: this is a forked child, and a node that runs is its parent's."""
+        if self._runtime.running:
+            self._runtime.orphan()
+            self._registry.orphan("it belongs to the parent of this forked process")
+            self._listener = None
 
     def _check_sessions(self) -> None:
         """Look for peers that have gone silent."""
@@ -384,12 +449,14 @@ class STTNode:
                 is this very node.
             STTConnectError: Nobody could be reached there in that time, or takes no more sessions,
                 or allows none with this node.
-            RuntimeError: The node does not run.
+            RuntimeError: The node does not run, or runs in another event loop, or in this forked
+                child's parent.
 
         After an error or a cancel there is no session and no connection.
 
         """
-        if not self._started:
+        self._runtime.check_caller()
+        if not (self._started and self._runtime.running):
             raise RuntimeError("the node is not running: await node.start() first")
         return await self._connector.connect(host, port, expect=expect, timeout=timeout)
 
@@ -410,8 +477,10 @@ class STTNode:
         Raises:
             TypeError: The node id is not bytes.
             ValueError: It has not 32 bytes.
+            RuntimeError: The node runs in another event loop, or in this forked child's parent.
 
         """
+        self._runtime.check_caller()
         check_node_id(peer_node_id)
         self._dialer.refuse(peer_node_id)
         sessions = self._registry.throw_out(peer_node_id, self._dialer.refusal(peer_node_id))
@@ -425,11 +494,13 @@ class STTNode:
         `STTIdentityError`. A ban lasts as long as this object, not longer: keep a list, or use
         ``allow``, for more. Returns and raises as `kick`.
         """
+        self._runtime.check_caller()
         self._access.ban(peer_node_id)
         return await self.kick(peer_node_id)
 
     async def unban(self, peer_node_id: bytes) -> None:
         """Take a ban back. Does nothing if there is none."""
+        self._runtime.check_caller()
         self._access.unban(peer_node_id)
 
     @property
@@ -443,6 +514,7 @@ class STTNode:
         Concerns sessions that lost their connection and were dialled by this node, and endpoints
         that were added with ``connect=True``. Does nothing if no dial is due.
         """
+        self._runtime.check_thread()
         self._registry.reconnects.retry_now(endpoint_id)
         self._keeper.retry_now(endpoint_id)
 
@@ -476,6 +548,7 @@ class STTNode:
         if isinstance(session_ids, bytes | bytearray | memoryview | str):
             name = type(session_ids).__name__
             raise TypeError(f"session_ids must be an iterable of ids, not one {name}")
+        self._runtime.check_caller()
         return await fan_out(
             session_ids,
             as_bytes(data),
@@ -489,6 +562,7 @@ class STTNode:
         self, data: bytes | bytearray | memoryview, *, timeout: float | None = None
     ) -> dict[bytes, SendOutcome]:
         """Send data to every peer that has a session; return each one's outcome by node id."""
+        self._runtime.check_caller()
         return await self.endpoints.send_to_many(
             list(self._registry.routes),
             data,
@@ -502,6 +576,7 @@ class STTNode:
         await session.send(data)
 
     async def _send_to_peer(self, endpoint_id: bytes, data: bytes) -> None:
+        self._runtime.check_caller()
         session = self._registry.routes.get(endpoint_id)
         if session is None:
             session = await self._connector.connect_to(endpoint_id)
@@ -521,10 +596,12 @@ class STTNode:
         return {"state": state, "rtt": session.rtt, "min_rtt": session.min_rtt}
 
     def _connect_wanted(self, endpoint_id: bytes) -> None:
-        if self._started and not self._runtime.stopping:
+        self._runtime.check_thread()
+        if self._started and self._runtime.running and not self._runtime.stopping:
             self._keeper.want(endpoint_id)
 
-    def _warn_of_handlers(self) -> None:
+    def _receiver_waits(self) -> None:
+        self._runtime.check_caller()
         if not self._warned and self.events.handled("data_received"):
             self._warned = True
             logger.warning(
@@ -548,6 +625,18 @@ class STTNode:
             handshakes_dropped=counters.handshakes_dropped,
             peers_denied=counters.peers_denied,
         )
+
+
+_nodes: WeakSet[STTNode] = WeakSet()
+"""All of this process."""
+
+
+def _orphan_nodes() -> None:
+    for node in list(_nodes):
+        node.orphan()
+
+
+in_child(_orphan_nodes)
 
 
 def _check_shared_seeds(shared_seed: bytes | Sequence[bytes]) -> tuple[bytes, ...]:

@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import STTAuthenticationError, STTIdentityError
+from .forks import belongs_to_parent, in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,17 @@ _OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 _INNER_FILL: Final = b"\x36" * 32
 _OUTER_FILL: Final = b"\x5c" * 32
 
+_process = 0
+"""Stands for this process: how many forks it took to make it. Its number would cost a call."""
+
+
+def _begin_process() -> None:
+    global _process  # noqa: PLW0603
+    _process += 1
+
+
+in_child(_begin_process)
+
 BytesLike = bytes | bytearray | memoryview
 Token = Literal["e", "s", "ee", "es", "se"]
 
@@ -97,7 +109,8 @@ class _Secret:
     """An object that is neither pickled nor copied.
 
     It holds keys, which belong in no file; and two copies of one cipher would encrypt two messages
-    under the same nonce, which gives away both.
+    under the same nonce, which gives away both. For that reason a cipher, and a handshake that has
+    begun, are also of no use in a forked child.
     """
 
     __slots__ = ()
@@ -174,12 +187,14 @@ class CipherState(_Secret):
     Args:
         key: 32 bytes, used for nothing else. It is not kept as bytes.
 
+    In a forked child the ciphers of its parent raise RuntimeError instead of anything else.
+
     Raises:
         ValueError: The key has another length.
 
     """
 
-    __slots__ = ("_aead", "_n")
+    __slots__ = ("_aead", "_n", "_process")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -187,6 +202,7 @@ class CipherState(_Secret):
             raise ValueError(msg)
         self._aead = AESGCM(key)
         self._n = 0
+        self._process = _process
 
     @property
     def n(self) -> int:
@@ -202,8 +218,8 @@ class CipherState(_Secret):
 
         """
         n = self._n
-        if len(plaintext) > MAX_PLAINTEXT_BYTES or n == _MAX_NONCE:
-            raise _refusal(plaintext)
+        if len(plaintext) > MAX_PLAINTEXT_BYTES or n == _MAX_NONCE or self._process != _process:
+            raise self._refusal(plaintext)
         ciphertext = self._aead.encrypt(n.to_bytes(_NONCE_BYTES, "big"), plaintext, None)
         self._n = n = n + 1
         if not n & _REKEY_MASK:
@@ -222,8 +238,8 @@ class CipherState(_Secret):
 
         """
         n = self._n
-        if len(plaintext) > MAX_PLAINTEXT_BYTES or n == _MAX_NONCE:
-            raise _refusal(plaintext)
+        if len(plaintext) > MAX_PLAINTEXT_BYTES or n == _MAX_NONCE or self._process != _process:
+            raise self._refusal(plaintext)
         self._aead.encrypt_into(n.to_bytes(_NONCE_BYTES, "big"), plaintext, None, buffer)
         self._n = n = n + 1
         if not n & _REKEY_MASK:
@@ -240,6 +256,8 @@ class CipherState(_Secret):
 
         """
         n = self._n
+        if self._process != _process:
+            raise belongs_to_parent("the cipher")
         if not TAG_BYTES <= len(ciphertext) <= MAX_MESSAGE_BYTES:
             raise STTAuthenticationError("a transport message of a length that none can have")
         if n == _MAX_NONCE:
@@ -261,12 +279,13 @@ class CipherState(_Secret):
         """
         self._aead = AESGCM(self._aead.encrypt(_REKEY_NONCE, _ZEROS, None)[:KEY_BYTES])
 
-
-def _refusal(plaintext: BytesLike) -> Exception:
-    """Return the error for a plaintext that cannot be encrypted."""
-    if len(plaintext) > MAX_PLAINTEXT_BYTES:
-        return ValueError(f"{len(plaintext)} bytes do not fit into one Noise message")
-    return OverflowError("no nonce is left under this key")
+    def _refusal(self, plaintext: BytesLike) -> Exception:
+        """Return the error for a plaintext that cannot be encrypted."""
+        if self._process != _process:
+            return belongs_to_parent("the cipher")
+        if len(plaintext) > MAX_PLAINTEXT_BYTES:
+            return ValueError(f"{len(plaintext)} bytes do not fit into one Noise message")
+        return OverflowError("no nonce is left under this key")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -400,7 +419,8 @@ class Handshake(_Secret):
     Write and read messages in turn, then call `finish`. What fails on account of the peer leaves
     the handshake as it was; so does a call out of turn, which is a RuntimeError.
 
-    A listener makes one and copies it for each connection: see `copy`.
+    A listener makes one and copies it for each connection: see `copy`. One that has begun belongs
+    to its process: in a forked child, every call to it is a RuntimeError.
 
     Args:
         initiator: True for the side that writes the first message.
@@ -417,8 +437,9 @@ class Handshake(_Secret):
 
     """
 
-    __slots__ = ("_setup", "_state", "_step")
+    __slots__ = ("_process", "_setup", "_state", "_step")
 
+    _process: int
     _setup: _Setup
     _state: _State
     _step: int
@@ -451,6 +472,7 @@ class Handshake(_Secret):
         self._setup = _Setup(initiator, static_public, ephemeral, pattern)
         self._state = state
         self._step = 0
+        self._process = _process
 
     def copy(self) -> Handshake:
         """Return another handshake with the same setting, at its start.
@@ -467,6 +489,7 @@ class Handshake(_Secret):
         other._setup = self._setup  # noqa: SLF001 - of this very class
         other._state = self._state  # noqa: SLF001 - never changed, only replaced
         other._step = 0  # noqa: SLF001
+        other._process = _process  # noqa: SLF001
         return other
 
     @property
@@ -564,6 +587,7 @@ class Handshake(_Secret):
                 (two channels with the same keys would encrypt under the same nonces).
 
         """
+        self._check_process()
         if self._step != len(self._setup.pattern.messages):
             raise RuntimeError("only a finished handshake yields a channel, and only once")
         state = self._state
@@ -578,9 +602,14 @@ class Handshake(_Secret):
 
     def _turn(self, initiators: bool) -> tuple[Token, ...]:
         """Return the tokens of the next message if it is the initiator's, or the responder's."""
+        self._check_process()
         if self.finished or initiators != (self._step % 2 == 0):
             raise RuntimeError("a handshake message out of turn")
         return self._setup.pattern.messages[self._step]
+
+    def _check_process(self) -> None:
+        if self._step and self._process != _process:
+            raise belongs_to_parent("the handshake")
 
 
 def _exchange(state: _State, token: Token, *, initiator: bool) -> bytes:

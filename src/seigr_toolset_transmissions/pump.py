@@ -110,6 +110,10 @@ class Pump:
         self._queue.pop()
         return True
 
+    def clear(self) -> None:
+        """Hand on nothing more."""
+        self._queue.clear()
+
     def wait_no_more(self) -> None:
         """Try the inbox again, full or not."""
         if self._room is not None:

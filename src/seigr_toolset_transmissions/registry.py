@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .budget import ByteBudget, PeerBudget
+from .checked_session import CheckedSession
 from .connection import Connection, FlushTurn
 from .errors import (
     STTConnectError,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from .events import EventEmitter
     from .noise import Channel
     from .runtime import Runtime
-    from .transports.base import Transport
+    from .session import SessionMachine
+    from .transports.base import Address, Transport
 
 __all__ = ["Peer", "Registry"]
 
@@ -115,12 +117,37 @@ class Registry:
         """End it, when all sessions have ended."""
         self.budget.stop()
 
+    def orphan(self, reason: str) -> tuple[STTSessionLostError, ...]:
+        """End all sessions without a word, and without the loop: see `Session.orphan`.
+
+        Returns:
+            One error for each session that had messages undelivered.
+
+        """
+        self.peers.clear()  # what is left of tasks that told of them finds nothing to change
+        for session in (*self.opening, *self.unconfirmed.values(), *self.sessions.values()):
+            session.orphan(reason)
+        errors = (session.error for session in self.sessions.values())
+        return tuple(error for error in errors if error and (error.unsent or error.unknown))
+
     # ------------------------------------------------- what sessions need of their node
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The node's event loop."""
         return self.runtime.loop
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked child."""
+        self.runtime.check_process()
+
+    def check_caller(self) -> None:
+        """Raise RuntimeError for a caller in another event loop, or in a forked child."""
+        self.runtime.check_caller()
+
+    def check_thread(self) -> None:
+        """Raise RuntimeError, in debug mode, for a caller in another thread."""
+        self.runtime.check_thread()
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
@@ -178,6 +205,24 @@ class Registry:
             session.acknowledge()
 
     # ---------------------------------------------------------------- connections
+
+    def make_session(
+        self,
+        machine: SessionMachine,
+        *,
+        peer_node_id: bytes,
+        peer_incarnation: bytes,
+        dial_address: Address | None,
+    ) -> Session:
+        """Return a new session, which nobody knows yet."""
+        kind = CheckedSession if self.loop.get_debug() else Session
+        return kind(
+            self,
+            machine,
+            peer_node_id=peer_node_id,
+            peer_incarnation=peer_incarnation,
+            dial_address=dial_address,
+        )
 
     def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None:
         """Let a session go on over a transport whose handshake is done."""

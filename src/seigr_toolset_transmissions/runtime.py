@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
+from .forks import belongs_to_parent
 from .unheard import UnheardErrors
 
 if TYPE_CHECKING:
@@ -71,18 +72,24 @@ class Runtime:
         counters: What has happened so far.
         incarnation: 16 random bytes of this life of the node; empty while it does not run.
         stopping: Whether the node is being stopped.
+        orphaned: Whether this is a forked child, and the node is its parent's.
 
     """
 
     def __init__(
-        self, config: NodeConfig, events: EventEmitter, endpoints: EndpointManager
+        self,
+        config: NodeConfig,
+        events: EventEmitter,
+        endpoints: EndpointManager,
+        counters: Counters,
     ) -> None:
         self.config = config
         self.events = events
         self.endpoints = endpoints
-        self.counters = Counters()
+        self.counters = counters
         self.incarnation = b""
         self.stopping = False
+        self.orphaned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = Context()  # that of `node.STTNode.start`, while the node runs
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -110,22 +117,69 @@ class Runtime:
         self.stopping = False
         self._stop_callers.clear()
 
+    def orphan(self) -> None:
+        """Be of no use any more: this is a forked child, and the node is its parent's."""
+        self._loop = None
+        self.incarnation = b""
+        self.orphaned = True
+
     @property
     def running(self) -> bool:
         """Whether the node has a loop: it starts, runs or stops."""
-        return self._loop is not None
+        return self._loop is not None and not self._loop.is_closed()
+
+    @property
+    def bereft(self) -> bool:
+        """Whether the loop was closed while the node ran: nothing of this life can go on."""
+        return self._loop is not None and self._loop.is_closed()
+
+    def check_process(self) -> None:
+        """See that the node belongs to this process.
+
+        Raises:
+            RuntimeError: It was started in the process that forked this one.
+
+        """
+        if self.orphaned:
+            raise belongs_to_parent("the node")
+
+    def check_caller(self) -> None:
+        """See that the calling coroutine may use the node.
+
+        Raises:
+            RuntimeError: It runs in another event loop than the node, or in a forked child.
+
+        """
+        self.check_process()
+        if self.running and asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "the node runs in another event loop: use it there, from another thread by "
+                "asyncio.run_coroutine_threadsafe(), or stop it there first"
+            )
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop in which the node runs.
 
         Raises:
-            RuntimeError: It does not run.
+            RuntimeError: It does not run, or runs in the process that forked this one.
 
         """
         if self._loop is None:
+            self.check_process()
             raise RuntimeError("the node is not running: await node.start() first")
         return self._loop
+
+    def check_thread(self) -> None:
+        """See, in asyncio's debug mode, that the caller is in the thread of the node's loop.
+
+        Raises:
+            RuntimeError: It is not; or this is a forked child.
+
+        """
+        self.check_process()
+        if self._loop is not None and self._loop.get_debug():
+            self._loop.call_soon(_do_nothing).cancel()  # this is what checks it
 
     # ---------------------------------------------------------------------- tasks
 
@@ -213,3 +267,7 @@ class Runtime:
         report.last = now
         count, report.count = report.count, 0
         report.task = self.own(self.emit_error(error_type, details | {"count": count}))
+
+
+def _do_nothing() -> None:
+    pass

@@ -575,10 +575,11 @@ def test_cancelling_a_dial_of_several_addresses_ends_each_attempt(
 
 
 def test_a_link_local_address_keeps_its_zone() -> None:
-    info = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 1, 0, 2))
-    assert tcp._host(info) == "fe80::1%2"
-    assert tcp._host((*info[:4], ("::1", 1, 0, 0))) == "::1"
-    assert tcp._host((*info[:4], ("127.0.0.1", 1))) == "127.0.0.1"
+    number, name = socket.if_nameindex()[0]
+    assert tcp._address(("fe80::1", 1, 0, number)) == (f"fe80::1%{name}", 1)
+    assert tcp._address(("fe80::1", 1, 0, 987_654)) == ("fe80::1%987654", 1)
+    assert tcp._address(("::1", 1, 0, 0)) == ("::1", 1)
+    assert tcp._address(("127.0.0.1", 1)) == ("127.0.0.1", 1)
 
 
 async def test_no_warning_is_logged_for_a_broken_connection(

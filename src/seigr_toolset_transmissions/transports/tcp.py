@@ -11,7 +11,9 @@ import struct
 import sys
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
 
+from seigr_toolset_transmissions.forks import in_child
 from seigr_toolset_transmissions.transports.base import (
     NOBODY,
     WRITE_HIGH_BYTES,
@@ -26,10 +28,13 @@ from seigr_toolset_transmissions.transports.base import (
     receiver_or_nobody,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+if sys.platform != "win32":
+    import resource
 
-__all__ = ["TcpNetwork", "TcpTransport"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["TcpNetwork", "TcpTransport", "descriptor_limit"]
 
 _ATTEMPT_DELAY = 0.25
 """Seconds before the next address of a name is tried as well (RFC 8305, section 8)."""
@@ -40,6 +45,9 @@ at most: enough for a burst of dials, and not so many that the loop stands still
 
 _PORT_ATTEMPTS = 16
 """How often another free port is tried when it is not free for each address of a name."""
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors that say that nothing can be accepted until something else is given back."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """``struct linger``: closing drops what waits and tells the peer so."""
@@ -57,12 +65,13 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
     When the read in the middle fails, ``get_buffer`` is simply called again later.
     """
 
-    __slots__ = ("_address", "_stream")
+    __slots__ = ("__weakref__", "_address", "_stream")
 
     def __init__(self, receiver: Receiver) -> None:
         super().__init__(receiver)
         self._stream: asyncio.Transport | None = None
         self._address: Address = ("", 0)
+        _sockets.add(self)
 
     @property
     def peer_address(self) -> Address:
@@ -106,7 +115,10 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
             # and the system would keep megabytes for a peer that does not read.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        stream.abort()
+        try:
+            stream.abort()
+        except RuntimeError:  # the loop is closed, and will not close the socket any more
+            _replace(self.descriptors())
 
     def _end_stream(self) -> None:
         stream = self._stream
@@ -127,6 +139,12 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         # uvloop reports no end to a connection whose creation was cancelled.
         asyncio.get_running_loop().call_soon(self.connection_lost, None)
 
+    def descriptors(self) -> list[int]:
+        """Return the numbers of the sockets that are open: one or none."""
+        stream = self._stream
+        sock = None if stream is None else stream.get_extra_info("socket")
+        return [] if sock is None else [sock.fileno()]
+
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -136,7 +154,7 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         stream.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
         name = stream.get_extra_info("peername")
         if name is not None:
-            self._address = name if len(name) == 2 else name[:2]
+            self._address = _address(name)
         self._begin()
 
     def eof_received(self) -> None:
@@ -164,20 +182,50 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
             self._end(exc)
 
 
+class _ListeningSocket(socket.socket):
+    """A socket that makes asyncio take note of a lack of descriptors once, and not in numbers.
+
+    Having failed to accept for lack of them, asyncio pauses for a second; but before that it goes
+    on trying in the same turn, up to `_BACKLOG` times, with a log record and a timer for each.
+    """
+
+    __slots__ = ("_exhausted",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._exhausted = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        exhausted, self._exhausted = self._exhausted, False
+        if exhausted:
+            raise BlockingIOError  # this ends the turn
+        try:
+            return super().accept()
+        except OSError as error:
+            self._exhausted = error.errno in _EXHAUSTED
+            raise
+
+
 class _TcpListener(Listener):
-    def __init__(self, accept: Callable[[], Receiver], address: Address) -> None:
+    def __init__(self, accept: Callable[[], Receiver], sockets: list[socket.socket]) -> None:
         self._accept = accept
-        self._address = address
+        self._sockets = sockets
+        self._address = _address(sockets[0].getsockname())
         self._servers: list[asyncio.Server] = []
         self._closed = False
+        _sockets.add(self)
 
     @property
     def address(self) -> Address:
         return self._address
 
-    async def start(self, sockets: Iterable[socket.socket]) -> None:
+    def descriptors(self) -> list[int]:
+        """Return the numbers of the sockets that are open."""
+        return [sock.fileno() for sock in self._sockets]
+
+    async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        for sock in sockets:
+        for sock in self._sockets:
             self._servers.append(
                 await loop.create_server(
                     self._make_transport, sock=sock, backlog=_BACKLOG, start_serving=False
@@ -192,6 +240,8 @@ class _TcpListener(Listener):
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for sock in self._sockets:  # of servers that were not made, if starting them has failed
+            sock.close()
 
     def _make_transport(self) -> TcpTransport:
         # The loop may have accepted a connection already when the listener is closed.
@@ -236,16 +286,51 @@ class TcpNetwork(Network):
 
         """
         sockets = _bind(await _resolve(host or None, port, socket.AI_PASSIVE))
-        name: tuple[Any, ...] = sockets[0].getsockname()
-        listener = _TcpListener(accept, (name[0], name[1]))
+        listener = _TcpListener(accept, sockets)
         try:
-            await listener.start(sockets)
+            await listener.start()
         except BaseException:
             await listener.close()
-            for sock in sockets:
-                sock.close()
             raise
         return listener
+
+
+_sockets: WeakSet[TcpTransport | _TcpListener] = WeakSet()
+"""All of this process."""
+
+
+def _replace(numbers: list[int]) -> None:
+    """Close sockets, and leave another one, good for nothing, in the place of each.
+
+    For sockets that belong to an event loop that cannot close them itself. It and its objects know
+    nothing of this, and may close the number again later: a stranger must not have got it by then.
+    """
+    with socket.socket() as dead:
+        for number in numbers:
+            if number >= 0:
+                os.dup2(dead.fileno(), number, inheritable=False)
+
+
+def _close_in_child() -> None:
+    """Close what a forked child has inherited, so that the parent does not notice.
+
+    No shutdown, no option set: they would act on the connection, which is the parent's. Nor are the
+    loop and its transports asked: parent and child may share one epoll, from which they would
+    remove the parent's sockets. They cannot any more, once the numbers stand for other sockets.
+    """
+    _replace([number for sockets in list(_sockets) for number in sockets.descriptors()])
+    _sockets.clear()
+
+
+in_child(_close_in_child)
+
+
+def descriptor_limit() -> int | None:
+    """Return how many descriptors this process may have open; None if there is no such limit."""
+    if sys.platform == "win32":
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 _AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
@@ -321,7 +406,7 @@ class _Race(Nobody):
 
     async def _attempt(self, info: _AddressInfo) -> TcpTransport:
         _, transport = await asyncio.get_running_loop().create_connection(
-            lambda: TcpTransport(self), _host(info), info[4][1], family=info[0]
+            lambda: TcpTransport(self), *_address(info[4]), family=info[0]
         )
         return transport
 
@@ -340,10 +425,20 @@ def _alternate_families(infos: list[_AddressInfo]) -> list[_AddressInfo]:
     return [info for info in chain(*zip_longest(first, other)) if info is not None]
 
 
-def _host(info: _AddressInfo) -> str:
-    """Return the numeric address, with its zone where it has one (a link-local one of IPv6)."""
-    address = info[4]
-    return f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
+def _address(name: tuple[Any, ...]) -> Address:
+    """Return the host, with its zone where it has one (a link-local one of IPv6), and the port."""
+    if len(name) == 2:
+        return name
+    host, port, _, zone = name
+    return (f"{host}%{_zone(zone)}" if zone else host), port
+
+
+def _zone(number: int) -> str:
+    """Return an interface as it is written in an address: its name, else its number."""
+    try:
+        return socket.if_indextoname(number) if os.name == "posix" else str(number)
+    except OSError:
+        return str(number)
 
 
 def _bind(infos: list[_AddressInfo]) -> list[socket.socket]:
@@ -361,12 +456,13 @@ def _bind(infos: list[_AddressInfo]) -> list[socket.socket]:
 
 def _bind_once(infos: list[_AddressInfo]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
+    sock: socket.socket
     missing: OSError | None = None
     port: int = infos[0][4][1]
     try:
         for family, kind, protocol, _, address in infos:
             try:
-                sock = socket.socket(family, kind, protocol)
+                sock = _ListeningSocket(family, kind, protocol)
             except OSError as error:  # this machine has no such family
                 missing = error
                 continue
@@ -384,7 +480,8 @@ def _bind_once(infos: list[_AddressInfo]) -> list[socket.socket]:
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise OSError(
-                        error.errno, f"cannot listen on {address[0]} port {port}: {error.strerror}"
+                        error.errno,
+                        f"cannot listen on {_address(address)[0]} port {port}: {error.strerror}",
                     ) from error
                 missing = error
                 sockets.pop().close()

@@ -1,0 +1,181 @@
+"""In a forked child, the nodes of its parent are dead, and the parent notices nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from helpers.forked import in_fork, needs_fork
+from helpers.nodes import SHARED_SEED, Nodes, address_of, memory_nodes, seed_of, until
+from seigr_toolset_transmissions import STTNode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from helpers.nodes import Pair
+
+pytestmark = needs_fork
+
+REFUSED = "RuntimeError: the node belongs to the parent of this forked process"
+
+
+def on_a_loop_of_its_own(make: Callable[[], Coroutine[Any, Any, object]]) -> str:
+    """What a child gets that awaits something on an event loop that it has made."""
+    return in_fork(lambda: asyncio.run(make()))
+
+
+async def exchange(pair: Pair) -> None:
+    """Check that a pair of nodes is as good as ever."""
+    for session, node in ((pair.near, pair.listener), (pair.far, pair.dialer)):
+        await session.send(b"a message of the parent")
+        await session.flush()
+        data, _ = await node.endpoints.receive_any(timeout=10)
+        assert data == b"a message of the parent"
+
+
+async def test_a_child_sends_nothing_on_a_session_of_its_parent() -> None:
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        for session in (pair.near, pair.far):
+            assert in_fork(partial(session.send_nowait, b"")).startswith(REFUSED)
+            assert in_fork(partial(session.try_send, b"")).startswith(REFUSED)
+        peer = pair.listener.node_id
+        for make in (
+            lambda: pair.near.send(b"of the child"),
+            pair.near.flush,
+            pair.near.close,
+            pair.near.wait_closed,
+            lambda: pair.dialer.endpoints.send_to_endpoint(peer, b"of the child"),
+            lambda: pair.dialer.send_to_all(b"of the child"),
+            lambda: pair.dialer.send_to_sessions([pair.near.session_id], b"of the child"),
+        ):
+            assert on_a_loop_of_its_own(make).startswith(REFUSED)
+        await exchange(pair)
+        assert pair.near.stats.resumes == 0
+
+
+async def test_a_child_can_neither_use_nor_start_nor_stop_a_node_of_its_parent() -> None:
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        node, address = pair.dialer, address_of(pair.listener)
+        for make in (
+            node.start,
+            node.stop,
+            lambda: node.connect(*address),
+            lambda: node.kick(bytes(32)),
+            lambda: node.ban(bytes(32)),
+            lambda: node.unban(bytes(32)),
+            lambda: node.set_shared_seed(SHARED_SEED),
+            lambda: node.endpoints.receive_any(timeout=1),
+        ):
+            assert on_a_loop_of_its_own(make).startswith(REFUSED)
+        assert in_fork(lambda: node.retry_now(bytes(32))).startswith(REFUSED)
+        assert in_fork(lambda: pair.listener.address) == "None"
+        await exchange(pair)
+
+
+async def test_the_error_names_the_remedy() -> None:
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        text = in_fork(lambda: pair.near.send_nowait(b""))
+    assert "create and start a node in the child" in text
+    assert '"spawn"' in text
+
+
+async def test_a_child_whose_node_is_started_by_its_parent_just_then() -> None:
+    async with Nodes() as nodes:
+        node = nodes.make()
+        starting = asyncio.create_task(node.start())
+        await asyncio.sleep(0)
+        assert on_a_loop_of_its_own(node.start).startswith(REFUSED)
+        await starting
+
+
+async def test_a_child_that_leaves_the_block_of_a_node_leaves_it_running() -> None:
+    async with Nodes() as nodes, nodes.make() as node:
+        assert on_a_loop_of_its_own(lambda: node.__aexit__(None, None, None)) == "None"
+        assert "stopped" not in repr(node)
+
+
+async def test_a_child_has_nodes_of_its_own() -> None:
+    async def talk() -> bytes:
+        async with STTNode(seed_of("carol"), SHARED_SEED) as carol:
+            session = await carol.connect(*address)
+            await session.send(b"of the child")
+            await session.close()
+            return b"sent"
+
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        address = address_of(pair.listener)
+        assert await asyncio.to_thread(on_a_loop_of_its_own, talk) == "b'sent'"
+        data, _ = await pair.listener.endpoints.receive_any(timeout=10)
+        assert data == b"of the child"
+        await exchange(pair)
+
+
+async def test_a_node_that_its_parent_has_not_started_works_in_each_child() -> None:
+    async def talk() -> bytes:
+        async with carol:
+            session = await carol.connect(*address)
+            await session.send(b"of a worker")
+            await session.close()
+            return carol.node_id[:4]
+
+    async with Nodes() as nodes:
+        bob = await nodes.listen("bob")
+        address = address_of(bob)
+        unstarted = nodes.make("carol")
+        stopped = nodes.make("carol")
+        await stopped.start()
+        await stopped.stop()
+        for carol in (unstarted, unstarted, stopped):
+            outcome = await asyncio.to_thread(on_a_loop_of_its_own, talk)
+            assert outcome == str(carol.node_id[:4])
+            data, _ = await bob.endpoints.receive_any(timeout=10)
+            assert data == b"of a worker"
+
+
+async def test_the_connections_of_the_parent_end_with_it_and_not_with_a_child() -> None:
+    """A child has no descriptor of them: neither its life nor its end is seen by the peers."""
+
+    def inherited() -> list[str]:
+        mine = []
+        for number in range(256):
+            with contextlib.suppress(OSError):
+                sock = socket.socket(fileno=os.dup(number))
+                if sock.family == socket.AF_INET and sock.getsockname()[1]:
+                    mine.append(str(sock.getsockname()))
+        return mine
+
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        _, stranger = await asyncio.open_connection(*address_of(pair.listener))
+        await until(lambda: pair.listener.stats().half_open)
+        expected = [str(stranger.get_extra_info("sockname"))]  # no socket of this library
+        assert in_fork(inherited) == str(expected)
+        await exchange(pair)
+        stranger.close()
+
+
+async def test_a_child_in_memory() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        assert in_fork(lambda: pair.near.send_nowait(b"")).startswith(REFUSED)
+        await exchange(pair)
+
+
+async def test_a_sender_and_a_flush_that_wait_in_the_parent_go_on() -> None:
+    async with Nodes(send_window_messages=1) as nodes:
+        pair = await nodes.pair()
+        await pair.near.send(b"1")
+        waiting = asyncio.gather(pair.near.send(b"2"), pair.near.send(b"3"), pair.near.flush())
+        await asyncio.sleep(0)
+        assert in_fork(lambda: pair.near.send_nowait(b"")).startswith(REFUSED)
+        await waiting
+        received = [(await pair.listener.endpoints.receive_any(timeout=10))[0] for _ in range(3)]
+        assert received == [b"1", b"2", b"3"]

@@ -1,0 +1,92 @@
+"""A process without a free descriptor: what listens stays quiet, and goes on when there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers.nodes import Nodes, address_of, memory_nodes, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+resource = pytest.importorskip("resource")
+
+
+@contextmanager
+def descriptors(limit: int) -> Iterator[None]:
+    """Limit how many descriptors this process may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    held: list[int] = []
+    with descriptors(256):
+        try:
+            while True:
+                held.append(os.dup(0))
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            for number in held:
+                os.close(number)
+
+
+async def test_a_connection_that_cannot_be_accepted_makes_little_noise_and_is_accepted_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    async with Nodes() as nodes:
+        hub = await nodes.listen()
+        dialers = [socket.socket() for _ in range(3)]
+        timers = getattr(loop, "_scheduled", [])
+        with no_descriptor_left(), caplog.at_level(logging.DEBUG):
+            before = len(timers)
+            for dialer in dialers:
+                dialer.setblocking(False)
+                dialer.connect_ex(address_of(hub))
+            await asyncio.sleep(2.5)
+            assert len(told) + len(caplog.records) <= 4
+            assert len(timers) <= before + 4
+        if told:  # uvloop turns them away instead
+            await until(lambda: hub.stats().half_open == len(dialers), seconds=5)
+        for dialer in dialers:
+            dialer.close()
+        alice = await nodes.start("alice")
+        await nodes.connect(alice, hub)
+
+
+async def test_a_node_warns_of_a_limit_below_its_sessions(caplog: pytest.LogCaptureFixture) -> None:
+    async with Nodes(max_sessions=256) as nodes:
+        with descriptors(256):
+            await nodes.listen()
+    (record,) = caplog.records
+    assert "only 256 descriptors" in record.message
+    assert "up to 256 sessions (max_sessions)" in record.message
+
+
+async def test_a_node_does_not_warn_without_need(caplog: pytest.LogCaptureFixture) -> None:
+    with descriptors(256):
+        async with Nodes(max_sessions=200) as nodes:
+            await nodes.listen()
+        async with memory_nodes() as nodes:
+            await nodes.listen()
+        async with Nodes() as nodes:
+            await nodes.start()  # as many connections as the program dials
+    assert not caplog.records
