@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from helpers.forked import in_fork, needs_fork
 from helpers.nodes import SHARED_SEED, Nodes, address_of, memory_nodes, seed_of, until
@@ -160,6 +164,43 @@ async def test_the_connections_of_the_parent_end_with_it_and_not_with_a_child() 
         assert in_fork(inherited) == str(expected)
         await exchange(pair)
         stranger.close()
+
+
+GOES_ON = """
+import asyncio, os, sys
+sys.path[:0] = {path!r}
+from helpers.nodes import SHARED_SEED, address_of, seed_of
+from seigr_toolset_transmissions import STTNode
+
+async def main():
+    async with STTNode(seed_of("bob"), SHARED_SEED) as bob:
+        await bob.stop()
+        await bob.start(server_mode=True)
+        async with STTNode(seed_of("alice"), SHARED_SEED) as alice:
+            session = await alice.connect(*address_of(bob))
+            pid = os.fork()
+            if pid == 0:
+                sys.exit(7)  # through everything that waits in a copy of the parent's loop
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            for _ in range(2):
+                await session.send(b"of the parent")
+                await session.flush()
+                print((await bob.endpoints.receive_any(timeout=9))[0].decode())
+                await alice.connect(*address_of(bob))
+            assert session.stats.resumes == 0
+
+{run}(main())
+"""
+
+
+@pytest.mark.parametrize("run", ["asyncio.run", "__import__('uvloop').run"])
+def test_a_child_that_closes_its_copy_of_the_loop_does_the_parent_no_harm(run: str) -> None:
+    program = GOES_ON.format(path=sys.path, run=run)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.stdout.split("\n") == ["7", "of the parent", "of the parent", ""], done.stderr
+    assert done.returncode == 0
 
 
 async def test_a_child_in_memory() -> None:

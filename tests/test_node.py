@@ -696,8 +696,25 @@ async def test_a_host_that_does_not_exist_is_told_of() -> None:
 async def test_a_port_that_is_none_is_told_of(port: int) -> None:
     async with Nodes() as nodes:
         node = await nodes.start()
-        with pytest.raises(STTConnectError, match=f"not a port: {port}"):
+        with pytest.raises(STTConnectError, match="a port is a number from 0 to 65535") as caught:
             await node.connect("127.0.0.1", port)
+        assert str(caught.value).count("127.0.0.1") == str(caught.value).count(str(port)) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "fe80::1", "a" * 70, "no.such.host.invalid"])
+@pytest.mark.parametrize("port", [1, 70000])
+async def test_an_error_names_the_address_once(host: str, port: int) -> None:
+    async with Nodes() as nodes:
+        node = await nodes.start()
+        with pytest.raises(STTConnectError) as caught:
+            await node.connect(host, port, timeout=5)
+        assert str(caught.value).count(host) == 1
+        assert str(caught.value).count(f"port {port}") == 1
+        if host != "127.0.0.1":
+            with pytest.raises(STTListenError) as listening:
+                await nodes.listen(host=host, port=port)
+            assert str(listening.value).count(host) == 1
+            assert str(listening.value).count(f"port {port}") == 1
 
 
 async def test_a_server_that_says_nothing_is_given_up_in_time() -> None:

@@ -12,9 +12,10 @@ import socket
 import sys
 import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from helpers.clock import run_virtual
 from helpers.machine import has_ipv6
@@ -360,9 +361,11 @@ def test_a_port_taken_in_one_family_is_taken() -> None:
     with socket.socket(socket.AF_INET) as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(OSError, match="cannot listen on 127") as raised:
-            tcp._bind(both_families(other.getsockname()[1]))
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match="Address already in use") as raised:
+            tcp._bind(both_families(port))
     assert raised.value.errno == errno.EADDRINUSE
+    assert raised.value.__notes__ == [f"of 127.0.0.1 port {port}"]
 
 
 @pytest.mark.parametrize(
@@ -572,6 +575,38 @@ def test_cancelling_a_dial_of_several_addresses_ends_each_attempt(
     run_virtual(main())
     assert len(attempts.cancelled) == len(attempts.started) == (2 if after > 0.25 else 1)
     assert not client.calls
+
+
+@pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, uvloop.Loop])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_dial_that_reaches_itself_is_refused_and_holds_no_port(
+    kind: type[asyncio.AbstractEventLoop], host: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    class FromThatPort(kind):  # type: ignore[misc, valid-type]
+        """Gives a dial the port that it dials, as the system may by chance."""
+
+        async def create_connection(self, factory: Any, to: str, port: int, **options: Any) -> Any:
+            if to == "127.0.0.1":
+                options["local_addr"] = (to, port)
+            return await super().create_connection(factory, to, port, **options)
+
+    async def main() -> None:
+        client = Recorder()
+        with pytest.raises(OSError, match=os.strerror(errno.ECONNREFUSED)):
+            await TcpNetwork().dial(client, host, port)
+        assert not client.calls
+        listener = await TcpNetwork().listen(Recorder, "127.0.0.1", port)
+        await listener.close()
+
+    loop = FromThatPort()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
 
 
 def test_a_link_local_address_keeps_its_zone() -> None:

@@ -13,6 +13,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
+from seigr_toolset_transmissions.errors import reason_of
 from seigr_toolset_transmissions.forks import in_child
 from seigr_toolset_transmissions.transports.base import (
     NOBODY,
@@ -138,6 +139,19 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         self.abort()
         # uvloop reports no end to a connection whose creation was cancelled.
         asyncio.get_running_loop().call_soon(self.connection_lost, None)
+
+    @property
+    def reaches_itself(self) -> bool:
+        """Whether both ends are one socket; known while the connection lasts.
+
+        If nobody listens on a port from which the system takes those of dials, a dial of it from
+        the same machine may be given that very port, and meets itself. It would hold the port, so
+        that nobody could listen there any more.
+        """
+        stream = self._stream
+        return stream is not None and (
+            stream.get_extra_info("sockname") == stream.get_extra_info("peername") is not None
+        )
 
     def descriptors(self) -> list[int]:
         """Return the numbers of the sockets that are open: one or none."""
@@ -339,7 +353,7 @@ _AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 async def _resolve(host: str | None, port: int, flags: int = 0) -> list[_AddressInfo]:
     """Look a host up; raise OSError for whatever cannot be an address."""
     if not 0 <= port <= 65535:
-        raise OSError(errno.EINVAL, f"not a port: {port}")
+        raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
     numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         # Without a thread, which the look-up of a name needs.
@@ -349,7 +363,7 @@ async def _resolve(host: str | None, port: int, flags: int = 0) -> list[_Address
             host, port, type=socket.SOCK_STREAM, flags=flags
         )
     except ValueError as error:  # a label too long for a domain name, or a zero byte
-        raise OSError(errno.EINVAL, f"not a host: {host!r}") from error
+        raise OSError(errno.EINVAL, "no host can have that name") from error
 
 
 class _Race(Nobody):
@@ -365,6 +379,7 @@ class _Race(Nobody):
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._winner: TcpTransport | None = None
+        self._circular: set[TcpTransport] = set()  # those that have reached themselves
         self._given_up = False
 
     async def run(self, infos: list[_AddressInfo]) -> TcpTransport:
@@ -373,11 +388,13 @@ class _Race(Nobody):
             return await self._attempt(infos[0])
         waiting = _alternate_families(infos)
         running: set[asyncio.Task[TcpTransport]] = set()
-        errors: list[OSError] = []
+        errors: dict[str, OSError] = {}  # by address
         try:
             while running or (waiting and self._winner is None):
                 if waiting and self._winner is None:
-                    running.add(asyncio.create_task(self._attempt(waiting.pop(0))))
+                    info = waiting.pop(0)
+                    host, _ = _address(info[4])
+                    running.add(asyncio.create_task(self._attempt(info), name=host))
                 done, running = await asyncio.wait(
                     running,
                     timeout=_ATTEMPT_DELAY if waiting else None,
@@ -388,15 +405,15 @@ class _Race(Nobody):
                         if task.result() is self._winner:
                             return self._winner
                     except OSError as error:
-                        errors.append(error)
+                        errors[task.get_name()] = error
         finally:
             for task in running:
                 task.cancel()
             if running:
                 await asyncio.wait(running)
-        if len({error.errno for error in errors}) == 1:
-            raise errors[0]
-        raise OSError("; ".join(str(error) for error in errors))
+        if len({error.errno for error in errors.values()}) == 1:
+            raise next(iter(errors.values()))
+        raise OSError("; ".join(f"{host}: {reason_of(error)}" for host, error in errors.items()))
 
     def give_up(self) -> None:
         """Leave nothing open."""
@@ -408,15 +425,21 @@ class _Race(Nobody):
         _, transport = await asyncio.get_running_loop().create_connection(
             lambda: TcpTransport(self), *_address(info[4]), family=info[0]
         )
+        if transport in self._circular:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         return transport
 
     def connection_made(self, transport: Transport) -> None:
         """Give the connection of an attempt to the receiver, if it is the first."""
-        if self._given_up or self._winner is not None:
-            transport.abort()
+        made = cast("TcpTransport", transport)
+        if made.reaches_itself:
+            self._circular.add(made)
+            made.abort()
+        elif self._given_up or self._winner is not None:
+            made.abort()
         else:
-            self._winner = cast("TcpTransport", transport)
-            self._winner.adopt(self._receiver)
+            self._winner = made
+            made.adopt(self._receiver)
 
 
 def _alternate_families(infos: list[_AddressInfo]) -> list[_AddressInfo]:
@@ -479,10 +502,8 @@ def _bind_once(infos: list[_AddressInfo]) -> list[socket.socket]:
                 sock.bind((address[0], port, *address[2:]))
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
-                    raise OSError(
-                        error.errno,
-                        f"cannot listen on {_address(address)[0]} port {port}: {error.strerror}",
-                    ) from error
+                    error.add_note(f"of {_address(address)[0]} port {port}")
+                    raise
                 missing = error
                 sockets.pop().close()
                 continue
