@@ -22,8 +22,10 @@ ALLOWED = {
     # They stand alone: no node, session or transport.
     "events": FOUNDATION,
     "fanout": FOUNDATION,
-    "inbox": FOUNDATION,
-    "endpoints": FOUNDATION | {"fanout", "inbox"},
+    "waiting": FOUNDATION,
+    "room": FOUNDATION | {"waiting"},
+    "inbox": FOUNDATION | {"room", "waiting"},
+    "endpoints": FOUNDATION | {"fanout", "inbox", "room", "waiting"},
     # The protocol, from the bottom up.
     "identity": FOUNDATION,
     "noise": FOUNDATION | {"identity"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ from seigr_toolset_transmissions.endpoints import EndpointManager
 from seigr_toolset_transmissions.errors import STTEndpointError, STTTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -190,18 +191,18 @@ async def test_a_message_passes_over_a_receiver_that_is_cancelled_but_has_not_ru
     assert await nothing_for(manager.receive_any(timeout=0))
 
 
-async def test_on_wait_is_called_when_a_receive_finds_nothing_at_hand() -> None:
+async def test_on_wait_is_called_when_a_receive_waits() -> None:
     calls: list[None] = []
     manager = manager_with(X, on_wait=lambda: calls.append(None))
     await manager.deliver(X, b"1")
     await manager.receive_any()
-    assert calls == []
     assert await nothing_for(manager.receive_any(timeout=0))
+    assert calls == []
     waiting = await start(manager.receive_from(X))
-    assert len(calls) == 2
+    assert len(calls) == 1
     await manager.deliver(X, b"2")
     assert await waiting == (b"2", X)
-    assert len(calls) == 2
+    assert len(calls) == 1
 
 
 async def test_who_is_cancelled_but_has_not_run_keeps_nobody_from_moving_up() -> None:
@@ -320,8 +321,11 @@ async def test_removal_wakes_receivers_and_drops_the_backlog_from_both_views() -
     manager = manager_with(X, Y)
     waiting = await start(manager.receive_from(X))
     await manager.remove_endpoint(X)
-    with pytest.raises(STTEndpointError, match="was removed while a receive waited"):
+    with pytest.raises(STTTimeoutError, match="was removed while a receive waited"):
         await waiting
+    with pytest.raises(STTEndpointError, match="is unknown") as unknown:
+        await manager.receive_from(X)
+    assert not isinstance(unknown.value, TimeoutError)  # whoever asks in a loop comes to an end
     await manager.add_endpoint(X, None)
     manager.offer(X, [b"1", b"2"])
     await manager.deliver(Y, b"3")
@@ -469,6 +473,177 @@ async def test_adding_a_retiring_endpoint_revives_it_with_its_backlog() -> None:
     await manager.deliver(X, b"2")
     assert await drain(manager) == [(b"1", X), (b"2", X)]
     assert X in manager
+
+
+# -- when nothing more will come --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+async def test_closing_ends_every_wait_and_says_why(timeout: float | None) -> None:
+    manager = manager_with(X, Y)
+    waiting = [
+        await start(manager.receive_any(timeout=timeout)),
+        await start(manager.receive_from(X, timeout=timeout)),
+    ]
+    manager.close_inboxes("the transport has ended")
+    waiting.append(await start(manager.receive_any(timeout=timeout)))
+    waiting.append(await start(manager.receive_from(Y, timeout=timeout)))
+    for receiving in waiting:
+        with pytest.raises(STTEndpointError, match="the transport has ended") as ended:
+            await receiving
+        assert not isinstance(ended.value, TimeoutError)
+
+
+async def test_what_is_there_is_received_after_closing() -> None:
+    manager = manager_with(X, Y)
+    first, second = await start(manager.receive_any()), await start(manager.receive_from(Y))
+    manager.offer(X, [b"1", b"2"])
+    manager.close_inboxes("over")
+    await manager.deliver(Y, b"3")
+    assert await first == (b"1", X)
+    with pytest.raises(STTEndpointError, match="over"):
+        await second
+    assert await drain(manager) == [(b"2", X), (b"3", Y)]
+    with pytest.raises(STTEndpointError, match="over"):
+        await manager.receive_any()
+
+
+async def test_a_receiver_whose_promise_is_withdrawn_after_closing_does_not_wait() -> None:
+    manager = manager_with(X)
+    waiting = await start(manager.receive_any())
+    await manager.deliver(X, b"1")
+    manager.close_inboxes("over")
+    await manager.remove_endpoint(X)
+    with pytest.raises(STTEndpointError, match="over"):
+        await waiting
+
+
+async def test_after_reopening_receivers_wait_again() -> None:
+    manager = manager_with(X)
+    manager.close_inboxes("over")
+    manager.open_inboxes()
+    waiting = await start(manager.receive_any())
+    assert not waiting.done()
+    await manager.deliver(X, b"1")
+    assert await waiting == (b"1", X)
+
+
+# -- the loop is closed and another one takes over ---------------------------------------------
+
+
+def left_behind(
+    *coroutines: Coroutine[Any, Any, Any], before: Callable[[], object] = lambda: None
+) -> list[Any]:
+    """Start the coroutines in a loop, call ``before``, and close the loop.
+
+    Returns the tasks, which must not be collected before the test has ended.
+    """
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> list[asyncio.Task[Any]]:
+        return [await start(coroutine) for coroutine in coroutines]
+
+    tasks = loop.run_until_complete(begin())
+    before()
+    loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    return tasks
+
+
+@pytest.mark.parametrize("of", ["any", "one"])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "with others that wait now"])
+def test_receivers_of_a_closed_loop_are_passed_over(of: str, again: bool) -> None:
+    manager = manager_with(X)
+
+    def receiving() -> Coroutine[Any, Any, tuple[bytes, bytes]]:
+        return manager.receive_any() if of == "any" else manager.receive_from(X)
+
+    left = left_behind(receiving(), receiving())
+
+    async def main() -> None:
+        waiting = [await start(receiving())] if again else []
+        await manager.deliver(X, b"1")
+        assert manager.offer(X, [b"2", b"3"]) == 2
+        got = [await task for task in waiting] + [await receiving() for _ in range(3 - again)]
+        assert got == [(b"1", X), (b"2", X), (b"3", X)]
+        assert await nothing_for(manager.receive_any(timeout=0.01))
+        assert await nothing_for(manager.receive_from(X, timeout=0.01))
+
+    asyncio.run(main())
+    assert len(left) == 2
+
+
+@pytest.mark.parametrize("first", ["any", "one"])
+@pytest.mark.parametrize("second", ["any", "one"])
+def test_what_was_promised_in_a_closed_loop_is_there_for_the_next(first: str, second: str) -> None:
+    manager = manager_with(X, Y)
+    left = left_behind(
+        *(
+            manager.receive_any() if of == "any" else manager.receive_from(X)
+            for of in (first, second)
+        ),
+        before=lambda: manager.offer(X, [b"1", b"2", b"3"]),
+    )
+
+    async def main() -> None:
+        assert await manager.receive_any(timeout=1) == (b"1", X)
+        assert await manager.receive_from(X, timeout=1) == (b"2", X)
+        assert await drain(manager) == [(b"3", X)]
+        assert await nothing_for(manager.receive_any(timeout=0.01))
+        assert (manager._inboxes._promised, manager._inboxes._promised_to_any) == (0, 0)
+
+    asyncio.run(main())
+    assert len(left) == 2
+
+
+def test_removal_retirement_and_closing_pass_over_a_closed_loop() -> None:
+    manager = manager_with(X, Y, Z, inbox_messages=1)
+    for endpoint_id in (X, Y):
+        manager.offer(endpoint_id, [b"1"])
+    left = left_behind(manager.receive_from(Z), manager.deliver(X, b"2"), manager.deliver(Y, b"2"))
+
+    async def main() -> None:
+        manager.retire_endpoint(X)
+        await manager.remove_endpoint(Y)
+        manager.close_inboxes("over")
+        assert await drain(manager) == [(b"1", X)]
+        assert manager.list_endpoints() == [Z]
+
+    asyncio.run(main())
+    assert len(left) == 3
+
+
+# -- no cycles of references -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["remove", "close", "time", "cancel", "refuse"])
+async def test_a_wait_that_fails_leaves_no_cycle_of_references(how: str) -> None:
+    manager = manager_with(X, inbox_messages=1)
+
+    async def fail() -> None:
+        if how == "refuse":
+            await manager.deliver(X, b"1")
+            waiting: asyncio.Task[Any] = await start(manager.deliver(X, b"2"))
+        else:
+            waiting = await start(manager.receive_from(X, timeout=0.001 if how == "time" else None))
+        if how == "close":
+            manager.close_inboxes("over")
+        elif how == "cancel":
+            waiting.cancel()
+        elif how != "time":
+            await manager.remove_endpoint(X)
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() or waiting.exception() is not None
+
+    gc.collect()
+    gc.disable()
+    try:
+        await fail()
+        await turns()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 # -- back-pressure ---------------------------------------------------------------------------
@@ -673,6 +848,7 @@ class Model:
 
     def __init__(self, *ids: bytes) -> None:
         self.ids = dict.fromkeys(ids, True)  # False: retiring
+        self.closed = False
         self.messages: list[Message] = []  # in order of arrival
         self.asks: list[Ask] = []  # everybody who has not got an answer yet, oldest first
 
@@ -717,8 +893,15 @@ class Model:
                     return self.take(message)
                 message.holder = ask
                 break
-        self.asks.append(ask)
+        ask.failed = self.closed and not self.held_by(ask)
+        if not ask.failed:
+            self.asks.append(ask)
         return None
+
+    def close(self) -> None:
+        self.closed = True
+        for ask in self.waiting():
+            ask.failed = True
 
     def may_take(self, message: Message) -> bool:
         """Return whether its holder gets it when it runs, all older ones being settled."""
@@ -762,6 +945,8 @@ class Model:
         for message in self.messages:
             if not message.holder:
                 message.holder = self.heir(message.endpoint_id)
+        if self.closed:
+            self.close()  # for those whose message is gone
 
     def retire(self, endpoint_id: bytes) -> None:
         self.ids[endpoint_id] = False
@@ -776,12 +961,13 @@ receive = st.tuples(st.just("receive"), one_or_any, any_of_them)
 deliver = st.tuples(st.just("deliver"), ids, st.integers(1, 2))
 step = st.tuples(st.sampled_from(["resume", "cancel", "cancel"]), st.none(), any_of_them)
 change = st.tuples(st.sampled_from(["remove", "retire", "add"]), ids, any_of_them)
+end = st.tuples(st.sampled_from(["close", "reopen", "reopen"]), st.none(), any_of_them)
 # Rounds of these orders make many a receiver promised something before any of them runs.
 rounds = st.lists(
     st.tuples(
         st.lists(receive, max_size=6),
         st.lists(st.one_of(deliver, deliver, deliver, receive), max_size=8),
-        st.lists(st.one_of(step, step, step, step, receive, deliver, change), max_size=8),
+        st.lists(st.one_of(step, step, step, step, receive, deliver, change, end), max_size=8),
     ),
     max_size=4,
 )
@@ -814,7 +1000,11 @@ def check_against_model(script: list[tuple[str, bytes | None, int]]) -> None:
             coroutine = manager.receive_from(endpoint_id) if endpoint_id else manager.receive_any()
             ask = Ask(endpoint_id, coroutine)
             expected = model.ask(ask)
-            assert ask.step() == expected
+            if ask.failed:
+                with pytest.raises(STTEndpointError, match="over"):
+                    ask.step()
+            else:
+                assert ask.step() == expected
         elif operation in ("resume", "cancel") and model.asks:
             finish(model.asks[number % len(model.asks)], operation == "cancel")
         elif operation == "deliver" and endpoint_id and model.ids.get(endpoint_id):
@@ -833,6 +1023,12 @@ def check_against_model(script: list[tuple[str, bytes | None, int]]) -> None:
         elif operation == "add" and endpoint_id and not model.ids.get(endpoint_id):
             model.ids[endpoint_id] = True
             manager.add_endpoint_nowait(endpoint_id, None)
+        elif operation == "close":
+            model.close()
+            manager.close_inboxes("it is over")
+        elif operation == "reopen":
+            model.closed = False
+            manager.open_inboxes()
         model.check()
         assert sorted(manager) == sorted(model.ids)
         assert manager.held_bytes(64) == sum(64 + len(message.data) for message in model.messages)

@@ -40,6 +40,7 @@ from seigr_toolset_transmissions.errors import (
     STTSeedError,
     STTSessionClosedError,
     STTSilenceError,
+    STTTimeoutError,
 )
 from seigr_toolset_transmissions.handshaking import Answering
 from seigr_toolset_transmissions.identity import Identity, derive_psk
@@ -249,6 +250,90 @@ async def test_a_stop_during_the_start_wins() -> None:
             assert_nothing_held(node)
             await node.start(server_mode=True)
             await node.stop()
+
+
+@in_virtual_time
+async def test_whoever_waits_for_a_message_hears_that_the_node_was_stopped() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        endpoints, stranger = pair.listener.endpoints, b"added by the program"
+        await endpoints.add_endpoint(stranger, None)
+
+        def receiving() -> list[asyncio.Task[Any]]:
+            return [
+                asyncio.create_task(endpoints.receive_any()),
+                asyncio.create_task(endpoints.receive_any(timeout=1000)),
+                asyncio.create_task(endpoints.receive_from(stranger)),
+            ]
+
+        waiting = receiving()
+        of_the_peer = asyncio.create_task(endpoints.receive_from(pair.dialer.node_id))
+        await asyncio.sleep(1)
+        await pair.listener.stop()
+        with pytest.raises(STTTimeoutError, match="was removed"):
+            await of_the_peer
+        for task in waiting + receiving():
+            with pytest.raises(STTEndpointError, match="the node was stopped") as ended:
+                await task
+            assert not isinstance(ended.value, TimeoutError)
+        with pytest.raises(STTTimeoutError):
+            await endpoints.receive_any(timeout=0)
+
+
+@in_virtual_time
+async def test_what_a_stopped_node_has_received_can_be_read() -> None:
+    async with memory_nodes(inbox_messages=3) as nodes:
+        pair = await nodes.pair()
+        messages = [b"%d" % k for k in range(10)]
+        for data in messages:
+            await pair.near.send(data)
+        await pair.near.flush()
+        await pair.listener.stop()
+        for data in messages:
+            assert await pair.listener.endpoints.receive_any() == (data, pair.dialer.node_id)
+        with pytest.raises(STTEndpointError, match="the node was stopped"):
+            await pair.listener.endpoints.receive_any()
+
+
+@in_virtual_time
+async def test_receivers_wait_again_on_a_node_that_was_started_again() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        for _ in range(2):
+            await pair.listener.stop()
+            await pair.listener.start(server_mode=True)
+            receiving = asyncio.create_task(pair.listener.endpoints.receive_any())
+            again = await nodes.connect(pair.dialer, pair.listener)
+            assert not receiving.done()
+            await again.near.send(b"again")
+            assert (await receiving)[0] == b"again"
+
+
+@in_virtual_time
+async def test_receivers_wait_on_a_node_that_is_yet_to_be_started() -> None:
+    async with memory_nodes() as nodes:
+        listener, dialer = nodes.make("bob"), await nodes.start("alice")
+        receiving = asyncio.create_task(listener.endpoints.receive_any())
+        await asyncio.sleep(1)
+        await listener.start(server_mode=True)
+        pair = await nodes.connect(dialer, listener)
+        await pair.near.send(b"hello")
+        assert (await receiving)[0] == b"hello"
+
+
+@pytest.mark.parametrize("starting", [False, True])
+async def test_a_stop_before_the_start_ends_who_waits_for_a_message(starting: bool) -> None:
+    async with Nodes() as nodes:
+        node = nodes.make()
+        receiving = asyncio.create_task(node.endpoints.receive_any())
+        start = asyncio.create_task(node.start()) if starting else None
+        await asyncio.sleep(0)
+        await node.stop()
+        with pytest.raises(STTEndpointError, match="the node was stopped"):
+            await receiving
+        if start is not None:
+            with pytest.raises(RuntimeError, match="stopped"):
+                await start
 
 
 @in_virtual_time

@@ -720,6 +720,38 @@ def test_the_health_monitor_tells_who_answers() -> None:
     run_virtual(main())
 
 
+@snippet("health monitoring")
+def test_the_health_monitor_outlives_a_peer_that_leaves_while_it_is_asked() -> None:
+    async def main() -> None:
+        monitor_class = (await run("health monitoring", asyncio=asyncio))["HealthMonitor"]
+        network = MemoryNetwork()
+        hub, leaving, lively = (make_node(number, network=network) for number in range(3))
+
+        @lively.events.on("data_received")
+        async def answer(session_id: bytes, data: bytes) -> None:
+            await lively.send_to_sessions([session_id], b"PONG")
+
+        address = await hub.start(server_mode=True)
+        assert address is not None
+        async with hub, leaving, lively:
+            for peer in (leaving, lively):  # the node shows them as endpoints while they are there
+                await peer.connect(*address)
+            monitor = monitor_class(hub.endpoints)
+            monitoring = asyncio.create_task(monitor.monitor())
+            await asyncio.sleep(1)  # it waits for an answer of the one that leaves
+            await leaving.stop()
+            await asyncio.sleep(1)
+            statuses = {leaving.node_id: "unhealthy", lively.node_id: "healthy"}
+            assert monitor.health_status == statuses
+            monitor.health_status.clear()
+            await asyncio.sleep(60)
+            assert monitor.health_status == {lively.node_id: "healthy"}
+            assert not monitoring.done()
+            monitoring.cancel()
+
+    run_virtual(main())
+
+
 @snippet("event metrics")
 async def test_the_metrics_see_every_event(capsys: pytest.CaptureFixture[str]) -> None:
     hub, peer = make_node(0), make_node(1)

@@ -15,8 +15,10 @@ from typing import Any
 
 from .errors import STTConfigError, STTEndpointError
 from .fanout import Route, SendOutcome, fan_out
-from .inbox import Inbox, Inboxes, printable_id
+from .inbox import Inboxes
 from .payload import as_bytes
+from .room import Room
+from .waiting import Inbox, printable_id
 
 __all__ = ["EndpointManager", "SendOutcome"]
 
@@ -29,6 +31,7 @@ class _Endpoint(Inbox):
 
     __slots__ = (
         "address",
+        "bytes_received",
         "bytes_sent",
         "connected_at",
         "last_activity",
@@ -73,7 +76,7 @@ class EndpointManager:
             the message, False when the callback shall be awaited instead. What it raises counts
             as if the callback had raised it.
         status: ``(endpoint_id) -> dict``, merged into what `get_endpoint` returns.
-        on_wait: Called whenever a receive finds no message and has to wait.
+        on_wait: Called whenever a receive begins to wait because there is no message for it.
         on_wanted: Called with the id when an endpoint was added with ``connect=True``.
 
     Raises:
@@ -112,10 +115,10 @@ class EndpointManager:
         self._send_timeout = send_timeout
         self._routes: Mapping[bytes, Route] = {} if routes is None else routes
         self._status = status
-        self._on_wait = on_wait
         self._on_wanted = on_wanted
         self._endpoints: dict[bytes, _Endpoint] = {}
-        self._inboxes = Inboxes(inbox_messages, inbox_bytes, self._on_drained)
+        self._room = Room(inbox_messages, inbox_bytes)
+        self._inboxes = Inboxes(self._room, self._on_drained, on_wait)
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -199,8 +202,8 @@ class EndpointManager:
     async def remove_endpoint(self, endpoint_id: bytes) -> None:
         """Remove an endpoint and drop the messages that nobody has received. Never waits.
 
-        Everybody who waits in `receive_from` or `deliver` for it gets STTEndpointError; sends
-        under way go on.
+        Everybody who waits for it in `receive_from` gets STTTimeoutError, and in `deliver`
+        STTEndpointError; sends under way go on.
 
         Raises:
             STTEndpointError: The endpoint is unknown.
@@ -223,7 +226,7 @@ class EndpointManager:
         if endpoint.messages is None:
             self._remove(endpoint)
         else:
-            self._inboxes.refuse(endpoint)
+            self._room.refuse(endpoint)
 
     def _on_drained(self, inbox: Inbox) -> None:
         self._remove(self._endpoints[inbox.endpoint_id])
@@ -249,7 +252,7 @@ class EndpointManager:
         `offer` with ``beyond_bounds`` makes it so.
         """
         endpoint = self._endpoints.get(endpoint_id)
-        return endpoint is not None and self._inboxes.is_overfull(endpoint)
+        return endpoint is not None and self._room.is_overfull(endpoint)
 
     def wanted(self, endpoint_id: bytes) -> bool:
         """Whether the endpoint is there and was added with ``connect=True``."""
@@ -493,8 +496,11 @@ class EndpointManager:
             timeout: How many seconds to wait for a message; None: no limit; 0: only what is there.
 
         Raises:
-            STTTimeoutError: No message came in time.
-            STTEndpointError: The endpoint is unknown, or was removed meanwhile.
+            STTTimeoutError: No message came in time, or the endpoint was removed meanwhile: there
+                will be none.
+            STTEndpointError: The endpoint is unknown; or no message is there, and none will come:
+                the node was stopped (see `close_inboxes`). With a ``timeout`` of 0 that, too, is
+                STTTimeoutError.
 
         Nothing is lost or reordered by an error or a cancel: the message stays for the next.
 
@@ -503,23 +509,33 @@ class EndpointManager:
         inboxes = self._inboxes
         message = inboxes.take_from(endpoint)
         if message is None:
-            if self._on_wait is not None:
-                self._on_wait()
             message = await inboxes.receive(endpoint, timeout)
         return message
 
     async def receive_any(self, *, timeout: float | None = None) -> tuple[bytes, bytes]:
         """Receive the oldest message of all endpoints, those added later included.
 
-        As `receive_from` in everything else; it waits on while endpoints come and go.
+        As `receive_from` in everything else; it waits on while endpoints come and go. To take
+        all that is there, call it with a ``timeout`` of 0 until it raises STTTimeoutError.
         """
         inboxes = self._inboxes
         message = inboxes.take_any()
         if message is None:
-            if self._on_wait is not None:
-                self._on_wait()
             message = await inboxes.receive(None, timeout)
         return message
+
+    def close_inboxes(self, reason: str) -> None:
+        """Let nobody wait for a message any more: for a transport that brings none.
+
+        Whoever waits in `receive_from` or `receive_any`, or would have to, gets STTEndpointError
+        with this reason. What is there is received as before, and `deliver` and `offer` go on.
+        Ends with `open_inboxes`.
+        """
+        self._inboxes.close(reason, self._endpoints.values())
+
+    def open_inboxes(self) -> None:
+        """Let receivers wait for messages again."""
+        self._inboxes.reopen()
 
     async def deliver(self, endpoint_id: bytes, data: bytes | bytearray | memoryview) -> None:
         """Put a received message into the endpoint's inbox, waiting while that is full.
@@ -536,6 +552,7 @@ class EndpointManager:
         data = as_bytes(data)
         if not self._inboxes.put(endpoint, data):
             await self._inboxes.put_when_room(endpoint, data)
+        endpoint.bytes_received += len(data)
         endpoint.last_activity = time()
 
     def offer(
@@ -544,13 +561,15 @@ class EndpointManager:
         """Put as many received messages as there is room for; return how many, from the first on.
 
         The others remain the caller's, to offer again after `wait_for_room`. None are accepted
-        while somebody waits in `deliver` or `wait_for_room`: they come first.
+        while somebody waits in `deliver` or `wait_for_room`: they come first, but for what is put
+        ``beyond_bounds``.
 
         Args:
             endpoint_id: The endpoint.
             messages: Messages in order, each of them ``bytes``; this is not checked.
             beyond_bounds: Put all of them, whether or not there is room: for the last messages
-                of a sender that is gone and cannot be made to wait.
+                of a sender that is gone and cannot be made to wait. Until the inbox is back
+                within its bounds it takes no others.
 
         Raises:
             STTEndpointError: The endpoint is unknown or retiring.
@@ -559,22 +578,24 @@ class EndpointManager:
         endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
         if endpoint is None or endpoint.retiring:
             endpoint = self._get_accepting(endpoint_id)  # which raises
+        before = endpoint.size
         count = self._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
         if count:
+            endpoint.bytes_received += endpoint.size - before
             endpoint.last_activity = time()
         return count
 
     async def wait_for_room(self, endpoint_id: bytes, size: int = 1, count: int = 1) -> None:
         """Wait until `offer` would accept ``count`` messages of ``size`` bytes together.
 
-        It then does so for this caller, if called before it next gives way to the event loop. An
+        It then does so for this task, if called before it next gives way to the event loop. An
         empty inbox has room, whatever is asked for.
 
         Raises:
             STTEndpointError: The endpoint is unknown or retiring, or is removed meanwhile.
 
         """
-        await self._inboxes.wait_for_room(self._get_accepting(endpoint_id), size, count)
+        await self._room.wait(self._get_accepting(endpoint_id), size, count)
 
     def _get_accepting(self, endpoint_id: bytes) -> _Endpoint:
         endpoint = self._get(endpoint_id)

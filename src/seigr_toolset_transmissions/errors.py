@@ -82,7 +82,10 @@ class STTEndpointError(STTError):
 
 
 class STTTimeoutError(STTEndpointError, TimeoutError):
-    """The time given ran out. Nothing was consumed and nothing was accepted."""
+    """The time given ran out, or the endpoint that a receive waited for was removed meanwhile.
+
+    Nothing was consumed and nothing was accepted.
+    """
 
 
 class STTConnectError(STTError):

@@ -12,125 +12,46 @@ asyncio, a receiver that was woken runs only later, and may be cancelled before 
 * A receiver that is cancelled before it runs gives its promise back: the others shift up, and
   what is left over is promised to the next in line or stays where it was.
 
-So nothing is lost, doubled or reordered, whatever is cancelled when. When a message is at hand
+So nothing is lost, doubled or reordered, whatever is cancelled when. (How messages wait for room
+in an inbox that is full stands in `room`.) When a message is at hand
 and nobody is before, receiving neither waits nor touches the event loop.
 
 `Inboxes` knows no endpoints, names or transports; `endpoints.EndpointManager` joins it to those.
-Not thread-safe: everything runs in one event loop.
+Not thread-safe: everything runs in one event loop. When that loop has been closed, another one may
+take over: whoever still waited in the closed one is passed over, and the messages stay.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 from .errors import STTEndpointError, STTTimeoutError
+from .waiting import Receiver, printable_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Inbox", "Inboxes", "printable_id"]
+    from .room import Room
+    from .waiting import Inbox
+
+__all__ = ["Inboxes"]
 
 # Stale tokens (see `Inboxes`) are swept when they outnumber the live ones by this many: a sweep
 # is then paid for by the receives that made them, and small managers never need one.
 _SWEEP_SLACK = 256
 
 
-def printable_id(endpoint_id: bytes) -> str:
-    """Return the id in hexadecimal, shortened when it is longer than a node's id."""
-    return endpoint_id.hex() if len(endpoint_id) <= 32 else f"{endpoint_id[:32].hex()}..."
-
-
-class Inbox:
-    """The messages of one endpoint that nobody has received yet. All state, no behaviour.
-
-    An idle inbox holds no large container: these are made on first use and let go when empty.
-    """
-
-    __slots__ = (
-        "bytes_received",
-        "endpoint_id",
-        "messages",
-        "promised",
-        "receivers",
-        "retiring",
-        "senders",
-        "size",
-        "stale",
-        "turn",
-    )
-
-    def __init__(self, endpoint_id: bytes) -> None:
-        self.endpoint_id = endpoint_id
-        self.messages: deque[bytes] | None = None
-        #: To whom the first messages are promised, in order: receivers that have yet to run.
-        self.promised: list[_Receiver] = []
-        #: The first so many of this inbox's tokens in `Inboxes` stand for messages already taken.
-        self.stale = 0
-        #: Bytes in `messages`, and bytes ever put.
-        self.size = 0
-        self.bytes_received = 0
-        #: True when no more is accepted and the inbox is to go once it is empty.
-        self.retiring = False
-        #: True when `Inboxes.wait_for_room` has returned: the next `put_many` need not queue.
-        self.turn = False
-        #: Who waits for a message without a promise, and who waits for room; oldest first.
-        self.receivers: OrderedDict[_Receiver, None] | None = None
-        self.senders: OrderedDict[_Sender, None] | None = None
-
-
-class _Waiter:
-    """Somebody who waits. ``error`` is set, before the wake-up, when there is nothing to get."""
-
-    __slots__ = ("error", "future")
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-        self.error: STTEndpointError | None = None
-
-    def wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-class _Receiver(_Waiter):
-    """Waits for a message of ``source``, or of any inbox if that is None.
-
-    ``slot`` is the inbox of which a message is promised to it, and ``rank`` its age. ``expired``
-    says that its time has run out, which counts only while nothing is promised to it.
-    """
-
-    __slots__ = ("expired", "rank", "slot", "source")
-
-    def __init__(self, future: asyncio.Future[None], source: Inbox | None, rank: int) -> None:
-        self.future = future
-        self.error = None
-        self.source = source
-        self.rank = rank
-        self.slot: Inbox | None = None
-        self.expired = False
-
-
-class _Sender(_Waiter):
-    """Waits for room for ``count`` messages of ``size`` bytes together."""
-
-    __slots__ = ("count", "size")
-
-    def __init__(self, future: asyncio.Future[None], size: int, count: int) -> None:
-        super().__init__(future)
-        self.size = size
-        self.count = count
-
-
 class Inboxes:
     """All the inboxes of one manager, and everybody who waits for them.
 
     Args:
-        max_messages: How many messages one inbox holds.
-        max_bytes: How many bytes one inbox holds; a larger message fits an empty inbox.
+        room: The bounds of each inbox.
         on_drained: Called with a retiring inbox when its last message has been taken.
+        on_wait: Called whenever a receive begins to wait, because there is no message for it.
 
     """
 
@@ -146,30 +67,29 @@ class Inboxes:
     # `_promised_to_any` count over all inboxes.
 
     def __init__(
-        self, max_messages: int, max_bytes: int, on_drained: Callable[[Inbox], None]
+        self,
+        room: Room,
+        on_drained: Callable[[Inbox], None],
+        on_wait: Callable[[], None] | None = None,
     ) -> None:
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
+        self._room = room
         self._on_drained = on_drained
+        self._on_wait = on_wait
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the last receive that had to wait
+        self._closed: Callable[[], STTEndpointError] | None = None  # the error of those who wait
         self.size = 0
         """Bytes of all messages that wait."""
         self._arrivals: deque[Inbox] = deque()
         self._stale = 0
         self._promised = 0
         self._promised_to_any = 0
-        self._any_receivers: OrderedDict[_Receiver, None] = OrderedDict()
+        self._any_receivers: OrderedDict[Receiver, None] = OrderedDict()
         self._asked = 0
 
     @property
     def count(self) -> int:
         """How many messages wait, in all inboxes."""
         return len(self._arrivals) - self._stale
-
-    def is_overfull(self, inbox: Inbox) -> bool:
-        """Whether the inbox holds more than twice its bounds."""
-        return inbox.messages is not None and (
-            inbox.size > 2 * self._max_bytes or len(inbox.messages) > 2 * self._max_messages
-        )
 
     # -- receiving ---------------------------------------------------------------------------
 
@@ -211,19 +131,26 @@ class Inboxes:
         as the time runs out is received.
 
         Raises:
-            STTTimeoutError: Nothing came within ``timeout`` seconds (None: no limit; 0: at once).
-            STTEndpointError: The inbox was removed.
+            STTTimeoutError: Nothing came within ``timeout`` seconds (None: no limit; 0: at once),
+                or the inbox was removed meanwhile.
+            STTEndpointError: Nothing is there, and nothing will come: see `close`.
 
         After an error or a cancel nothing has been taken.
 
         """
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._change_loop(loop)
         self._asked += 1
-        receiver = _Receiver(loop.create_future(), source, self._asked)
+        receiver = Receiver(loop.create_future(), source, self._asked)
         promised = self._promise_free(receiver)
         if not promised:
             if timeout is not None and timeout <= 0:
                 raise _timed_out(source, timeout)
+            if self._closed is not None:
+                raise self._closed()
+            if self._on_wait is not None:
+                self._on_wait()
             self._join_queue(receiver)
         timer: asyncio.TimerHandle | None = None
         try:
@@ -234,7 +161,7 @@ class Inboxes:
             while not self._may_take(receiver):
                 if receiver.slot is not None:
                     await asyncio.sleep(0)  # whoever is before it has been woken, and runs soon
-                elif receiver.error is not None or receiver.expired:
+                elif receiver.failure is not None or receiver.expired:
                     break
                 else:
                     # It was promised a message of an inbox that has been removed since.
@@ -249,20 +176,57 @@ class Inboxes:
         finally:
             if timer is not None:
                 timer.cancel()
-        if receiver.error is not None:
-            raise receiver.error
+        if receiver.failure is not None:
+            raise receiver.failure()
         if receiver.slot is None:
             self._leave_queue(receiver)
             raise _timed_out(source, timeout)
         return self._redeem(receiver)
 
-    def _expire(self, receiver: _Receiver) -> None:
+    def _change_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget the receivers of a loop that was closed; pass on what was promised to them."""
+        if self._loop is not None and self._loop.is_closed():
+            for receiver in [r for r in self._any_receivers if r.stranded]:
+                del self._any_receivers[receiver]
+            promised = [r for inbox in set(self._arrivals) for r in inbox.promised]
+            for receiver in promised:
+                if receiver.stranded:
+                    self._give_back(receiver)
+        self._loop = loop
+
+    def close(self, reason: str, inboxes: Iterable[Inbox]) -> None:
+        """Fail everybody who waits for a message, and whoever would have to, until `reopen`.
+
+        Messages that are there are received all the same.
+
+        Args:
+            reason: The error's text.
+            inboxes: All of them.
+
+        """
+        self._closed = partial(STTEndpointError, reason)
+        for inbox in inboxes:
+            receivers, inbox.receivers = inbox.receivers, None
+            for receiver in receivers or ():
+                receiver.fail(self._closed)
+        self._fail_any(self._closed)
+
+    def reopen(self) -> None:
+        """Let receivers wait again."""
+        self._closed = None
+
+    def _fail_any(self, failure: Callable[[], STTEndpointError]) -> None:
+        for receiver in self._any_receivers:
+            receiver.fail(failure)
+        self._any_receivers.clear()
+
+    def _expire(self, receiver: Receiver) -> None:
         receiver.expired = True
         if receiver.slot is None:
             self._leave_queue(receiver)
             receiver.wake()
 
-    def _join_queue(self, receiver: _Receiver) -> None:
+    def _join_queue(self, receiver: Receiver) -> None:
         source = receiver.source
         if source is None:
             self._any_receivers[receiver] = None
@@ -271,7 +235,7 @@ class Inboxes:
         else:
             source.receivers[receiver] = None
 
-    def _leave_queue(self, receiver: _Receiver) -> None:
+    def _leave_queue(self, receiver: Receiver) -> None:
         source = receiver.source
         if source is None:
             self._any_receivers.pop(receiver, None)
@@ -284,31 +248,45 @@ class Inboxes:
 
     def put(self, inbox: Inbox, data: bytes) -> bool:
         """Put one message; False, and nothing happened, if it must wait for room."""
-        if inbox.senders or not self._fits(inbox, len(data), 1):
+        room = self._room
+        if (inbox.senders and room.is_barred(inbox)) or not room.fits(inbox, len(data), 1):
             return False
+        inbox.turn = None
         self._put(inbox, data)
         return True
+
+    async def put_when_room(self, inbox: Inbox, data: bytes) -> None:
+        """Wait, behind those who wait already, for room for the message, and put it.
+
+        Raises STTEndpointError if the inbox takes no more or is removed meanwhile. After an error
+        or a cancel nothing was put.
+        """
+        sender = await self._room.enter(inbox, len(data), 1)
+        self._put(inbox, data)
+        self._room.leave(inbox, sender)
 
     def put_many(
         self, inbox: Inbox, messages: Sequence[bytes], *, beyond_bounds: bool = False
     ) -> int:
         """Put as many messages, from the first on, as there is room for; return how many.
 
-        It is 0 while somebody waits for room, except right after `wait_for_room`. With
-        ``beyond_bounds`` all are put.
+        It is 0 while somebody waits for room, except right after `Room.wait`. With
+        ``beyond_bounds`` all are put, before those who wait.
         """
-        if inbox.senders and not inbox.turn and not beyond_bounds:
-            return 0
-        inbox.turn = False
         count = len(messages)
         size = sum(map(len, messages))
         held = inbox.messages
-        if not beyond_bounds and (
-            count + (0 if held is None else len(held)) > self._max_messages
-            or inbox.size + size > self._max_bytes
-        ):
-            count, size = self._fitting(inbox, messages)
-            messages = messages[:count]
+        if not beyond_bounds:
+            if inbox.senders and self._room.is_barred(inbox):
+                return 0
+            room = self._room
+            if (
+                count + (0 if held is None else len(held)) > room.max_messages
+                or inbox.size + size > room.max_bytes
+            ):
+                count, size = room.fitting(inbox, messages)
+                messages = messages[:count]
+        inbox.turn = None
         if count == 0:
             return 0
         if held is None:
@@ -318,85 +296,9 @@ class Inboxes:
         self._arrivals.extend(repeat(inbox, count))
         inbox.size += size
         self.size += size
-        inbox.bytes_received += size
         if inbox.receivers or self._any_receivers:
             self._promise_new(inbox, count)
         return count
-
-    async def put_when_room(self, inbox: Inbox, data: bytes) -> None:
-        """Wait, behind those who wait already, for room for the message, and put it.
-
-        Raises STTEndpointError if the inbox takes no more or is removed meanwhile. After an error
-        or a cancel nothing was put.
-        """
-        sender = _Sender(asyncio.get_running_loop().create_future(), len(data), 1)
-        await self._at_head(inbox, sender)
-        self._put(inbox, data)
-        self._next_sender(inbox, sender)
-
-    async def wait_for_room(self, inbox: Inbox, size: int, count: int) -> None:
-        """Wait, behind those who wait already, until `put_many` would accept so many bytes.
-
-        That holds for the caller, and until it next gives way to the loop. Raises as
-        `put_when_room`.
-        """
-        if inbox.senders or not self._fits(inbox, size, count):
-            sender = _Sender(asyncio.get_running_loop().create_future(), size, count)
-            await self._at_head(inbox, sender)
-            self._next_sender(inbox, sender)
-        inbox.turn = True
-
-    async def _at_head(self, inbox: Inbox, sender: _Sender) -> None:
-        """Return when the sender is the oldest, its message fits, and it is its turn to run."""
-        if inbox.senders is None:
-            inbox.senders = OrderedDict()
-        inbox.senders[sender] = None
-        try:
-            await sender.future
-            while sender.error is None and not self._fits(inbox, sender.size, sender.count):
-                # Whoever was before it in the line has waited for room and used more of it.
-                sender.future = asyncio.get_running_loop().create_future()
-                await sender.future
-        except BaseException:
-            self._next_sender(inbox, sender)
-            raise
-        if sender.error is not None:
-            raise sender.error
-
-    def _next_sender(self, inbox: Inbox, done: _Sender) -> None:
-        """Take the sender out of the line and wake the next one if there is room for it."""
-        senders = inbox.senders
-        if senders is None:  # the inbox was removed
-            return
-        senders.pop(done, None)
-        if senders:
-            self._wake_sender(inbox, senders)
-        else:
-            inbox.senders = None
-
-    def _wake_sender(self, inbox: Inbox, senders: OrderedDict[_Sender, None]) -> None:
-        oldest = next(iter(senders))
-        if self._fits(inbox, oldest.size, oldest.count):
-            oldest.wake()
-
-    def _fits(self, inbox: Inbox, size: int, count: int) -> bool:
-        held = inbox.messages
-        return held is None or (
-            len(held) + count <= self._max_messages and inbox.size + size <= self._max_bytes
-        )
-
-    def _fitting(self, inbox: Inbox, messages: Sequence[bytes]) -> tuple[int, int]:
-        held = inbox.messages
-        slots = self._max_messages - (0 if held is None else len(held))
-        room = self._max_bytes - inbox.size
-        count = size = 0
-        for data in messages[:slots]:
-            # An inbox that is empty takes one message however large.
-            if size + len(data) > room and (held is not None or count):
-                break
-            count += 1
-            size += len(data)
-        return count, size
 
     def _put(self, inbox: Inbox, data: bytes) -> None:
         if inbox.messages is None:
@@ -407,32 +309,20 @@ class Inboxes:
         size = len(data)
         inbox.size += size
         self.size += size
-        inbox.bytes_received += size
         if inbox.receivers or self._any_receivers:
             self._promise_new(inbox, 1)
 
     # -- the end of an inbox -----------------------------------------------------------------
-
-    def refuse(self, inbox: Inbox) -> None:
-        """Fail everybody who waits for room: the inbox takes no more."""
-        senders, inbox.senders = inbox.senders, None
-        inbox.turn = False
-        for sender in senders or ():
-            sender.error = STTEndpointError(
-                f"endpoint {printable_id(inbox.endpoint_id)} takes no more messages; "
-                "this one was not delivered"
-            )
-            sender.wake()
 
     def discard(self, inbox: Inbox) -> None:
         """Drop the inbox and its messages, and fail everybody who waits for it alone.
 
         Who was promised one of its messages while waiting for any waits on, as old as before.
         """
-        self.refuse(inbox)
+        self._room.refuse(inbox)
         receivers, inbox.receivers = inbox.receivers, None
         for receiver in receivers or ():
-            _fail_removed(receiver, inbox)
+            receiver.fail(partial(_removed, inbox.endpoint_id))
         orphans = self._revoke(inbox)
         count = 0 if inbox.messages is None else len(inbox.messages)
         inbox.messages = None
@@ -442,7 +332,7 @@ class Inboxes:
         if orphans:
             self._requeue(orphans)
 
-    def _revoke(self, inbox: Inbox) -> list[_Receiver]:
+    def _revoke(self, inbox: Inbox) -> list[Receiver]:
         """Withdraw what is promised of the inbox; return those of its receivers who take any."""
         promised, inbox.promised = inbox.promised, []
         orphans = []
@@ -451,17 +341,20 @@ class Inboxes:
             if receiver.source is None:
                 orphans.append(receiver)
             else:
-                _fail_removed(receiver, inbox)
+                receiver.fail(partial(_removed, inbox.endpoint_id))
         self._promised -= len(promised)
         self._promised_to_any -= len(orphans)
         return orphans
 
-    def _requeue(self, orphans: list[_Receiver]) -> None:
+    def _requeue(self, orphans: list[Receiver]) -> None:
         """Let receivers of any, whose promise was withdrawn, wait again at their old rank."""
         by_age = sorted([*orphans, *self._any_receivers], key=lambda receiver: receiver.rank)
         self._any_receivers = OrderedDict.fromkeys(by_age)
         while self._any_receivers and self._promise_free(next(iter(self._any_receivers))):
-            self._any_receivers.popitem(last=False)
+            receiver, _ = self._any_receivers.popitem(last=False)
+            receiver.wake()
+        if self._closed is not None:
+            self._fail_any(self._closed)
 
     # -- promises ----------------------------------------------------------------------------
 
@@ -474,7 +367,7 @@ class Inboxes:
             inbox.promised.append(receiver)
             self._bind(receiver, inbox)
 
-    def _promise_free(self, receiver: _Receiver) -> bool:
+    def _promise_free(self, receiver: Receiver) -> bool:
         """Promise the receiver the oldest free message that it may have, if there is one."""
         inbox = receiver.source
         if inbox is None:
@@ -522,36 +415,37 @@ class Inboxes:
             self._stale -= 1
         return None
 
-    def _next_receiver(self, inbox: Inbox) -> _Receiver | None:
-        """Take out of its queue whoever is to have the next free message of the inbox."""
+    def _next_receiver(self, inbox: Inbox) -> Receiver | None:
+        """Take out of its queue, and wake, whoever is to have the next free message of the inbox.
+
+        One that is cancelled but has yet to run waits for nothing any more.
+        """
         receivers = inbox.receivers
         while receivers:
             receiver, _ = receivers.popitem(last=False)
             if not receivers:
                 inbox.receivers = None
-            # One that is cancelled but has yet to run waits for nothing any more.
-            if not receiver.future.cancelled():
+            if not receiver.future.cancelled() and receiver.wake():
                 return receiver
         while self._any_receivers:
             receiver, _ = self._any_receivers.popitem(last=False)
-            if not receiver.future.cancelled():
+            if not receiver.future.cancelled() and receiver.wake():
                 return receiver
         return None
 
-    def _bind(self, receiver: _Receiver, inbox: Inbox) -> None:
+    def _bind(self, receiver: Receiver, inbox: Inbox) -> None:
         receiver.slot = inbox
         self._promised += 1
         if receiver.source is None:
             self._promised_to_any += 1
-        receiver.wake()
 
-    def _unbind(self, receiver: _Receiver) -> None:
+    def _unbind(self, receiver: Receiver) -> None:
         receiver.slot = None
         self._promised -= 1
         if receiver.source is None:
             self._promised_to_any -= 1
 
-    def _may_take(self, receiver: _Receiver) -> bool:
+    def _may_take(self, receiver: Receiver) -> bool:
         """Return whether a message is promised to the receiver and all before it are settled.
 
         An inbox gives its messages away in order, and to receivers of any, all in order. Someone
@@ -562,7 +456,7 @@ class Inboxes:
             return False
         return receiver.source is not None or self._oldest() is inbox
 
-    def _redeem(self, receiver: _Receiver) -> tuple[bytes, bytes]:
+    def _redeem(self, receiver: Receiver) -> tuple[bytes, bytes]:
         """Take the message that was promised to the receiver, which may take it."""
         inbox = receiver.slot
         assert inbox is not None  # noqa: S101  callers hold a promised receiver
@@ -570,7 +464,7 @@ class Inboxes:
         self._unbind(receiver)
         return self._take(inbox), inbox.endpoint_id
 
-    def _give_back(self, receiver: _Receiver) -> None:
+    def _give_back(self, receiver: Receiver) -> None:
         """Pass on the message that was promised to a receiver which will not take it.
 
         Everybody promised a later message who may have this one moves up to it, leaving theirs to
@@ -629,7 +523,7 @@ class Inboxes:
                 self._on_drained(inbox)
                 return
         if inbox.senders:
-            self._wake_sender(inbox, inbox.senders)
+            self._room.made(inbox)
 
     def _token_stale(self, inbox: Inbox, count: int) -> None:
         inbox.stale += count
@@ -647,7 +541,9 @@ class Inboxes:
 
 def _is_awaited(inbox: Inbox) -> bool:
     """Return whether somebody waits for this very inbox, without a promise."""
-    return any(not receiver.future.cancelled() for receiver in inbox.receivers or ())
+    return any(
+        not (receiver.future.cancelled() or receiver.stranded) for receiver in inbox.receivers or ()
+    )
 
 
 def _timed_out(source: Inbox | None, timeout: float | None) -> STTTimeoutError:
@@ -655,8 +551,12 @@ def _timed_out(source: Inbox | None, timeout: float | None) -> STTTimeoutError:
     return STTTimeoutError(f"no message from {where} within {timeout} s")
 
 
-def _fail_removed(receiver: _Receiver, inbox: Inbox) -> None:
-    receiver.error = STTEndpointError(
-        f"endpoint {printable_id(inbox.endpoint_id)} was removed while a receive waited for it"
+def _removed(endpoint_id: bytes) -> STTTimeoutError:
+    """Make the error of a receive whose endpoint has gone.
+
+    It is a time-out as well: who waits for an answer for a while does not get one, and whoever
+    asks again hears that the endpoint is unknown.
+    """
+    return STTTimeoutError(
+        f"endpoint {printable_id(endpoint_id)} was removed while a receive waited for it"
     )
-    receiver.wake()

@@ -55,6 +55,7 @@ __all__ = ["NodeStats", "STTNode"]
 logger = logging.getLogger(__name__)
 
 _INCARNATION_BYTES = 16
+_STOPPED = "the node was stopped: no message comes any more"
 _CHECK_SECONDS = 1.0
 """How often sessions are looked at for silence: a fraction of the shortest sensible time-out."""
 _CANCEL_SECONDS = 1.0
@@ -232,6 +233,7 @@ class STTNode:
                 runtime.end()
             raise
         self._started = True
+        self.endpoints.open_inboxes()
         for endpoint_id in self.endpoints:
             if self.endpoints.wanted(endpoint_id):
                 self._keeper.want(endpoint_id)
@@ -304,6 +306,10 @@ class STTNode:
         from inside a handler, whose own session's last events then follow its return. If
         cancelled, the node goes on stopping.
 
+        What waits in the inboxes can be received after that. Whoever waits for more gets
+        STTEndpointError, until the node is started again. (On a node that has never been started
+        nor stopped a receive waits.)
+
         Args:
             drain: Seconds; ``close_timeout`` if None.
 
@@ -320,10 +326,13 @@ class STTNode:
         """
         self._runtime.check_caller()
         if not self._runtime.running:
-            return await self._clear_remains()
+            lost = await self._clear_remains()
+            self.endpoints.close_inboxes(_STOPPED)
+            return lost
         runtime = self._runtime
         if not self._started:  # `start` is under way: it gives up when it sees this
             runtime.end()
+            self.endpoints.close_inboxes(_STOPPED)
             return ()
         runtime.spare_caller()
         if self._stopping is None:
@@ -372,6 +381,7 @@ class STTNode:
         registry.lost.clear()
         registry.end()
         runtime.end()
+        self.endpoints.close_inboxes(_STOPPED)
         return lost
 
     async def _clear_remains(self) -> tuple[STTSessionLostError, ...]:

@@ -97,7 +97,7 @@ class Pump:
         self._session = session
         self._owner = owner
         self._queue: deque[bytes | Step] = deque()
-        self._room: asyncio.Task[None] | None = None  # while the inbox is full
+        self._room: asyncio.Task[int] | None = None  # while the inbox is full
 
     def add(self, items: Sequence[bytes | Step]) -> None:
         """Hand on messages and steps behind all that came before."""
@@ -191,30 +191,39 @@ class Pump:
 
     async def _fill_inbox(self) -> None:
         """Put the messages at the front into the inbox; wait if there is no room."""
-        queue = self._queue
         messages = []
-        for item in islice(queue, _OFFER_MESSAGES):
+        for item in islice(self._queue, _OFFER_MESSAGES):
             if not isinstance(item, bytes):
                 break
             messages.append(item)
-        events, session = self._owner.events, self._session
-        taken = session.offer(messages)
+        events, session_id = self._owner.events, self._session.session_id
+        taken = self._offer(messages) or await self._offer_when_room(messages)
+        for data in messages[:taken]:
+            # A handler that has come meanwhile is not for these: they are in the inbox.
+            if events.observed("data_received") and not events.handled("data_received"):
+                await self._owner.emit("data_received", session_id=session_id, data=data)
+
+    def _offer(self, messages: Sequence[bytes]) -> int:
+        taken = self._session.offer(messages)
         if taken:
-            session.acknowledge()
-            for data in messages[:taken]:
-                del queue[0]
-                if events.observed("data_received"):
-                    await self._owner.emit(
-                        "data_received", session_id=session.session_id, data=data
-                    )
-            return
+            self._session.acknowledge()
+            for _ in range(taken):
+                self._queue.popleft()
+        return taken
+
+    async def _offer_when_room(self, messages: Sequence[bytes]) -> int:
         # Room for many, lest this task is woken for each message that the application takes.
-        room = self._owner.endpoints.wait_for_room(
-            session.peer_node_id, sum(map(len, messages)), len(messages)
-        )
-        self._room = asyncio.ensure_future(room)
+        size, count = sum(map(len, messages)), len(messages)
+
+        async def wait_and_offer() -> int:
+            # In one step and one task: the turn that the wait has earned is lost otherwise.
+            await self._owner.endpoints.wait_for_room(self._session.peer_node_id, size, count)
+            return 0 if self._owner.events.handled("data_received") else self._offer(messages)
+
+        room = self._room = asyncio.ensure_future(wait_and_offer())
         try:
-            await asyncio.wait((self._room,))
+            await asyncio.wait((room,))
         finally:
-            self._room.cancel()
+            room.cancel()
             self._room = None
+        return 0 if room.cancelled() or room.exception() else room.result()
