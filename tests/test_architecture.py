@@ -47,7 +47,20 @@ ALLOWED = {
     "admission": FOUNDATION | {"transports"},
     "unheard": FOUNDATION,
     "runtime": FOUNDATION | {"endpoints", "events", "unheard"},
-    "dialing": FOUNDATION | {"access", "handshaking", "hello", "noise", "runtime", "transports"},
+    "dial_slots": FOUNDATION,
+    "racing": FOUNDATION | {"handshaking", "transports"},
+    "dialing": FOUNDATION
+    | {
+        "access",
+        "dial_slots",
+        "endpoints",
+        "handshaking",
+        "hello",
+        "noise",
+        "racing",
+        "runtime",
+        "transports",
+    },
     "reconnect": FOUNDATION
     | {"backoff", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
     "budget": FOUNDATION,
@@ -84,9 +97,19 @@ ALLOWED = {
         "transports",
     },
     "connecting": FOUNDATION
-    | {"dialing", "handshaking", "hello", "live_session", "registry", "session", "transports"},
-    "keeper": FOUNDATION | {"backoff", "connecting", "registry"},
-    "transports": FOUNDATION | {"transports"},
+    | {
+        "dial_slots",
+        "dialing",
+        "handshaking",
+        "hello",
+        "live_session",
+        "registry",
+        "session",
+        "transports",
+    },
+    "keeper": FOUNDATION | {"backoff", "connecting", "dial_slots", "registry"},
+    "transports": FOUNDATION | {"transports", "workers"},
+    "workers": {"forks"},
 }
 """For each file or folder, what of the package it may import. Who is not named may import all but
 the command line."""

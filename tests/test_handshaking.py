@@ -503,7 +503,7 @@ async def test_a_connection_that_ends_before_the_third_message_is_not_handed_ove
         listener = await nodes.listen()
         assert nodes.network is not None
         noise = handshake("alice", initiator=True)
-        dialed = await dial(nodes.network, *address_of(listener), noise, Hello(1, 1))
+        dialed = await dial(nodes.network, address_of(listener), noise, Hello(1, 1))
         assert dialed is not None
         (answering,) = listener._acceptor.answering
         answering.abort(None)
@@ -518,7 +518,7 @@ async def test_a_dialer_that_never_uses_its_session_is_forgotten() -> None:
         listener = await nodes.listen()
         assert nodes.network is not None
         noise = handshake("alice", initiator=True)
-        dialed = await dial(nodes.network, *address_of(listener), noise, Hello(1, 1))
+        dialed = await dial(nodes.network, address_of(listener), noise, Hello(1, 1))
         assert dialed is not None
         dialed.open(Opening.decode(opening()))
         await until(lambda: listener._registry.unconfirmed)

@@ -6,6 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .dial_slots import Rank, Turn
+from .dialing import dial_address
 from .errors import STTConnectError, STTEndpointError
 from .hello import Opening, OpeningKind
 from .session import Link, SessionMachine
@@ -31,27 +33,41 @@ class Connector:
         self._registry = registry
         self._runtime = registry.runtime
         self._dialer = dialer
-        self._dials: dict[bytes, asyncio.Task[Session]] = {}  # of endpoints with an address
+        # Of endpoints with an address.
+        self._dials: dict[bytes, tuple[asyncio.Task[Session], Turn]] = {}
 
     def __len__(self) -> int:
         return len(self._dials)
 
     async def connect(
-        self, host: str, port: int, *, expect: bytes | None = None, timeout: float | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        expect: bytes | None = None,
+        timeout: float | None = None,
+        turn: Turn | None = None,
     ) -> Session:
         """Dial a listening node; return the session once both sides hold it for established.
 
-        See `node.STTNode.connect`.
+        See `node.STTNode.connect`. The time of a dial with a ``turn`` begins when that has come.
         """
-        opening = self._registry.opening
+        opening, loop = self._registry.opening, self._registry.loop
         session: Session | None = None
         established = False
         if timeout is None:
             timeout = self._runtime.config.connect_timeout
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout if turn is None else None) as limit:
+
+                def begun() -> None:
+                    if turn is not None:
+                        limit.reschedule(loop.time() + timeout)
+
                 self._check_not_stopping()
-                dialed = await self._dialer.dial(host, port, expect, pauses=_PAUSES)
+                dialed = await self._dialer.dial(
+                    host, port, expect, pauses=_PAUSES, turn=turn, begun=begun
+                )
                 session = self._open(dialed, (host, port))
                 await opening[session]
                 if session.error is not None:  # it has ended in the turn in which it began
@@ -107,7 +123,7 @@ class Connector:
         registry.connect_session(session, dialed.transport, channel)
         return session
 
-    async def connect_to(self, endpoint_id: bytes) -> Session:
+    async def connect_to(self, endpoint_id: bytes, rank: Rank = Rank.ASKED) -> Session:
         """Connect to an endpoint at the address that the user gave; all who want it share a dial.
 
         Raises:
@@ -115,21 +131,23 @@ class Connector:
             STTConnectError: See `node.STTNode.connect`.
 
         """
-        task = self._dials.get(endpoint_id)
-        if task is None:
+        dial = self._dials.get(endpoint_id)
+        if dial is None:
             endpoints = self._runtime.endpoints
-            info = endpoints.get_endpoint(endpoint_id) or {}
-            match info.get("address"):
-                case (str(host), int(port), *_) if not endpoints.is_temporary(endpoint_id):
-                    pass
-                case address:
-                    raise STTEndpointError(
-                        f"endpoint {endpoint_id.hex()} has no session, and its address "
-                        f"{address!r} is not a (host, port) that could be dialled"
-                    )
-            task = self._runtime.own(self.connect(host, port, expect=endpoint_id))
-            self._dials[endpoint_id] = task
+            address = dial_address(endpoints, endpoint_id)
+            if address is None:
+                info = endpoints.get_endpoint(endpoint_id) or {}
+                raise STTEndpointError(
+                    f"endpoint {endpoint_id.hex()} has no session, and its address "
+                    f"{info.get('address')!r} is not a (host, port) that could be dialled"
+                )
+            turn = Turn(rank)
+            task = self._runtime.own(self.connect(*address, expect=endpoint_id, turn=turn))
+            dial = self._dials[endpoint_id] = (task, turn)
             task.add_done_callback(partial(self._dial_ended, endpoint_id))
+        task, turn = dial
+        if rank < turn.rank:
+            self._dialer.hurry(turn)
         await asyncio.wait((task,))
         return task.result()
 

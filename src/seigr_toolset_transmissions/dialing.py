@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
+from .dial_slots import DialSlots, Rank, Turn
 from .errors import (
     STTConnectError,
     STTHandshakeError,
@@ -15,16 +17,18 @@ from .errors import (
 )
 from .handshaking import Dialed, dial, wall_clock
 from .hello import VERSION, Hello
+from .racing import race
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .access import Access
+    from .endpoints import EndpointManager
     from .noise import Handshake
     from .runtime import Runtime
     from .transports.base import Address, Network
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "dial_address"]
 
 _UNANSWERED = 1024
 """Addresses remembered where the last dial was met with silence."""
@@ -62,15 +66,25 @@ class Dialer:
         self._network = network
         self._access = access
         self._dials: set[_Dial] = set()
+        self._slots = DialSlots()
         self._unanswered: dict[Address, None] = {}
 
     def __len__(self) -> int:
         return len(self._dials)
 
     async def dial(
-        self, host: str, port: int, expect: bytes | None, *, pauses: Sequence[float] = ()
+        self,
+        host: str,
+        port: int,
+        expect: bytes | None,
+        *,
+        pauses: Sequence[float] = (),
+        turn: Turn | None = None,
+        begun: Callable[[], object] = lambda: None,
     ) -> Dialed:
         """Connect and shake hands up to the third message.
+
+        If the host is a name, each of its addresses is tried until one has whoever is wanted.
 
         Args:
             host: A name or address.
@@ -80,6 +94,8 @@ class Dialer:
                 again after a random part of the first of them, and so on. (A listener that has too
                 many connections in a handshake drops some; so does one that holds the first
                 message for a recorded one, because this machine's clock is behind.)
+            turn: Its place among the node's dials; at the end of those somebody waits for if None.
+            begun: Called when its turn has come.
 
         Raises:
             STTHandshakeError: Somebody is there, but does not answer, or not with the same shared
@@ -94,7 +110,8 @@ class Dialer:
         """
         if expect is not None and self._access.bans(expect):
             raise _banned(expect)
-        task = self._runtime.own(self._shake_hands(host, port, expect, pauses))
+        turn = turn or Turn()
+        task = self._runtime.own(self._take_turn(host, port, expect, pauses, turn, begun))
         current = _Dial(task, expect)
         self._dials.add(current)
         try:
@@ -116,29 +133,40 @@ class Dialer:
             raise
         finally:
             self._dials.discard(current)
-        try:
-            if current.ended_by is not None:
-                raise current.ended_by
-            self._check_identity(dialed.peer_node_id, f"{host} port {port}", expect)
-        except STTConnectError:
+        if current.ended_by is None and self._access.bans(dialed.peer_node_id):
+            current.ended_by = _banned(dialed.peer_node_id)
+        if current.ended_by is not None:
             self._runtime.counters.handshakes_failed += 1
             dialed.transport.abort()
-            raise
+            raise current.ended_by
         return dialed
 
-    async def _shake_hands(
-        self, host: str, port: int, expect: bytes | None, pauses: Sequence[float]
+    def hurry(self, turn: Turn) -> None:
+        """Note that somebody waits for this dial now."""
+        self._slots.hurry(turn)
+
+    async def _take_turn(
+        self,
+        host: str,
+        port: int,
+        expect: bytes | None,
+        pauses: Sequence[float],
+        turn: Turn,
+        begun: Callable[[], object],
     ) -> Dialed:
-        for pause in (*pauses, None):
-            hello = self._hello((host, port), expect)
-            dialed = await dial(self._network, host, port, self.handshake.copy(), hello)
-            if dialed is not None:
-                self._unanswered.pop((host, port), None)
-                return dialed
-            self._note_silence((host, port))
-            if pause is not None:
-                self._runtime.counters.handshakes_failed += 1
-                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter is no secret
+        async with self._slots.slot(turn):
+            begun()
+            urgent = turn.rank is Rank.ASKED
+            for pause in (*pauses, None):
+                addresses = await self._network.resolve(host, port, urgent=urgent)
+                dialed = await race(addresses, partial(self._shake_hands, (host, port), expect))
+                if dialed is not None:
+                    self._unanswered.pop((host, port), None)
+                    return dialed
+                self._note_silence((host, port))
+                if pause is not None:
+                    self._runtime.counters.handshakes_failed += 1
+                    await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
         others = "has another shared_seed, or is not an STT node, or is overloaded"
         if expect is None:
             raise STTHandshakeError(f"{host} port {port} closed during the handshake: it {others}")
@@ -146,6 +174,24 @@ class Dialer:
             f"{host} port {port} does not answer as node {expect.hex()}: "
             f"it is another node, or {others}"
         )
+
+    async def _shake_hands(
+        self,
+        named: Address,
+        expect: bytes | None,
+        address: Address,
+        connected: Callable[[], object],
+    ) -> Dialed | None:
+        """Try one of the addresses of a name."""
+        hello = self._hello(named, expect)
+        dialed = await dial(self._network, address, self.handshake.copy(), hello, connected)
+        if dialed is not None:
+            try:
+                self._check_identity(dialed.peer_node_id, f"{named[0]} port {named[1]}", expect)
+            except STTIdentityError:
+                dialed.transport.abort()
+                raise
+        return dialed
 
     def _hello(self, address: Address, expect: bytes | None) -> Hello:
         """Return what to say first.
@@ -188,6 +234,19 @@ class Dialer:
         """Give up all dials that are under way: the node is stopping."""
         for current in self._dials:
             current.end(STTConnectError("the node is stopping"))
+
+
+def dial_address(endpoints: EndpointManager, endpoint_id: bytes) -> Address | None:
+    """Return where an endpoint can be dialled now: the host and port that the user gave, or None.
+
+    An address that was merely seen, that of a temporary endpoint, is none to dial.
+    """
+    info = endpoints.get_endpoint(endpoint_id) or {}
+    match info.get("address"):
+        case (str(host), int(port), *_) if not endpoints.is_temporary(endpoint_id):
+            return host, port
+        case _:
+            return None
 
 
 def _banned(peer_node_id: bytes) -> STTIdentityError:

@@ -17,7 +17,7 @@ from .identity import node_id_of
 from .noise import KEY_BYTES, XXPSK0
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .noise import Channel, Handshake
     from .transports.base import Address, Network, Transport
@@ -333,9 +333,15 @@ class Dialed(NamedTuple):
 
 
 async def dial(
-    network: Network, host: str, port: int, handshake: Handshake, hello: Hello
+    network: Network,
+    address: Address,
+    handshake: Handshake,
+    hello: Hello,
+    connected: Callable[[], object] = lambda: None,
 ) -> Dialed | None:
     """Connect and shake hands up to the third message, which the caller writes.
+
+    ``connected`` is called when there is a connection.
 
     Returns:
         None if whoever answered has ended the connection without a word.
@@ -350,8 +356,9 @@ async def dial(
 
     """
     receiver = _Dialing()
-    transport = await network.dial(receiver, host, port)
+    transport = await network.dial(receiver, *address)
     try:
+        connected()
         transport.write(handshake.write_message(hello.encode()))
         message = await receiver.message()
         if not message:

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .backoff import STABLE_SECONDS, pause
+from .dial_slots import Rank
 from .errors import STTConnectError, STTEndpointError
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class Keeper:
             while runtime.running and runtime.endpoints.wanted(endpoint_id):
                 session = self._registry.routes.get(endpoint_id)
                 try:
-                    session = session or await self._connector.connect_to(endpoint_id)
+                    if session is None:
+                        rank = Rank.AGAIN if attempts else Rank.WANTED
+                        session = await self._connector.connect_to(endpoint_id, rank)
                 except (STTConnectError, STTEndpointError) as error:
                     attempts += 1
                     details = {

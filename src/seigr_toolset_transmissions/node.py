@@ -42,6 +42,7 @@ from .payload import as_bytes
 from .registry import Registry
 from .runtime import Counters, Runtime
 from .transports.tcp import TcpNetwork, descriptor_limit
+from .workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 _INCARNATION_BYTES = 16
 _STOPPED = "the node was stopped: no message comes any more"
+
+_deriving = Workers("stt-keys", 1)
+"""Keys are derived one after the other anyway (`identity`), and must not wait for anything else."""
 _CHECK_SECONDS = 1.0
 """How often sessions are looked at for silence: a fraction of the shortest sensible time-out."""
 _CANCEL_SECONDS = 1.0
@@ -249,7 +253,7 @@ class STTNode:
         seeds: tuple[bytes, ...] = ()
         while seeds != self._shared_seeds:  # they may be replaced meanwhile
             seeds = self._shared_seeds
-            identity, psks = await asyncio.to_thread(self._derive_keys, seeds)
+            identity, psks = await _deriving.run(partial(self._derive_keys, seeds))
         make = partial(Handshake, static=identity.private_key, ephemeral=X25519PrivateKey.generate)
         self._dialer.handshake = make(psk=psks[0], initiator=True)
         self._acceptor.handshakes = [make(psk=psk, initiator=False) for psk in psks]
@@ -446,6 +450,10 @@ class STTNode:
     ) -> Session:
         """Dial a listening node; return the session once both sides hold it for established.
 
+        If a name has several addresses, they are tried until one has a node that is wanted. If the
+        listener ends the connection without an answer, it is tried again, for less than a second:
+        it may have too many dialers at once. At most 256 dials run at a time; others wait.
+
         Args:
             host: A name or address.
             port: Its port.
@@ -454,9 +462,12 @@ class STTNode:
             timeout: Seconds for all of it; ``connect_timeout`` if None.
 
         Raises:
-            STTHandshakeError: Somebody answered, but not with the same shared seed.
+            STTHandshakeError: Somebody is there, but does not answer, or not with the same shared
+                seed.
             STTIdentityError: The peer is another than expected, is not allowed or is banned, or
                 is this very node.
+            STTSilenceError: Both of these: ``expect`` was given, and whoever is there does not
+                answer, which is what another node does.
             STTConnectError: Nobody could be reached there in that time, or takes no more sessions,
                 or allows none with this node.
             RuntimeError: The node does not run, or runs in another event loop, or in this forked
@@ -520,6 +531,9 @@ class STTNode:
 
     def retry_now(self, endpoint_id: bytes) -> None:
         """Dial a peer without waiting for the back-off to pass: say, when the network is back.
+
+        The address is the one that its endpoint has now: if the peer has moved, call
+        ``endpoints.update_endpoint`` first. A dial under way that goes elsewhere is given up.
 
         Concerns sessions that lost their connection and were dialled by this node, and endpoints
         that were added with ``connect=True``. Does nothing if no dial is due.

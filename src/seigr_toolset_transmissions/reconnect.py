@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from .backoff import STABLE_SECONDS, pause
+from .dialing import dial_address
 from .errors import STTConnectError, STTProtocolError
 from .hello import Opening, OpeningKind
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .live_session import Session
     from .noise import Channel
     from .runtime import Runtime
-    from .transports.base import Transport
+    from .transports.base import Address, Transport
 
 __all__ = ["Reconnects"]
 
@@ -38,9 +39,12 @@ class _Owner(Protocol):
 class _Suspension:
     """One session without a connection."""
 
-    __slots__ = ("outcome", "retry", "task", "timer")
+    __slots__ = ("dialing", "dials", "limit", "outcome", "retry", "task", "timer")
 
     def __init__(self) -> None:
+        self.dials = 0  # since it began, or was hurried
+        self.dialing: Address | None = None  # where a dial is under way
+        self.limit: asyncio.Timeout | None = None  # of that attempt
         self.timer: asyncio.TimerHandle | None = None  # the listener's: gives the session up
         self.task: asyncio.Task[None] | None = None  # the dialer's: dials
         self.retry = asyncio.Event()  # set to dial without further delay
@@ -121,8 +125,19 @@ class Reconnects:
         """Dial the session without waiting for the back-off to pass, if it is to be dialled."""
         suspension = self._suspensions.get(session)
         if suspension is not None:
-            session.attempts = 0
+            session.attempts = suspension.dials = 0
             suspension.retry.set()
+            present = dial_address(self._runtime.endpoints, session.peer_node_id)
+            if (
+                suspension.limit
+                and suspension.dialing
+                and present
+                not in (
+                    None,
+                    suspension.dialing,
+                )
+            ):
+                suspension.limit.reschedule(self._runtime.loop.time())  # the peer has moved
 
     async def _reconnect(
         self, session: Session, suspension: _Suspension, cause: Exception | None
@@ -141,7 +156,8 @@ class Reconnects:
                 session.lose(_given_up(config), cause)
                 return
             try:
-                async with asyncio.timeout_at(min(deadline, loop.time() + config.connect_timeout)):
+                until = min(deadline, loop.time() + config.connect_timeout)
+                async with asyncio.timeout_at(until) as suspension.limit:
                     if await self._resume(session, suspension):
                         return
             except (STTConnectError, STTProtocolError, TimeoutError) as error:
@@ -153,9 +169,12 @@ class Reconnects:
     async def _resume(self, session: Session, suspension: _Suspension) -> bool:
         """Dial, and ask the peer to resume; return whether that settles the matter."""
         runtime = self._runtime
-        assert session.dial_address is not None  # noqa: S101  only dialers come here
-        host, port = session.dial_address
-        dialed = await self._dialer.dial(host, port, session.peer_node_id)
+        address = self._address_of(session, suspension)
+        suspension.dialing = address
+        try:
+            dialed = await self._dialer.dial(*address, session.peer_node_id)
+        finally:
+            suspension.dialing = None
         if dialed.reply.incarnation != session.peer_incarnation:
             dialed.transport.abort()
             session.lose("the peer was restarted")
@@ -174,7 +193,23 @@ class Reconnects:
             )
         )
         self._owner.connect_session(session, dialed.transport, channel)
-        return await suspension.outcome
+        succeeded = await suspension.outcome
+        if succeeded:
+            session.dial_address = address
+        return succeeded
+
+    def _address_of(self, session: Session, suspension: _Suspension) -> Address:
+        """Return where to dial next: where the peer is now, as the user says, or where it was.
+
+        If these are two, they take turns: the user may mean the address for something else.
+        """
+        present = dial_address(self._runtime.endpoints, session.peer_node_id)
+        former = session.dial_address
+        assert former is not None  # noqa: S101  only dialers come here
+        if present is None or suspension.dials % 2:
+            present = former
+        suspension.dials += 1
+        return present
 
 
 def _given_up(config: NodeConfig) -> str:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from helpers.clock import run_virtual
 from helpers.machine import has_ipv6
 from helpers.recorder import Recorder, on, pattern, turns
 from seigr_toolset_transmissions.transports import tcp
@@ -26,6 +25,8 @@ from seigr_toolset_transmissions.transports.tcp import TcpNetwork, TcpTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from seigr_toolset_transmissions.transports.lookup import AddressInfo
 
 MIB = 1024 * 1024
 
@@ -278,7 +279,7 @@ async def test_an_ipv6_address_has_two_parts_too() -> None:
     await listener.close()
 
 
-def both_families(port: int) -> list[tcp._AddressInfo]:
+def both_families(port: int) -> list[AddressInfo]:
     return [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
@@ -292,10 +293,10 @@ async def test_all_addresses_of_a_name_are_listened_on_with_one_port(
 ) -> None:
     if host:
 
-        async def resolve(_host: object, port: int, _flags: int = 0) -> list[tcp._AddressInfo]:
+        async def resolve(_host: object, port: int, _flags: int = 0) -> list[AddressInfo]:
             return both_families(port)
 
-        monkeypatch.setattr(tcp, "_resolve", resolve)
+        monkeypatch.setattr(tcp, "look_up", resolve)
     servers: list[Recorder] = []
 
     def accept() -> Recorder:
@@ -330,7 +331,7 @@ def test_another_free_port_is_taken_if_one_is_not_free_for_each_family(
     tried: list[int] = []
     bind_once = tcp._bind_once
 
-    def bind_twice_in_vain(infos: list[tcp._AddressInfo]) -> list[socket.socket]:
+    def bind_twice_in_vain(infos: list[AddressInfo]) -> list[socket.socket]:
         tried.append(1)
         if len(tried) < 3:
             raise OSError(errno.EADDRINUSE, "taken")
@@ -375,14 +376,18 @@ def test_a_port_taken_in_one_family_is_taken() -> None:
 async def test_what_is_no_address_is_an_os_error(
     host: str, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unknown(*_: object, **__: object) -> None:
+    real = socket.getaddrinfo
+
+    def unknown(*args: Any, **options: Any) -> Any:
+        if options["flags"] & socket.AI_NUMERICHOST:
+            return real(*args, **options)
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     client = Recorder()
-    if not asyncio.get_running_loop().__module__.startswith("uvloop"):
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
-    with pytest.raises(OSError):  # noqa: PT011 - the message is partly the system's
-        await TcpNetwork().dial(client, host, port)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for attempt in (TcpNetwork().dial(client, host, port), TcpNetwork().resolve(host, port)):
+        with pytest.raises(OSError):  # noqa: PT011 - the message is partly the system's
+            await attempt
     with pytest.raises(OSError):  # noqa: PT011
         await TcpNetwork().listen(Recorder, host, port)
     assert not client.calls
@@ -452,129 +457,20 @@ async def test_a_dial_cancelled_when_much_was_written_ends_the_connection() -> N
     client.check()
 
 
-# Dialling a name with several addresses, in virtual time.
-
-
-class Attempts:
-    """Stands in for the loop's ``create_connection``: what each address does, and when."""
-
-    def __init__(self, **answers: tuple[float, type[Exception] | None]) -> None:
-        self.answers = answers
-        self.started: list[tuple[str, float]] = []
-        self.streams: dict[str, Stream] = {}
-        self.cancelled: list[str] = []
-
-    async def attempt(self, race: tcp._Race, info: tcp._AddressInfo) -> TcpTransport:
-        name = str(info[4][0])
-        loop = asyncio.get_running_loop()
-        self.started.append((name, round(loop.time(), 3)))
-        delay, error = self.answers[name]
-        try:
-            await asyncio.sleep(delay)
-            if error is not None:
-                raise error(name)
-            transport = TcpTransport(race)
-            stream = self.streams[name] = Stream()
-            transport.connection_made(stream)
-            await asyncio.sleep(0)  # create_connection returns in a later turn
-        except asyncio.CancelledError:
-            self.cancelled.append(name)
-            raise
-        return transport
-
-    def take_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let ``a name`` have these addresses, and dial them here."""
-
-        async def resolve(_host: str, port: int) -> list[tcp._AddressInfo]:
-            families = {"six": socket.AF_INET6, "sixth": socket.AF_INET6}
-            return [
-                (families.get(name, socket.AF_INET), socket.SOCK_STREAM, 6, "", (name, port))
-                for name in self.answers
-            ]
-
-        async def attempt(race: tcp._Race, info: tcp._AddressInfo) -> TcpTransport:
-            return await self.attempt(race, info)
-
-        monkeypatch.setattr(tcp, "_resolve", resolve)
-        monkeypatch.setattr(tcp._Race, "_attempt", attempt)
-
-    def dial(self, monkeypatch: pytest.MonkeyPatch, receiver: Recorder) -> None:
-        self.take_over(monkeypatch)
-        run_virtual(TcpNetwork().dial(receiver, "a name", 1))
-
-
-def test_the_next_address_is_tried_after_a_quarter_of_a_second(
+async def test_a_name_stands_for_its_addresses_the_families_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    attempts = Attempts(six=(60, None), four=(0.1, None), sixth=(0, None))
-    client = Recorder()
-    attempts.dial(monkeypatch, client)
-    assert attempts.started == [("six", 0.0), ("four", 0.25)]
-    assert attempts.cancelled == ["six"]
-    assert client.calls == ["made"]
+    async def look_up(_host: str, port: int, *, urgent: bool) -> list[AddressInfo]:
+        assert urgent
+        names = {"::1": 10, "::2": 10, "192.0.2.1": 2, "192.0.2.2": 2}
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (name, port, 0, 0)[: 4 if family == 10 else 2])
+            for name, family in names.items()
+        ]
 
-
-def test_the_next_address_is_tried_at_once_when_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(six=(0.01, ConnectionRefusedError), four=(0, None))
-    client = Recorder()
-    attempts.dial(monkeypatch, client)
-    assert attempts.started == [("six", 0.0), ("four", 0.01)]
-    assert client.calls == ["made"]
-
-
-def test_the_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(
-        six=(0.01, OSError), sixth=(0.01, OSError), four=(0.01, OSError), fourth=(0, None)
-    )
-    attempts.dial(monkeypatch, Recorder())
-    assert [name for name, _ in attempts.started] == ["six", "four", "sixth", "fourth"]
-
-
-def test_only_the_first_of_two_that_answer_is_the_receivers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    attempts = Attempts(six=(0.3, None), four=(0.05, None))
-    client = Recorder()
-    attempts.dial(monkeypatch, client)
-    assert client.calls == ["made"]
-    assert sorted(attempts.streams) == ["four", "six"]
-    assert sum(stream.aborted for stream in attempts.streams.values()) == 1
-
-
-@pytest.mark.parametrize(
-    ("errors", "expected"),
-    [
-        ((ConnectionRefusedError, ConnectionRefusedError), ConnectionRefusedError),
-        ((TimeoutError, OSError), OSError),
-    ],
-)
-def test_if_no_address_answers_it_is_an_os_error(
-    monkeypatch: pytest.MonkeyPatch, errors: tuple[type[OSError], ...], expected: type[OSError]
-) -> None:
-    attempts = Attempts(six=(0.3, errors[0]), four=(0.3, errors[1]))
-    client = Recorder()
-    with pytest.raises(expected, match="six"):
-        attempts.dial(monkeypatch, client)
-    assert not client.calls
-
-
-@pytest.mark.parametrize("after", [0.1, 0.3])
-def test_cancelling_a_dial_of_several_addresses_ends_each_attempt(
-    monkeypatch: pytest.MonkeyPatch, after: float
-) -> None:
-    attempts = Attempts(six=(60, None), four=(60, None))
-
-    async def main() -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(after):
-                await TcpNetwork().dial(client, "a name", 1)
-        await turns(2)
-
-    client = Recorder()
-    attempts.take_over(monkeypatch)
-    run_virtual(main())
-    assert len(attempts.cancelled) == len(attempts.started) == (2 if after > 0.25 else 1)
-    assert not client.calls
+    monkeypatch.setattr(tcp, "look_up", look_up)
+    addresses = await TcpNetwork().resolve("a name", 7)
+    assert addresses == [("::1", 7), ("192.0.2.1", 7), ("::2", 7), ("192.0.2.2", 7)]
 
 
 @pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, uvloop.Loop])

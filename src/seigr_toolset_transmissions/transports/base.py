@@ -138,6 +138,20 @@ class Listener(ABC):
 class Network(ABC):
     """A way to reach peers: it makes the transports of one kind."""
 
+    async def resolve(self, host: str, port: int, *, urgent: bool = True) -> list[Address]:
+        """Return the addresses that a host stands for, each to be given to `dial`; at least one.
+
+        Args:
+            host: A name or address.
+            port: Its port.
+            urgent: Whether somebody waits for it; otherwise others may come first.
+
+        Raises:
+            OSError: It stands for none.
+
+        """
+        return [(host, port)]
+
     @abstractmethod
     async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
         """Connect. ``receiver.connection_made`` was called before this returns.

@@ -13,7 +13,6 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
-from seigr_toolset_transmissions.errors import reason_of
 from seigr_toolset_transmissions.forks import in_child
 from seigr_toolset_transmissions.transports.base import (
     NOBODY,
@@ -28,6 +27,7 @@ from seigr_toolset_transmissions.transports.base import (
     Transport,
     receiver_or_nobody,
 )
+from seigr_toolset_transmissions.transports.lookup import AddressInfo, look_up
 
 if sys.platform != "win32":
     import resource
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["TcpNetwork", "TcpTransport", "descriptor_limit"]
-
-_ATTEMPT_DELAY = 0.25
-"""Seconds before the next address of a name is tried as well (RFC 8305, section 8)."""
 
 _BACKLOG = 256
 """Connections that the system holds until they are accepted, and that one turn of the loop accepts
@@ -265,26 +262,32 @@ class _TcpListener(Listener):
 class TcpNetwork(Network):
     """Reaches peers over TCP, by IPv4 and IPv6."""
 
-    async def dial(self, receiver: Receiver, host: str, port: int) -> TcpTransport:
-        """Connect to a host name or address.
-
-        Each address of a name is tried, the families in turn, the next one as soon as one fails
-        or has not answered in 0.25 s ("happy eyeballs", RFC 8305). The time for all is for the
-        caller to limit.
+    async def resolve(self, host: str, port: int, *, urgent: bool = True) -> list[Address]:
+        """Look a name up; return its numeric addresses, the two families in turn.
 
         Raises:
-            OSError: The name is unknown, or none of its addresses could be reached. ``receiver``
-                was not called.
+            OSError: The name is unknown, or can be none.
+
+        """
+        infos = _alternate_families(await look_up(host, port, urgent=urgent))
+        return [_address(info[4]) for info in infos]
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> TcpTransport:
+        """Connect to a numeric address, or to the first one of a name.
+
+        Raises:
+            OSError: The name is unknown, or the address could not be reached. ``receiver`` was not
+                called.
 
         If cancelled, no connection is left open: either ``receiver`` was not called, or its
         ``connection_lost`` follows.
 
         """
-        race = _Race(receiver)
+        attempt = _Attempt(receiver)
         try:
-            return await race.run(await _resolve(host, port))
+            return await attempt.run((await look_up(host, port))[0])
         except BaseException:
-            race.give_up()
+            attempt.give_up()
             raise
 
     async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
@@ -299,7 +302,7 @@ class TcpNetwork(Network):
         If cancelled, nothing is left open.
 
         """
-        sockets = _bind(await _resolve(host or None, port, socket.AI_PASSIVE))
+        sockets = _bind(await look_up(host or None, port, socket.AI_PASSIVE))
         listener = _TcpListener(accept, sockets)
         try:
             await listener.start()
@@ -347,102 +350,48 @@ def descriptor_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-_AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
+class _Attempt(Nobody):
+    """Dials one address, and gives the connection to its receiver when it is made.
 
-
-async def _resolve(host: str | None, port: int, flags: int = 0) -> list[_AddressInfo]:
-    """Look a host up; raise OSError for whatever cannot be an address."""
-    if not 0 <= port <= 65535:
-        raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
-    numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    try:
-        # Without a thread, which the look-up of a name needs.
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
-    except socket.gaierror:
-        return await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=flags
-        )
-    except ValueError as error:  # a label too long for a domain name, or a zero byte
-        raise OSError(errno.EINVAL, "no host can have that name") from error
-
-
-class _Race(Nobody):
-    """Dials all addresses of a name; the first connection made is the receiver's.
-
-    As the receiver of each attempt it learns of the connection before anything can be read from it.
-    (``create_connection(happy_eyeballs_delay=...)`` does the same, but uvloop does not know it, and
-    on a loop with eager tasks it fails before Python 3.12.8 and 3.13.1. To race with sockets and
-    hand over the connected one is no way either: if its connection is lost at once, or the dial
-    cancelled, uvloop leaves the socket object open, with a file number that is not its own.)
+    (As the receiver of the connection until then, it learns of it before anything can be read from
+    it. To connect a socket first and hand it to the loop then is no way: if its connection is lost
+    at once, or the dial cancelled, uvloop leaves the socket object open, with a file number that is
+    not its own.)
     """
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._winner: TcpTransport | None = None
-        self._circular: set[TcpTransport] = set()  # those that have reached themselves
+        self._transport: TcpTransport | None = None
+        self._circular = False
         self._given_up = False
 
-    async def run(self, infos: list[_AddressInfo]) -> TcpTransport:
-        """Return the connection made; raise OSError if none of the addresses answers."""
-        if len(infos) == 1:
-            return await self._attempt(infos[0])
-        waiting = _alternate_families(infos)
-        running: set[asyncio.Task[TcpTransport]] = set()
-        errors: dict[str, OSError] = {}  # by address
-        try:
-            while running or (waiting and self._winner is None):
-                if waiting and self._winner is None:
-                    info = waiting.pop(0)
-                    host, _ = _address(info[4])
-                    running.add(asyncio.create_task(self._attempt(info), name=host))
-                done, running = await asyncio.wait(
-                    running,
-                    timeout=_ATTEMPT_DELAY if waiting else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for task in done:
-                    try:
-                        if task.result() is self._winner:
-                            return self._winner
-                    except OSError as error:
-                        errors[task.get_name()] = error
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
-        if len({error.errno for error in errors.values()}) == 1:
-            raise next(iter(errors.values()))
-        raise OSError("; ".join(f"{host}: {reason_of(error)}" for host, error in errors.items()))
+    async def run(self, info: AddressInfo) -> TcpTransport:
+        """Return the connection; raise OSError if there is none."""
+        _, transport = await asyncio.get_running_loop().create_connection(
+            lambda: TcpTransport(self), *_address(info[4]), family=info[0]
+        )
+        if self._circular:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return transport
 
     def give_up(self) -> None:
         """Leave nothing open."""
         self._given_up = True
-        if self._winner is not None:
-            self._winner.disown()
-
-    async def _attempt(self, info: _AddressInfo) -> TcpTransport:
-        _, transport = await asyncio.get_running_loop().create_connection(
-            lambda: TcpTransport(self), *_address(info[4]), family=info[0]
-        )
-        if transport in self._circular:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        return transport
+        if self._transport is not None:
+            self._transport.disown()
 
     def connection_made(self, transport: Transport) -> None:
-        """Give the connection of an attempt to the receiver, if it is the first."""
+        """Give the connection to the receiver, unless it has reached itself."""
         made = cast("TcpTransport", transport)
-        if made.reaches_itself:
-            self._circular.add(made)
-            made.abort()
-        elif self._given_up or self._winner is not None:
+        self._circular = made.reaches_itself
+        if self._circular or self._given_up:
             made.abort()
         else:
-            self._winner = made
+            self._transport = made
             made.adopt(self._receiver)
 
 
-def _alternate_families(infos: list[_AddressInfo]) -> list[_AddressInfo]:
+def _alternate_families(infos: list[AddressInfo]) -> list[AddressInfo]:
     first = [info for info in infos if info[0] == infos[0][0]]
     other = [info for info in infos if info[0] != infos[0][0]]
     return [info for info in chain(*zip_longest(first, other)) if info is not None]
@@ -464,7 +413,7 @@ def _zone(number: int) -> str:
         return str(number)
 
 
-def _bind(infos: list[_AddressInfo]) -> list[socket.socket]:
+def _bind(infos: list[AddressInfo]) -> list[socket.socket]:
     """Bind a socket to each address, all with the same port; raise OSError if that cannot be."""
     any_port = infos[0][4][1] == 0
     attempts = _PORT_ATTEMPTS if any_port and len(infos) > 1 else 1
@@ -477,7 +426,7 @@ def _bind(infos: list[_AddressInfo]) -> list[socket.socket]:
                 raise
 
 
-def _bind_once(infos: list[_AddressInfo]) -> list[socket.socket]:
+def _bind_once(infos: list[AddressInfo]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     sock: socket.socket
     missing: OSError | None = None

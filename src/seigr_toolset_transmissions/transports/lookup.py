@@ -1,0 +1,73 @@
+"""Looking host names up, so that slow names make only each other wait.
+
+The system's look-up blocks its thread, for a minute if a name server does not answer, and cannot be
+cancelled. Numeric addresses need no thread. Names do, and there are three groups of threads: for
+look-ups for which somebody waits, for others, and for others whose last look-up was slow.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from functools import partial
+from typing import Any
+
+from seigr_toolset_transmissions.workers import Workers
+
+__all__ = ["AddressInfo", "look_up"]
+
+AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
+
+_SLOW_NAMES = 4096
+"""Names remembered whose last look-up was slow."""
+
+_urgent = Workers("stt-look-up", 16, most=64)
+_others = Workers("stt-look-up", 8, most=32)
+_slow_others = Workers("stt-look-up", 8)
+
+_slow: dict[str, None] = {}
+
+
+async def look_up(
+    host: str | None, port: int, flags: int = 0, *, urgent: bool = True
+) -> list[AddressInfo]:
+    """Return the addresses of a host, as `socket.getaddrinfo` does for a stream.
+
+    Args:
+        host: A name or numeric address; None for this machine.
+        port: The port.
+        flags: Those of `socket.getaddrinfo`.
+        urgent: Whether somebody waits for it.
+
+    Raises:
+        OSError: It has none, or can have none.
+
+    """
+    if not 0 <= port <= 65535:
+        raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
+    numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
+    except socket.gaierror:
+        pass  # a name
+    except ValueError as error:  # a label too long for a domain name, or a zero byte
+        raise OSError(errno.EINVAL, "no host can have that name") from error
+    name = host or ""
+    workers = _urgent if urgent else _slow_others if name in _slow else _others
+    late = False
+
+    def note_slow() -> None:
+        nonlocal late
+        late = True
+        _slow[name] = None
+        if len(_slow) > _SLOW_NAMES:
+            del _slow[next(iter(_slow))]
+
+    try:
+        return await workers.run(
+            partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags),
+            note_slow,
+        )
+    finally:
+        if not late:
+            _slow.pop(name, None)
