@@ -43,6 +43,9 @@ _LONG = NodeConfig(  # its messages may go in parts
     max_message_bytes=150_000, send_window_bytes=400_000, receive_window_bytes=300_000
 )
 _MOST_STEPS = 200
+_MOST_CUTS = 12
+"""How many more frames what waits can take after a cut than before."""
+
 _PHASES = list(Phase)
 
 
@@ -100,7 +103,6 @@ class _Run:
         self.tokens = 0  # of the last PING that came out
         self.accepted: list[bytes] = []  # messages
         self.out: list[tuple[bool, bytes]] = []  # by position: whether it is a part, and its bytes
-        self.next_out = 0
         self.waiting: list[int] = []  # sizes of messages that the application has not consumed
         self.begun: list[bytes] | None = None  # parts of the message that is arriving
         self.counts = self.read_counts()
@@ -162,16 +164,20 @@ class _Run:
             elif isinstance(frame, Ping):
                 self.tokens = frame.token
             elif isinstance(frame, Close | CloseAck):
-                assert frame.final == self.next_out
+                assert frame.final == len(self.out)
         assert not decoder.midway
 
     def comes_out(self, is_part: bool, payload: bytes) -> None:
-        """Note a sequenced frame: sent again, it is the same; and there is credit for it."""
-        if self.next_out == len(self.out):
-            self.out.append((is_part, payload))
-        assert self.out[self.next_out] == (is_part, payload), "another frame at the same position"
-        self.next_out += 1
-        cost = sum(len(payload) + FRAME_COST for _, payload in self.out[: self.next_out])
+        """Note a sequenced frame: sent again, in this or others, it is the same; with credit."""
+        begun, number = b"", 0
+        for before_is_part, before in self.out:
+            begun = begun + before if before_is_part else b""
+            number += not before_is_part
+        begun += payload
+        message = self.accepted[number]
+        assert message.startswith(begun) if is_part else message == begun, "not what was accepted"
+        self.out.append((is_part, payload))
+        cost = sum(len(payload) + FRAME_COST for _, payload in self.out)
         assert cost <= self.credit, "sent beyond the credit"
 
     def application_consumes(self) -> None:
@@ -218,7 +224,12 @@ class _Run:
 
     def begin_connection(self) -> None:
         self.decoder = FrameDecoder()
-        self.next_out = self.machine.outbox.acked
+        if self.machine.link is Link.UP:
+            self.send_again()
+
+    def send_again(self) -> None:
+        """Forget what was sent and not accepted: it comes again, perhaps in other frames."""
+        del self.out[self.machine.outbox.acked :]
 
     def budget_changes(self) -> None:
         """Let the node's other sessions fill its budget, or empty it."""
@@ -279,7 +290,7 @@ class _Run:
             assert messages == expected
         self.waiting += map(len, messages)
         if was_opening and machine.link is Link.UP:
-            self.next_out = machine.outbox.acked
+            self.send_again()
         if machine.refusal is not None:
             self.lose_connection()
             self.over = machine.refusal is not WelcomeStatus.REFUSED
@@ -315,8 +326,8 @@ class _Run:
             _PHASES.index(machine.phase),
             machine.epoch,
             machine.last_received,
-            machine.outbox.accepted,
             machine.outbox.acked,
+            machine.outbox.messages_acked,
             machine.position,
             machine.outbox.messages_sent,
             machine.outbox.bytes_sent,
@@ -331,7 +342,8 @@ class _Run:
         pairs = zip(before, self.counts, strict=True)
         assert all(old <= new for old, new in pairs), "a count has gone back"
         assert machine.outbox.acked <= machine.outbox.accepted
-        assert 0 <= machine.outbox.unacked_cost <= self.config.send_window_bytes
+        most = self.config.send_window_bytes + _MOST_CUTS * FRAME_COST
+        assert 0 <= machine.outbox.unacked_cost <= most
         assert machine.outbox.messages_sent == len(self.accepted)
         assert machine.outbox.bytes_sent == sum(map(len, self.accepted))
         assert machine.rtt is None or machine.rtt >= 0

@@ -35,7 +35,7 @@ ALLOWED = {
     "outbox": FOUNDATION | {"frames"},
     "session": FOUNDATION | {"frames", "outbox"},
     # Where the protocol meets the transports.
-    "connection": FOUNDATION | {"frames", "noise", "records", "session", "transports"},
+    "connection": FOUNDATION | {"frames", "noise", "outbox", "records", "session", "transports"},
     "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
     "pump": FOUNDATION | {"endpoints", "events", "outbox", "session"},
     "live_session": FOUNDATION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,8 +20,8 @@ from seigr_toolset_transmissions.connection import (
     FlushTurn,
 )
 from seigr_toolset_transmissions.errors import STTAuthenticationError, STTProtocolError
-from seigr_toolset_transmissions.noise import Handshake
-from seigr_toolset_transmissions.records import seal
+from seigr_toolset_transmissions.noise import TAG_BYTES, Handshake
+from seigr_toolset_transmissions.records import RECORD_HEADER_BYTES, seal
 from seigr_toolset_transmissions.session import Link, SessionMachine
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class FakeTransport:
         self.writes: list[bytes] = []
         self.ended: list[str] = []
         self.peer_address = ("192.0.2.1", 5)
+        self.waiting = 0
 
     def write(self, data: bytes | bytearray) -> None:
         self.writes.append(bytes(data))
@@ -102,6 +104,7 @@ class End:
         if link is Link.UP:
             machine.welcome()
         self.channel = channel
+        self.turn = turn
         self.machine = machine
         self.user = User(machine)
         self.gone: list[Connection] = []
@@ -285,15 +288,14 @@ async def test_nothing_is_written_while_the_transport_takes_no_bytes() -> None:
     dialer, listener = pair()
     loop = asyncio.get_running_loop()
     dialer.connection.pause_writing()
-    assert dialer.connection.stalled_since == loop.time()
+    assert dialer.connection.stalled(loop.time()) == loop.time()
     dialer.machine.outbox.send(b"waits")
     dialer.connection.flush()
     dialer.connection.flush_soon()
     await asyncio.sleep(0)
     assert dialer.transport.writes == []
     dialer.connection.resume_writing()
-    after: float | None = dialer.connection.stalled_since
-    assert not after
+    assert dialer.connection.stalled(loop.time()) is None
     listener.feed(dialer.take())
     assert listener.user.messages == [b"waits"]
 
@@ -401,3 +403,92 @@ async def test_the_first_writes_are_small_so_that_short_lived_connections_get_on
     for write in dialer.transport.writes:
         rest = (rest + write)[listener.feed(rest + write) :]
     assert listener.user.messages == [bytes(1000)] * 2000
+
+
+@in_virtual_time
+async def test_a_session_that_was_cut_begins_with_smaller_records_each_twice_the_last() -> None:
+    dialer, _ = pair()
+    ours, theirs = channels()
+    again = End(theirs, FlushTurn(asyncio.get_running_loop()), Link.UP)
+    dialer.machine.outbox.send(bytes(40_000))
+    dialer.machine.detach()
+    epoch, recv_next, credit = dialer.machine.reopening()
+    again.machine.resume(epoch, recv_next, credit)
+    again.connection.flush()
+    dialer.connection = Connection(
+        dialer.transport, ours, dialer.user, asyncio.get_running_loop(), dialer.turn, print
+    )
+    dialer.feed(again.take())
+    dialer.connection.flush()
+    sizes = [len(write) for write in dialer.transport.writes]
+    assert sizes[0] < 400
+    written = 0
+    for size in sizes:
+        assert size <= 3 * max(written, 256)
+        written += size
+    rest = b""
+    for write in dialer.transport.writes:
+        rest = (rest + write)[again.feed(rest + write) :]
+    assert again.user.messages == [bytes(40_000)]
+
+
+@in_virtual_time
+async def test_the_bytes_of_an_unfinished_record_are_a_sign_of_life() -> None:
+    dialer, listener = pair()
+    dialer.machine.outbox.send(bytes(1000))
+    dialer.connection.flush()
+    (record,) = dialer.transport.writes
+    for count in range(1, 10):
+        await asyncio.sleep(1)
+        assert listener.feed(record[:count]) == 0
+        assert listener.machine.last_received == count
+    assert listener.user.messages == []
+
+
+@pytest.mark.parametrize("size", [1000, 100_000], ids=["a record", "a frame of two records"])
+@in_virtual_time
+async def test_a_peer_whose_bytes_come_slowly_is_told_so_now_and_then(size: int) -> None:
+    """It cannot be acknowledged yet, and would take the silence for death."""
+    dialer, listener = pair()
+    dialer.machine.outbox.send(bytes(size))
+    dialer.connection.flush()
+    data, rest, heard = dialer.take(), b"", []
+    for k in range(100):
+        await asyncio.sleep(1)
+        rest += data[k * len(data) // 100 : (k + 1) * len(data) // 100]
+        rest = rest[listener.feed(rest) :]
+        if answer := listener.take():
+            heard.append(k)
+            dialer.feed(answer)
+    assert dialer.user.ends == []
+    assert listener.user.messages == [bytes(size)]
+    assert {later - earlier for earlier, later in pairwise(heard)} == {5}
+    assert len(heard) >= 19
+
+
+@in_virtual_time
+async def test_a_peer_is_told_of_slow_bytes_without_an_acknowledgement_after_our_close() -> None:
+    """It would take an ACK for the answer to its CLOSE_ACK."""
+    dialer, listener = pair()
+    listener.machine.close()
+    listener.connection.flush()
+    listener.take()  # the CLOSE is under way
+    dialer.machine.outbox.send(bytes(1000))
+    dialer.connection.flush()
+    await asyncio.sleep(6)
+    listener.connection.bytes_received(memoryview(dialer.take()[:-1]))
+    assert len(listener.take()) == RECORD_HEADER_BYTES + TAG_BYTES + 4  # an empty PAD
+
+
+@in_virtual_time
+async def test_a_transport_that_sends_what_waits_is_not_stalled_however_slow_it_is() -> None:
+    dialer, _ = pair()
+    dialer.transport.waiting = 1000
+    dialer.connection.pause_writing()
+    for now in range(10, 100, 10):
+        dialer.transport.waiting -= 1
+        assert dialer.connection.stalled(now) == now
+    for now in range(100, 200, 10):
+        assert dialer.connection.stalled(now) == 90
+    dialer.connection.resume_writing()
+    assert dialer.connection.stalled(200) is None

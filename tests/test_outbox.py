@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seigr_toolset_transmissions import frames, outbox
 from seigr_toolset_transmissions.config import NodeConfig
@@ -198,3 +200,117 @@ def test_what_is_known_not_to_have_arrived_is_unsent() -> None:
     box.acknowledge(1, ALL)
     box.presume_lost()
     assert box.abandon() == Undelivered(unsent=(b"b",), unknown=())
+
+
+def frames_of(box: Outbox) -> list[tuple[bytes, bool]]:
+    """The payloads of the frames that are handed over, and whether each ends a message."""
+    payloads: list[tuple[bytes, bool]] = []
+    for frame in take(box):
+        if isinstance(frame, Part):
+            payloads.append((b"".join(frame.pieces), False))
+        else:
+            assert isinstance(frame, list)
+            payloads += [(payload, True) for payload in frame]
+    return payloads
+
+
+def carried(box: Outbox) -> list[bytes]:
+    """Only the payloads."""
+    return [payload for payload, _ in frames_of(box)]
+
+
+def test_after_a_cut_no_frame_is_longer_than_all_before_it() -> None:
+    box, long = make(NodeConfig(), peer_max_message=1 << 22), bytes(range(256)) * 1200
+    box.send(long)
+    take(box)
+    box.send_again()
+    payloads = carried(box)
+    assert b"".join(payloads) == long
+    assert [len(payload) for payload in payloads[:4]] == [256, 256, 512, 1024]
+    ahead = 0
+    for payload in payloads:
+        assert len(payload) <= min(max(ahead, 256), 1 << 16)
+        ahead += len(payload)
+    assert len(payloads) <= len(long) // (1 << 16) + 10
+
+
+def test_short_messages_are_sent_again_as_they_were() -> None:
+    box = make()
+    messages = [bytes([k]) * 100 for k in range(10)]
+    for message in messages:
+        box.send(message)
+    take(box)
+    box.send_again()
+    assert carried(box) == messages
+
+
+def test_the_rest_of_a_message_is_cut_anew_and_the_counts_stay_right() -> None:
+    box, long = make(NodeConfig(), peer_max_message=1 << 22), bytes(range(250)) * 40
+    for message in (b"first", long, b"last"):
+        box.send(message)
+    take(box)
+    box.acknowledge(1, ALL)
+    arrived = b""
+    while len(arrived) < len(long):
+        box.send_again()
+        payloads = carried(box)
+        assert b"".join(payloads) == long[len(arrived) :] + b"last"
+        assert (box.messages_sent, box.messages_acked, box.sent) == (3, 1, box.accepted)
+        assert box.bytes_sent == len(long) + 9
+        frames = box.accepted - box.acked
+        assert frames == len(payloads) <= 10
+        assert box.unacked_cost == len(long) - len(arrived) + 4 + frames * FRAME_COST
+        arrived += payloads[0]  # one frame gets across each connection
+        box.acknowledge(box.acked + 1, ALL)
+    assert box.messages_acked == 2
+    box.acknowledge(box.accepted, ALL)
+    assert (box.messages_acked, box.unacked_cost, box.empty) == (3, 0, True)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=8),
+    connections=st.lists(st.integers(0, 4000), max_size=30),
+)
+def test_whatever_is_cut_where_each_message_arrives_once_and_is_told_exactly(
+    sizes: list[int], connections: list[int]
+) -> None:
+    """A model: the peer takes whole frames of the bytes that a connection carried."""
+    config = NodeConfig(max_message_bytes=5000, send_window_bytes=1 << 20)
+    box = make(config, peer_max_message=5000)
+    messages = [bytes([k]) * size for k, size in enumerate(sizes)]
+    for message in messages:
+        assert box.send(message)
+    arrived: list[bytes] = []
+    begun, position = b"", 0
+    for carries in [*connections, 1 << 20]:
+        left = carries
+        for payload, last in frames_of(box):
+            left -= len(payload) + 4
+            if left < 0:
+                break
+            begun += payload
+            position += 1
+            if last:
+                arrived.append(begun)
+                begun = b""
+        assert (box.messages_sent, box.bytes_sent) == (len(messages), sum(sizes))
+        assert arrived == messages[: len(arrived)]
+        box.acknowledge(position, ALL)
+        assert box.messages_acked == len(arrived)
+        rest = sum(sizes[len(arrived) :]) - len(begun)
+        assert box.unacked_cost == rest + (box.accepted - box.acked) * FRAME_COST
+        box.send_again()
+    assert arrived == messages
+    assert box.empty
+
+
+def test_what_was_cut_anew_is_abandoned_as_whole_messages() -> None:
+    box, long = make(NodeConfig(), peer_max_message=1 << 22), bytes(range(200)) * 50
+    for message in (b"arrived", long, b"waits"):
+        box.send(message)
+    take(box)
+    box.acknowledge(1, ALL)
+    box.send_again()
+    take(box, 600)
+    assert box.sent < box.accepted
+    assert box.abandon() == Undelivered(unsent=(long, b"waits"), unknown=())

@@ -71,10 +71,12 @@ class NodeConfig:
     TCP connection later than that."""
 
     ping_timeout: float = 15.0
-    """Seconds of further silence after which the connection is taken for dead."""
+    """Seconds of further silence, without a single byte, after which the connection is taken for
+    dead."""
 
     write_timeout: float = 30.0
-    """Seconds that a connection may refuse all bytes before it is taken for dead."""
+    """Seconds that a connection may take no bytes, send none of those that wait, and bring no
+    acknowledgement, before it is taken for dead. However slow it is, one that moves is not."""
 
     ack_delay: float = 0.025
     """Seconds that an acknowledgement may wait for other traffic to travel with."""

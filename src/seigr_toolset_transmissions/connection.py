@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .errors import STTProtocolError
 from .frames import FrameDecoder
+from .outbox import FIRST_PART_BYTES
 from .records import seal, unseal
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ FIRST_WRITE_BYTES = 4 * 1024
 WRITE_BYTES = 256 * 1024
 """What is taken from a session for one write: a few records, so that the system calls are few and
 the ciphertext in memory little. The first writes of a connection are smaller, each twice as large
-as the one before: what is cut off within a record is lost whole, and so a session gets on even if
-none of its connections lives for a large record."""
+as the one before: a record that is cut is lost whole. If the session has been cut before, they
+begin at `outbox.FIRST_PART_BYTES`, as its frames do, so that it gets on over any link."""
 
 TURN_SECONDS = 0.001
 """After so long a message goes out at once in any case: it is none of those sent together."""
@@ -64,12 +65,19 @@ class FlushTurn:
     turn goes out together at its end. What is read begins a turn too: to answer a message then
     needs no callback at the turn's end, which would cost as much as sending does. So a turn with
     one message is not seen to end, and counts as over after `TURN_SECONDS`.
+
+    Attributes:
+        number: That of the present turn.
+        reassure_after: Seconds that the peer of a connection hears nothing while a record or frame
+            of its own arrives bit by bit.
+
     """
 
-    __slots__ = ("_loop", "_waiting", "number")
+    __slots__ = ("_loop", "_waiting", "number", "reassure_after")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reassure_after: float = 5.0) -> None:
         self._loop = loop
+        self.reassure_after = reassure_after
         self._waiting: list[Connection] = []  # if there are any, the turn's end is asked for
         self.number = 0
 
@@ -103,6 +111,7 @@ class Connection:
         "_transport",
         "_turn",
         "_user",
+        "_waiting",
         "flushing",
         "stalled_since",
     )
@@ -122,7 +131,7 @@ class Connection:
         self._user: ConnectionUser | None = user
         self._loop = loop
         self._decoder = FrameDecoder()
-        self._budget = FIRST_WRITE_BYTES
+        self._budget = FIRST_PART_BYTES if user.machine.epoch else FIRST_WRITE_BYTES
         self._turn = turn
         self._flushed_in = -1  # the number of the turn of the last write by `flush_soon`
         self._flushed_at = 0.0  # when `flush` last wrote, by the loop's clock
@@ -132,7 +141,8 @@ class Connection:
         self._close_timer: asyncio.TimerHandle | None = None
         self._gone = gone
         self.stalled_since: float | None = None
-        """Since when the transport takes no bytes, by the loop's clock; None while it does."""
+        """Since when the transport has taken no bytes, by the loop's clock; None while it does."""
+        self._waiting = 0  # what waited in the transport then
 
     @property
     def peer_address(self) -> Address:
@@ -211,12 +221,32 @@ class Connection:
             self.drop()
             user.connection_ended(self, error)
             return len(data)
+        if done == 0:
+            machine.last_received = now  # the record moves: that is bounded by its length
         user.progressed()
+        if now - self._flushed_at >= self._turn.reassure_after and (
+            done < end or self._decoder.midway
+        ):
+            machine.reassure()
+            self.flush()
         return done
 
     def pause_writing(self) -> None:
         """Keep what is due in the session until the transport takes bytes again."""
         self.stalled_since = self._loop.time()
+        self._waiting = self._transport.waiting
+
+    def stalled(self, now: float) -> float | None:
+        """Return since when the transport has taken no bytes and sent none that waited.
+
+        As far as can be told: what waits is looked at now. None while it takes bytes.
+        """
+        if self.stalled_since is not None:
+            waiting = self._transport.waiting
+            if waiting < self._waiting:
+                self._waiting = waiting
+                self.stalled_since = now
+        return self.stalled_since
 
     def resume_writing(self) -> None:
         """Go on."""

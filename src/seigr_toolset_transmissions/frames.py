@@ -163,6 +163,10 @@ class Pad(NamedTuple):
 
     length: int
 
+    def encode(self) -> bytes:
+        """Return the frame's bytes."""
+        return _control(FrameType.PAD, bytes(self.length))
+
 
 Frame = list[bytes] | Part | Ack | Ping | Pong | Close | CloseAck | Welcome | Pad
 """What `FrameDecoder.feed` returns: a ``list`` is a run of whole DATA payloads."""

@@ -336,8 +336,8 @@ class Session:
         """
         self._owner.check_caller()
         outbox = self.machine.outbox
-        target = outbox.accepted
-        if outbox.acked >= target:
+        target = outbox.messages_sent
+        if outbox.messages_acked >= target:
             return
         if self._closed:
             raise self._end_error()
@@ -561,7 +561,7 @@ class Session:
             self.lose("the peer does not know the session any more")
 
     def _settle_flushers(self) -> None:
-        acked = self.machine.outbox.acked
+        acked = self.machine.outbox.messages_acked
         waiting = []
         for target, waiter in self._flushers or ():
             if waiter.done():
@@ -617,16 +617,19 @@ class Session:
         if connection is None:
             return
         machine, config = self.machine, self._owner.config
-        stalled, asked = connection.stalled_since, machine.ping_time
-        if stalled is not None and now - stalled >= config.write_timeout:
-            self.cut("the connection took no bytes")
-        elif asked is None:
+        stalled, asked, heard = connection.stalled(now), machine.ping_time, machine.last_received
+        if stalled is not None:
+            if now - max(stalled, machine.last_ack) >= config.write_timeout:
+                self.cut("the connection took no bytes")
+                return
+            heard = max(heard, stalled)  # a PING waits behind what goes out slowly
+        if asked is None:
             # Spread over a fifth of the interval, so that many sessions do not ask at once.
             jitter = 0.9 + 0.2 * self.session_id[0] / 255
             if now - machine.last_received >= config.ping_interval * jitter:
                 machine.ping(now)
                 connection.flush()
-        elif now - max(asked, machine.last_received) >= config.ping_timeout:
+        elif now - max(asked, heard) >= config.ping_timeout:
             self.cut("the peer gave no sign of life")
 
     def ping(self) -> None:

@@ -3,6 +3,10 @@
 Messages wait here as frames, first to be sent and then to be acknowledged, and are sent again when
 a connection was cut in between. The send window bounds them; the peer's credit bounds how many of
 them go out. `docs/wire-format.md` states the rules for positions and credit.
+
+A frame that was cut is lost whole. So what a connection carries first goes in small frames, each no
+longer than all before it: whatever a connection can carry, about half of it gets across, and a
+session gets on over any link that lasts for a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -15,11 +19,17 @@ from .frames import MAX_DATA_BYTES, encode_data, encode_part
 if TYPE_CHECKING:
     from .config import NodeConfig
 
-__all__ = ["FRAME_COST", "Outbox", "Undelivered"]
+__all__ = ["FIRST_PART_BYTES", "FRAME_COST", "Outbox", "Undelivered"]
 
 FRAME_COST = 64
 """Bytes that each sequenced frame counts in windows and credit beyond its payload: about what an
 empty message takes in memory, so that a flood of them is bounded too."""
+
+
+FIRST_PART_BYTES = 256
+"""Longest payload of the first frame on a connection that resumes a session, and shortest part of a
+message. With `FRAME_COST` a message in such parts takes a quarter more of a window than its bytes,
+and every window holds twice the longest message."""
 
 
 class Undelivered(NamedTuple):
@@ -32,7 +42,7 @@ class Undelivered(NamedTuple):
 
 
 class _Slice:
-    """One frame's share of a message that is sent in parts."""
+    """One frame's share of a message in parts."""
 
     __slots__ = ("last", "message", "start", "stop")
 
@@ -50,7 +60,9 @@ class Outbox:
     """The sending half of a session.
 
     Positions count sequenced frames, costs count bytes (payload plus `FRAME_COST` for each such
-    frame); both are totals since the session began and never go back.
+    frame); both are totals since the session began. What the peer has acknowledged never changes;
+    the rest changes when a resumption cuts messages into other frames, so what outlives a
+    connection counts messages.
 
     Attributes:
         accepted: Position behind the last frame accepted for sending; the next one will have it.
@@ -66,6 +78,7 @@ class Outbox:
         "_acked_cost",
         "_ever_sent",
         "_extra",
+        "_extra_acked",
         "_max_frame",
         "_max_message",
         "_sent_cost",
@@ -98,6 +111,7 @@ class Outbox:
         self._unacked: list[bytes | _Slice] = []
         self._slices = 0  # how many _Slice objects wait in `pending`
         self._extra = 0  # frames beyond one for each message
+        self._extra_acked = 0  # those of them that are acknowledged
 
     def send(self, message: bytes) -> int:
         """Accept a message for delivery; return how many bytes may be sent now, at least 1.
@@ -237,19 +251,58 @@ class Outbox:
         self.credit = credit
         if count:
             freed = sum(map(len, unacked[:count]))
+            if self._extra != self._extra_acked:
+                self._extra_acked += sum(map(_continues, unacked[:count]))
             del unacked[:count]
             self.acked += count
             self._acked_cost += freed + count * FRAME_COST
         return count
 
     def send_again(self) -> None:
-        """Put what the last connection did not deliver back in front of what is pending."""
+        """Put what the last connection did not deliver back in front of what is pending.
+
+        None of it will be accepted as it was sent: it may go in other frames than before.
+        """
         if self._unacked:
-            self._slices += sum(not isinstance(item, bytes) for item in self._unacked)
             self.pending[:0] = self._unacked
             self._unacked = []
         self._sent_cost = self._acked_cost
         self.presume_lost()  # the peer reads nothing more of the last connection
+        self._cut_head()
+        self._slices = sum(not isinstance(item, bytes) for item in self.pending)
+
+    def _cut_head(self) -> None:
+        """Cut what is sent first into frames of which none is longer than all before it."""
+        pending = self.pending
+        head: list[bytes | _Slice] = []
+        ahead = done = 0
+        while done < len(pending) and ahead < self._max_frame:
+            item = pending[done]
+            done += 1
+            if isinstance(item, bytes):
+                message, start = item, 0
+            else:
+                message, start = item.message, item.start
+                while not item.last:  # the rest of the message, in whatever parts it was before
+                    item = pending[done]
+                    done += 1
+                    assert isinstance(item, _Slice)  # noqa: S101  nothing comes between the parts
+            ahead += self._cut(message, start, ahead, head)
+        self.accepted += len(head) - done
+        self._extra += len(head) - done
+        self._accepted_cost += (len(head) - done) * FRAME_COST
+        pending[:done] = head
+
+    def _cut(self, message: bytes, start: int, ahead: int, head: list[bytes | _Slice]) -> int:
+        """Add what is left of a message to ``head``, behind so many bytes; return how many."""
+        size = len(message)
+        begin = start
+        while size - start > (length := min(max(FIRST_PART_BYTES, ahead), self._max_frame)):
+            head.append(_Slice(message, start, start + length, last=False))
+            start += length
+            ahead += length
+        head.append(message if start == 0 else _Slice(message, start, size, last=True))
+        return size - begin
 
     def presume_lost(self) -> None:
         """Note that what is not acknowledged has certainly not arrived."""
@@ -276,6 +329,16 @@ class Outbox:
         return self.accepted - self._extra
 
     @property
+    def messages_acked(self) -> int:
+        """How many of them the peer has acknowledged."""
+        return self.acked - self._extra_acked
+
+    @property
     def bytes_sent(self) -> int:
         """Their bytes."""
         return self._accepted_cost - self.accepted * FRAME_COST
+
+
+def _continues(item: bytes | _Slice) -> bool:
+    """Whether the next frame belongs to the same message."""
+    return not isinstance(item, bytes) and not item.last

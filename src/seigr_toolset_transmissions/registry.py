@@ -108,7 +108,10 @@ class Registry:
 
     def begin(self) -> None:
         """Begin a life of the node."""
-        self._turn = FlushTurn(self.loop)
+        config = self.config
+        self._turn = FlushTurn(
+            self.loop, reassure_after=min(config.ping_interval, config.ping_timeout) / 3
+        )
         # What a handler that could not be ended has left of a former life.
         self._departing.clear()
         self.peers.clear()

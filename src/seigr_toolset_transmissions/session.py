@@ -142,6 +142,7 @@ class SessionMachine:
         "_recv_next",
         "_window",
         "epoch",
+        "last_ack",
         "last_received",
         "link",
         "min_rtt",
@@ -174,7 +175,9 @@ class SessionMachine:
         """Smoothed round-trip time in seconds (RFC 6298, alpha 1/8); None before the first PONG."""
         self.min_rtt: float | None = None
         self.last_received = now
-        """When the last authenticated bytes arrived, by the owner's clock."""
+        """When bytes last arrived, by the owner's clock: a part of a record is a sign of life."""
+        self.last_ack = now
+        """When the peer last told what it has received: so long ago our bytes certainly moved."""
         self._max_receive = config.max_message_bytes
         self.outbox = Outbox(config, peer_max_message=peer_max_message, credit=peer_credit)
         """What was accepted for sending. Its owner calls its `Outbox.send`, and may look."""
@@ -395,8 +398,9 @@ class SessionMachine:
         """Report that the application has taken ``count`` messages of ``size`` bytes in all."""
         self._consumed_cost += size + count * FRAME_COST
 
-    def _on_ack(self, ack: Ack, _messages: list[bytes], _now: float) -> None:
+    def _on_ack(self, ack: Ack, _messages: list[bytes], now: float) -> None:
         self._acknowledge(ack.recv_next, ack.credit)
+        self.last_ack = now
         if (
             self._close_ack_sent
             and self.phase is Phase.PEER_CLOSED
@@ -419,6 +423,17 @@ class SessionMachine:
             self._ping_token += 1
             self._ping_time = now
             self._ping_due = True
+
+    def reassure(self) -> None:
+        """Tell the peer that its bytes arrive, although they complete nothing yet.
+
+        It hears nothing else meanwhile: it waits for the acknowledgement, and its PING waits behind
+        those bytes.
+        """
+        if self.link is Link.UP and not self._control:
+            # No ACK may follow our CLOSE.
+            ack = Ack(self._ack_sent, self._credit_sent)
+            self._control.append(Pad(0).encode() if self._close_sent else ack.encode())
 
     @property
     def ping_time(self) -> float | None:

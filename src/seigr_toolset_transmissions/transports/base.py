@@ -92,6 +92,14 @@ class Transport(ABC):
     def peer_address(self) -> Address:
         """Where the peer is: host and port; known also after the connection has ended."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and have not gone out yet; 0 if the transport cannot tell.
+
+        While the writer pauses, a smaller number than before says that the peer's side still reads.
+        """
+        return 0
+
     @abstractmethod
     def hand_over(self, receiver: Receiver) -> None:
         """Call another receiver from now on, without its ``connection_made``."""

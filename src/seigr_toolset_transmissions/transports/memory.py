@@ -42,7 +42,7 @@ _ALL_HOSTS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - no socket is bound
 class _End(StreamTransport):
     """One end of a connection. Its attributes without underscore are for the other end."""
 
-    __slots__ = ("_address", "_loop", "_reading", "broken", "chunks", "peer", "waiting")
+    __slots__ = ("_address", "_loop", "_reading", "_waiting", "broken", "chunks", "peer")
 
     peer: _End
 
@@ -52,12 +52,16 @@ class _End(StreamTransport):
         self._address = address
         self._reading = False  # a _read is scheduled
         self.chunks: deque[memoryview] = deque()  # written here and not read by the peer yet
-        self.waiting = 0  # their bytes
+        self._waiting = 0  # their bytes
         self.broken = False  # both ends at once: nothing moves any more, the end is on its way
 
     @property
     def peer_address(self) -> Address:
         return self._address
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
 
     @property
     def finished(self) -> bool:
@@ -68,8 +72,8 @@ class _End(StreamTransport):
         if self._closing or self.broken or not data:
             return
         self.chunks.append(memoryview(data))
-        self.waiting += len(data)
-        if self.waiting > WRITE_HIGH_BYTES and not self._paused:
+        self._waiting += len(data)
+        if self._waiting > WRITE_HIGH_BYTES and not self._paused:
             self._press(True)
         self.peer.wake()
 
@@ -98,7 +102,7 @@ class _End(StreamTransport):
         if not self.broken:
             self.broken = True
             self.chunks.clear()
-            self.waiting = 0
+            self._waiting = 0
             self._loop.call_soon(self._end, cause)
 
     def take(self, space: memoryview) -> int:
@@ -113,8 +117,8 @@ class _End(StreamTransport):
                 chunk = chunk[:room]
             space[count : count + len(chunk)] = chunk
             count += len(chunk)
-        self.waiting -= count
-        if self._paused and self.waiting <= WRITE_LOW_BYTES:
+        self._waiting -= count
+        if self._paused and self._waiting <= WRITE_LOW_BYTES:
             self._press(False)
         return count
 

@@ -76,6 +76,11 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         """Host and port; ``("", 0)`` if the peer was gone before it could be asked for."""
         return self._address
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and that the system has not taken yet."""
+        return 0 if self._stream is None else self._stream.get_write_buffer_size()
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``, as `Transport.write` says."""
         stream = self._stream
