@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -202,14 +203,19 @@ def test_output_that_cannot_be_written_is_one_line(output: str) -> None:
     assert result.stderr.count(b"\n") == 1
 
 
-def test_ctrl_c_while_it_is_still_loading_is_no_bug() -> None:
-    script = """
+@pytest.mark.parametrize("how", ["signal.raise_signal(signal.SIGINT)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize(
+    "module",
+    ["cli.app", "click", "rich.progress", "cryptography", "seigr_toolset_transmissions.node"],
+)
+def test_ctrl_c_while_it_is_still_loading_is_no_bug(module: str, how: str) -> None:
+    script = f"""
 import signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name.endswith("cli.app"):
-            signal.raise_signal(signal.SIGINT)
+        if name.endswith({module!r}):
+            {how}
 
 sys.meta_path.insert(0, Finder())
 from seigr_toolset_transmissions.cli.main import run
@@ -219,6 +225,56 @@ sys.exit(run(["demo"]))
         [sys.executable, "-c", script], capture_output=True, timeout=30, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_is_as_before_when_all_is_loaded() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert run(["--version"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_it_starts_where_there_are_neither_terminals_nor_signals_of_unix(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, os, sys
+for name in ("termios", "resource", "fcntl", "pwd", "grp", "tty"):
+    sys.modules[name] = None
+for name in ("getpgrp", "tcgetpgrp", "getuid", "register_at_fork", "fork"):
+    delattr(os, name)
+
+def refuse(self, *args):
+    raise NotImplementedError
+
+for loop in (asyncio.SelectorEventLoop, asyncio.BaseEventLoop):
+    loop.add_signal_handler = loop.remove_signal_handler = refuse
+from seigr_toolset_transmissions.cli.main import run
+assert run(["--help"]) == 0
+assert run(["keygen", {str(tmp_path / "seed")!r}]) == 0
+assert run(["id", "--seed", {str(tmp_path / "seed")!r}]) == 0
+(open({str(tmp_path / "file")!r}, "w")).close()
+sys.exit(run(["send", "127.0.0.1:1", {str(tmp_path / "file")!r}]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env=environment(),
+    )
+    assert result.stderr.startswith("stt: cannot reach 127.0.0.1 port 1: ")
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_what_needs_processes_of_python_says_so_in_a_frozen_program(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert run([command]) == 1
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.startswith(f"stt: `stt {command}` starts processes of Python, which a frozen")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

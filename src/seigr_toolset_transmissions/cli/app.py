@@ -16,7 +16,7 @@ from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
 from .demo import run_demo
-from .failures import OK, USAGE, Misuse
+from .failures import OK, USAGE, Misuse, need_python
 from .notes import log_everything, log_nothing
 from .ping import ping_peer
 from .pipe import connect_raw, listen_raw
@@ -159,6 +159,7 @@ def demo(fast: bool) -> int:
     Example:
       stt demo
     """
+    need_python("demo")
     return run_until_done(run_demo(Console(), fast=fast))
 
 
@@ -374,5 +375,6 @@ def bench() -> int:
     Example:
       stt bench
     """
+    need_python("bench")
     run_until_done(run_bench())
     return OK

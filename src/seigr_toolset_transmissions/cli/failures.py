@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["FAILED", "INTERRUPTED", "OK", "TERMINATED", "USAGE", "Failure", "Interrupted", "Misuse"]
+import sys
+
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "TERMINATED",
+    "USAGE",
+    "Failure",
+    "Interrupted",
+    "Misuse",
+    "need_python",
+]
 
 OK = 0
 FAILED = 1
@@ -33,3 +45,17 @@ class Interrupted(BaseException):
     def __init__(self, exit_code: int) -> None:
         super().__init__()
         self.exit_code = exit_code
+
+
+def need_python(command: str) -> None:
+    """See that more processes of Python can be started.
+
+    Raises:
+        Failure: This is a frozen program, which would start itself instead.
+
+    """
+    if getattr(sys, "frozen", False):
+        raise Failure(
+            f"`stt {command}` starts processes of Python, which a frozen program cannot: install "
+            "the package and run it from there"
+        )

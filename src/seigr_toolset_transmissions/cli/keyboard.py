@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-import termios
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .streams import STDIN
+
+try:
+    import termios
+except ImportError:  # as on Windows
+    _HAS_TERMIOS = False
+else:
+    _HAS_TERMIOS = True
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +28,12 @@ _LOCAL_FLAGS = 3
 def unechoed() -> Iterator[None]:
     """Have the terminal not show what is typed; it does again at the end.
 
-    Does nothing if standard input is no terminal, or another program's at present.
+    Does nothing if standard input is no terminal, or another program's at present, or where the
+    system has no such terminals.
     """
+    if not _HAS_TERMIOS:
+        yield
+        return
     try:
         ours = os.isatty(STDIN) and os.tcgetpgrp(STDIN) == os.getpgrp()
         before = termios.tcgetattr(STDIN) if ours else None

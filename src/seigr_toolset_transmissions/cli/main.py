@@ -6,13 +6,15 @@ It needs nothing but the library itself, so that it can say what to install.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .failures import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["run"]
 
@@ -28,7 +30,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     _open_standard_streams()
     try:
-        from .app import main  # noqa: PLC0415 - needs the extra
+        with _interruptible():
+            from .app import main  # noqa: PLC0415 - needs the extra
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError as error:
@@ -40,6 +43,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
         return FAILED
     return main(sys.argv[1:] if arguments is None else list(arguments))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have Ctrl-C end the process at once, without a word: there is nothing to clean up yet.
+
+    An exception would not do: where Python runs code of its import system, some are only shown.
+    """
+    try:
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.default_int_handler:  # in the background of a shell, it is ignored
+            yield
+            return
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    except ValueError:  # not in the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _open_standard_streams() -> None:

@@ -10,8 +10,11 @@ from .failures import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from types import FrameType
 
 __all__ = ["run_until_done"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
 
@@ -38,13 +41,16 @@ async def _run(coroutine: Coroutine[Any, Any, T]) -> T:
         received.append(number)
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
+    def handler(number: int, _: FrameType | None) -> None:
+        loop.call_soon_threadsafe(on_signal, number)
+
+    # Not loop.add_signal_handler, which not every event loop has: those of Windows do not.
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         await asyncio.wait((task,))
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        for number, former in before.items():
+            signal.signal(number, former)
     if received:
         # Whatever cleaning up came to: the signal is why the command ends.
         if not task.cancelled():

@@ -29,8 +29,12 @@ from seigr_toolset_transmissions.transports.base import (
 )
 from seigr_toolset_transmissions.transports.lookup import AddressInfo, look_up
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # as on Windows
+    _HAS_LIMITS = False
+else:
+    _HAS_LIMITS = True
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -349,7 +353,7 @@ in_child(_close_in_child)
 
 def descriptor_limit() -> int | None:
     """Return how many descriptors this process may have open; None if there is no such limit."""
-    if sys.platform == "win32":
+    if not _HAS_LIMITS:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if limit == resource.RLIM_INFINITY else limit
