@@ -348,7 +348,7 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
         f"or {default.send_window_messages:,} frames",
         "handshake*": f"{default.handshake_timeout:g} s",
         "suspended session*": f"{default.resume_window:g} s",
-        "PING after silence*, dead after a further*": f"{default.ping_interval:g} s, "
+        "PING every*, dead after a silence of*": f"{default.ping_interval:g} s, "
         f"{default.ping_timeout:g} s",
         "connection that takes no bytes*": f"{default.write_timeout:g} s",
         "delay of an ACK*": f"{default.ack_delay * 1000:g} ms",

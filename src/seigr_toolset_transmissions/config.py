@@ -67,8 +67,8 @@ class NodeConfig:
     """Seconds: the longest that a reconnect waits."""
 
     ping_interval: float = 15.0
-    """Seconds of silence after which a peer is asked for a sign of life. Most NAT tables forget a
-    TCP connection later than that."""
+    """Seconds after which a peer is asked for a sign of life again, busy or not: it measures the
+    round trip, too. Most NAT tables forget a silent TCP connection later than that."""
 
     ping_timeout: float = 15.0
     """Seconds of further silence, without a single byte, after which the connection is taken for

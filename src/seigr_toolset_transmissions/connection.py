@@ -170,15 +170,19 @@ class Connection:
         if user is None:
             return
         machine = user.machine
+        outbox = machine.outbox
         while self.stalled_since is None:
+            first = outbox.pending[0] if outbox.pending else None
             buffers = machine.data_to_send(self._budget)
             if not buffers:
                 return
             self._transport.write(seal(self._send_cipher, buffers))
             self._flushed_at = self._loop.time()
+            if first is not None and not (outbox.pending and outbox.pending[0] is first):
+                machine.last_message = self._flushed_at
             if self._budget < WRITE_BYTES:
                 self._budget *= 2
-            if not machine.outbox.pending:
+            if not outbox.pending:
                 return
 
     def acknowledge_later(self, delay: float) -> None:

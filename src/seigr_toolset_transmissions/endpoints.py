@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import STTConfigError, STTEndpointError
 from .fanout import Route, SendOutcome, fan_out
@@ -20,10 +20,21 @@ from .payload import as_bytes
 from .room import Room
 from .waiting import Inbox, printable_id
 
-__all__ = ["EndpointManager", "SendOutcome"]
+__all__ = ["EndpointManager", "SendOutcome", "Traffic"]
 
 #: Stands for "not given" where None is a value.
 _NOT_GIVEN: Any = object()
+
+
+class Traffic(NamedTuple):
+    """What went to and fro between a transport and an endpoint."""
+
+    bytes_sent: int
+    """Bytes of messages accepted for sending."""
+    bytes_received: int
+    """Bytes of messages that have come."""
+    last_activity: float | None
+    """When a message last came or went, in seconds since the epoch; None if none ever did."""
 
 
 class _Endpoint(Inbox):
@@ -54,6 +65,12 @@ class _Endpoint(Inbox):
         self.bytes_received = 0
         self.retiring = False
 
+    def count(self, traffic: Traffic) -> None:
+        """Add to what went to and fro."""
+        self.bytes_sent += traffic.bytes_sent
+        self.bytes_received += traffic.bytes_received
+        self.last_activity = _latest(self.last_activity, traffic.last_activity)
+
 
 class EndpointManager:
     """Keeps endpoints, sends to them and receives from them.
@@ -76,6 +93,9 @@ class EndpointManager:
             the message, False when the callback shall be awaited instead. What it raises counts
             as if the callback had raised it.
         status: ``(endpoint_id) -> dict``, merged into what `get_endpoint` returns.
+        traffic: ``(endpoint_id) -> iterable of Traffic``: what the transport counts of each of its
+            present connections with the endpoint. The manager then counts nothing by itself; when
+            such a connection ends, the transport calls `note_traffic`.
         on_wait: Called whenever a receive begins to wait because there is no message for it.
         on_wanted: Called with the id when an endpoint was added with ``connect=True``.
 
@@ -93,6 +113,7 @@ class EndpointManager:
         send_timeout: float | None = 10.0,
         routes: Mapping[bytes, Route] | None = None,
         status: Callable[[bytes], Mapping[str, Any]] | None = None,
+        traffic: Callable[[bytes], Iterable[Traffic]] | None = None,
         on_wait: Callable[[], None] | None = None,
         on_wanted: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -106,6 +127,7 @@ class EndpointManager:
         for name, function in (
             ("transport_send_callback", transport_send_callback),
             ("status", status),
+            ("traffic", traffic),
             ("on_wait", on_wait),
             ("on_wanted", on_wanted),
         ):
@@ -115,10 +137,12 @@ class EndpointManager:
         self._send_timeout = send_timeout
         self._routes: Mapping[bytes, Route] = {} if routes is None else routes
         self._status = status
+        self._traffic = traffic
         self._on_wanted = on_wanted
         self._endpoints: dict[bytes, _Endpoint] = {}
         self._room = Room(inbox_messages, inbox_bytes)
         self._inboxes = Inboxes(self._room, self._on_drained, on_wait)
+        self._retiring = 0  # how many endpoints are retiring
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -169,6 +193,7 @@ class EndpointManager:
             endpoint = _Endpoint(endpoint_id)
         elif endpoint.retiring:
             del self._endpoints[endpoint_id]  # it becomes the youngest
+            self._retiring -= 1
         else:
             raise STTEndpointError(
                 f"endpoint {printable_id(endpoint_id)} is present already; "
@@ -222,7 +247,9 @@ class EndpointManager:
 
         """
         endpoint = self._get(endpoint_id)
-        endpoint.retiring = True
+        if not endpoint.retiring:
+            endpoint.retiring = True
+            self._retiring += 1
         if endpoint.messages is None:
             self._remove(endpoint)
         else:
@@ -233,11 +260,23 @@ class EndpointManager:
 
     def _remove(self, endpoint: _Endpoint) -> None:
         del self._endpoints[endpoint.endpoint_id]
+        self._retiring -= endpoint.retiring
         self._inboxes.discard(endpoint)
 
-    def held_bytes(self, overhead: int = 0) -> int:
-        """Return how many bytes wait in all inboxes, and ``overhead`` for each message."""
-        return self._inboxes.size + overhead * self._inboxes.count
+    def held_bytes(self, overhead: int = 0, retiring: int = 0) -> int:
+        """Return how many bytes wait in all inboxes.
+
+        With ``overhead`` for each message, and ``retiring`` for each endpoint that is only there
+        for its messages.
+        """
+        inboxes = self._inboxes
+        return inboxes.size + overhead * inboxes.count + retiring * self._retiring
+
+    def note_traffic(self, endpoint_id: bytes, traffic: Traffic) -> None:
+        """Add what went over a connection that has ended; nothing if the endpoint is unknown."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is not None:
+            endpoint.count(traffic)
 
     def held_by(self, endpoint_id: bytes, overhead: int = 0) -> int:
         """Return the same for one endpoint's inbox; 0 if it is unknown."""
@@ -280,10 +319,13 @@ class EndpointManager:
         ``state``
             A word. A manager on its own knows no connections: ``"known"``, or ``"retiring"``.
         ``bytes_sent``, ``bytes_received``
-            Bytes of messages accepted for sending and into the inbox, since it was added.
+            Bytes of messages accepted for sending and into the inbox, since it was added. Of a
+            node: those that its sessions with the peer have accepted and received, however they
+            were sent and whoever takes them; sessions that had ended before it was added are left
+            out.
         ``last_activity``
             When a message was last accepted in either direction, in seconds since the epoch, or
-            None.
+            None. Of a node: when one last came in, or went out over a connection.
         ``rtt``
             The round-trip time in seconds, or None while it is unknown.
 
@@ -293,14 +335,15 @@ class EndpointManager:
         endpoint = self._endpoints.get(endpoint_id)
         if endpoint is None:
             return None
+        present = () if self._traffic is None else tuple(self._traffic(endpoint.endpoint_id))
         info = {
             "address": endpoint.address,
             "metadata": endpoint.metadata,
             "connected_at": endpoint.connected_at,
             "state": "retiring" if endpoint.retiring else "known",
-            "bytes_sent": endpoint.bytes_sent,
-            "bytes_received": endpoint.bytes_received,
-            "last_activity": endpoint.last_activity,
+            "bytes_sent": endpoint.bytes_sent + sum(t.bytes_sent for t in present),
+            "bytes_received": endpoint.bytes_received + sum(t.bytes_received for t in present),
+            "last_activity": _latest(endpoint.last_activity, *(t.last_activity for t in present)),
             "rtt": None,
         }
         if self._status is not None:
@@ -396,8 +439,9 @@ class EndpointManager:
                     "this EndpointManager was made without a transport_send_callback"
                 )
             await self._callback(endpoint.endpoint_id, data)
-        endpoint.bytes_sent += len(data)
-        endpoint.last_activity = time()
+        if self._traffic is None:
+            endpoint.bytes_sent += len(data)
+            endpoint.last_activity = time()
 
     async def send_to_many(
         self,
@@ -472,12 +516,11 @@ class EndpointManager:
             send=self._callback,
             timeout=self._send_timeout if timeout is _NOT_GIVEN else timeout,
         )
-        now = time()
-        for endpoint_id, outcome in outcomes.items():
-            endpoint = self._endpoints.get(endpoint_id)
-            if outcome is SendOutcome.ACCEPTED and endpoint is not None:
-                endpoint.bytes_sent += len(data)
-                endpoint.last_activity = now
+        if self._traffic is None:
+            sent = Traffic(len(data), 0, time())
+            for endpoint_id, outcome in outcomes.items():
+                if outcome is SendOutcome.ACCEPTED:
+                    self.note_traffic(endpoint_id, sent)
         return outcomes
 
     # -- receiving ---------------------------------------------------------------------------
@@ -552,8 +595,9 @@ class EndpointManager:
         data = as_bytes(data)
         if not self._inboxes.put(endpoint, data):
             await self._inboxes.put_when_room(endpoint, data)
-        endpoint.bytes_received += len(data)
-        endpoint.last_activity = time()
+        if self._traffic is None:
+            endpoint.bytes_received += len(data)
+            endpoint.last_activity = time()
 
     def offer(
         self, endpoint_id: bytes, messages: Sequence[bytes], *, beyond_bounds: bool = False
@@ -580,7 +624,7 @@ class EndpointManager:
             endpoint = self._get_accepting(endpoint_id)  # which raises
         before = endpoint.size
         count = self._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
-        if count:
+        if count and self._traffic is None:
             endpoint.bytes_received += endpoint.size - before
             endpoint.last_activity = time()
         return count
@@ -605,6 +649,10 @@ class EndpointManager:
                 "add it again first"
             )
         return endpoint
+
+
+def _latest(*times: float | None) -> float | None:
+    return max((time for time in times if time is not None), default=None)
 
 
 def _matches(

@@ -17,8 +17,10 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
+from time import time
 from typing import TYPE_CHECKING, Any, Never, Protocol
 
+from .endpoints import Traffic
 from .errors import (
     STTAuthenticationError,
     STTEndpointError,
@@ -67,8 +69,11 @@ class SessionStats:
     messages_sent: int
     """Messages accepted for sending."""
     messages_received: int
+    """Messages of which every byte has come, whatever has become of them since."""
     bytes_sent: int
+    """What the messages in ``messages_sent`` have together."""
     bytes_received: int
+    """What those in ``messages_received`` have together."""
     unacknowledged_bytes: int
     """Accepted and not yet acknowledged: what the send window holds now, overhead included."""
     resumes: int
@@ -245,6 +250,17 @@ class Session:
             bytes_received=machine.bytes_received,
             unacknowledged_bytes=machine.outbox.unacked_cost,
             resumes=self._resumes,
+        )
+
+    @property
+    def traffic(self) -> Traffic:
+        """What an endpoint shows of it."""
+        machine = self.machine
+        last = machine.last_message
+        return Traffic(
+            machine.outbox.bytes_sent,
+            machine.bytes_received,
+            None if last is None else time() - (self._owner.loop.time() - last),
         )
 
     # ------------------------------------------------------------------ sending
@@ -612,7 +628,7 @@ class Session:
             self.connection_ended(connection, TimeoutError(reason))
 
     def check(self, now: float) -> None:
-        """See whether the peer lives: ask after a silence, give up after a longer one."""
+        """See whether the peer lives: ask every now and then, give up after a silence."""
         connection = self._connection
         if connection is None:
             return
@@ -626,7 +642,9 @@ class Session:
         if asked is None:
             # Spread over a fifth of the interval, so that many sessions do not ask at once.
             jitter = 0.9 + 0.2 * self.session_id[0] / 255
-            if now - machine.last_received >= config.ping_interval * jitter:
+            # Also while the peer is heard, to measure the round trip; but not behind what is stuck.
+            since = machine.asked_at if stalled is None else heard
+            if now - since >= config.ping_interval * jitter:
                 machine.ping(now)
                 connection.flush()
         elif now - max(asked, heard) >= config.ping_timeout:

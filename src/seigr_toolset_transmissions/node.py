@@ -45,10 +45,11 @@ from .transports.tcp import TcpNetwork, descriptor_limit
 from .workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from .access import Allow
+    from .endpoints import Traffic
     from .transports.base import Address, Listener, Network
 
 __all__ = ["NodeStats", "STTNode"]
@@ -78,7 +79,9 @@ class NodeStats:
     half_open: int
     """Connections to this node that are in their handshake."""
     buffered_bytes: int
-    """Received and not yet taken by the application, 64 for each message included."""
+    """Received and not yet taken by the application, 64 for each message included, and 1,536 for
+    each peer that has gone while messages of it wait. What handlers have taken in the last few
+    milliseconds may be among it."""
     sessions_opened: int
     sessions_lost: int
     """Sessions that ended without an acknowledged close."""
@@ -147,6 +150,7 @@ class STTNode:
             send_timeout=self.config.send_timeout,
             routes=self._routes,
             status=self._peer_status,
+            traffic=self._peer_traffic,
             on_wait=self._receiver_waits,
             on_wanted=self._connect_wanted,
         )
@@ -618,6 +622,9 @@ class STTNode:
             return {"state": state, "rtt": None, "min_rtt": None}
         state = "connected" if session.state is SessionState.OPEN else "suspended"
         return {"state": state, "rtt": session.rtt, "min_rtt": session.min_rtt}
+
+    def _peer_traffic(self, endpoint_id: bytes) -> Iterator[Traffic]:
+        return self._registry.traffic_of(endpoint_id)
 
     def _connect_wanted(self, endpoint_id: bytes) -> None:
         self._runtime.check_thread()

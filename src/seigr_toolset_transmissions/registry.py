@@ -30,11 +30,11 @@ from .reconnect import Reconnects
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from .config import NodeConfig
     from .dialing import Dialer
-    from .endpoints import EndpointManager
+    from .endpoints import EndpointManager, Traffic
     from .events import EventEmitter
     from .noise import Channel
     from .runtime import Runtime
@@ -45,6 +45,10 @@ __all__ = ["Peer", "Registry"]
 
 _UNFINISHED_SECONDS = 30.0
 """How long a message may take to be complete, from its first part on, while memory is short."""
+
+_ENDPOINT_COST = 1536
+"""Bytes that the endpoint of a peer that has gone counts while messages of it wait: what it takes
+in memory, with its inbox. There may be as many as there are members that come, send and go."""
 
 _TOMBSTONES = 4096
 """Ended sessions remembered, so that a peer that resumes one learns how far it had come."""
@@ -175,9 +179,14 @@ class Registry:
 
         Takes a fraction of a microsecond for each session.
         """
-        return self.endpoints.held_bytes(FRAME_COST) + sum(
+        return self.endpoints.held_bytes(FRAME_COST, _ENDPOINT_COST) + sum(
             session.machine.held_cost for session in (*self.sessions.values(), *self._departing)
         )
+
+    def traffic_of(self, peer_node_id: bytes) -> Iterator[Traffic]:
+        """Return what went over each of the peer's present sessions."""
+        peer = self.peers.get(peer_node_id)
+        return (session.traffic for session in (() if peer is None else peer.sessions))
 
     def budget_of(self, peer_node_id: bytes) -> PeerBudget:
         """Return the budget for a session's machine."""
@@ -339,6 +348,7 @@ class Registry:
         peer.sessions.remove(session)
         peer.departing.append(session)
         self._departing.add(session)
+        self.endpoints.note_traffic(session.peer_node_id, session.traffic)
         self.reconnects.forget(session)
         self._tombstones[session.session_id] = (session.peer_node_id, session.machine.position)
         if len(self._tombstones) > _TOMBSTONES:

@@ -141,8 +141,10 @@ class SessionMachine:
         "_recv_cost",
         "_recv_next",
         "_window",
+        "asked_at",
         "epoch",
         "last_ack",
+        "last_message",
         "last_received",
         "link",
         "min_rtt",
@@ -178,6 +180,11 @@ class SessionMachine:
         """When bytes last arrived, by the owner's clock: a part of a record is a sign of life."""
         self.last_ack = now
         """When the peer last told what it has received: so long ago our bytes certainly moved."""
+        self.last_message: float | None = None
+        """When a message last arrived, or was last handed to a connection; None before the first.
+        For its owner to set when it sends."""
+        self.asked_at = now
+        """When the last PING was sent, or the session began."""
         self._max_receive = config.max_message_bytes
         self.outbox = Outbox(config, peer_max_message=peer_max_message, credit=peer_credit)
         """What was accepted for sending. Its owner calls its `Outbox.send`, and may look."""
@@ -303,6 +310,7 @@ class SessionMachine:
             self._consumed_cost,
             self._extra_received,
             self._parts_frames,
+            self._parts_bytes,
         )
         try:
             self._receive(frames, messages, now)
@@ -314,8 +322,11 @@ class SessionMachine:
                 self._consumed_cost,
                 self._extra_received,
                 self._parts_frames,
+                self._parts_bytes,
             ) = before
             raise
+        if messages:
+            self.last_message = now
         return messages
 
     def _receive(self, frames: Sequence[Frame], messages: list[bytes], now: float) -> None:
@@ -421,7 +432,7 @@ class SessionMachine:
         """
         if self.link is Link.UP and self._ping_time is None:
             self._ping_token += 1
-            self._ping_time = now
+            self._ping_time = self.asked_at = now
             self._ping_due = True
 
     def reassure(self) -> None:
@@ -593,8 +604,8 @@ class SessionMachine:
 
     @property
     def bytes_received(self) -> int:
-        """Their bytes, with those of a message that has only begun."""
-        return self._recv_cost - self._recv_next * FRAME_COST
+        """Their bytes."""
+        return self._recv_cost - self._recv_next * FRAME_COST - self._parts_bytes
 
     _RULES: ClassVar[dict[type, tuple[Callable[..., None], frozenset[Phase], Link | None]]] = {
         list: (_on_data, _LIVE, Link.UP),
