@@ -35,9 +35,11 @@ ALLOWED = {
     "outbox": FOUNDATION | {"frames"},
     "session": FOUNDATION | {"frames", "outbox"},
     # Where the protocol meets the transports.
-    "connection": FOUNDATION | {"frames", "noise", "outbox", "records", "session", "transports"},
+    "loop_time": FOUNDATION,
+    "connection": FOUNDATION
+    | {"frames", "loop_time", "noise", "outbox", "records", "session", "transports"},
     "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
-    "pump": FOUNDATION | {"endpoints", "events", "outbox", "session"},
+    "pump": FOUNDATION | {"endpoints", "events", "loop_time", "outbox", "session"},
     "live_session": FOUNDATION
     | {"connection", "endpoints", "events", "frames", "pump", "session", "transports"},
     "checked_session": FOUNDATION | {"live_session"},
@@ -74,6 +76,7 @@ ALLOWED = {
         "events",
         "frames",
         "live_session",
+        "loop_time",
         "noise",
         "outbox",
         "reconnect",

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from helpers.nodes import in_virtual_time
+from helpers.nodes import in_virtual_time, until
 from helpers.session_pair import NoBudget
 from seigr_toolset_transmissions import NodeConfig
 from seigr_toolset_transmissions.connection import (
     CLOSE_SECONDS,
     FIRST_WRITE_BYTES,
+    MANY_FRAMES,
     WRITE_BYTES,
     Connection,
     FlushTurn,
 )
 from seigr_toolset_transmissions.errors import STTAuthenticationError, STTProtocolError
+from seigr_toolset_transmissions.loop_time import LoopTime
 from seigr_toolset_transmissions.noise import TAG_BYTES, Handshake
 from seigr_toolset_transmissions.records import RECORD_HEADER_BYTES, seal
 from seigr_toolset_transmissions.session import Link, SessionMachine
@@ -53,11 +55,18 @@ class FakeTransport:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.ended: list[str] = []
+        self.reading: list[str] = []
         self.peer_address = ("192.0.2.1", 5)
         self.waiting = 0
 
     def write(self, data: bytes | bytearray) -> None:
         self.writes.append(bytes(data))
+
+    def pause_reading(self) -> None:
+        self.reading.append("pause")
+
+    def resume_reading(self) -> None:
+        self.reading.append("resume")
 
     def abort(self) -> None:
         self.ended.append("abort")
@@ -115,6 +124,7 @@ class End:
             self.user,
             asyncio.get_running_loop(),
             turn,
+            LoopTime(asyncio.get_running_loop()),
             self.gone.append,
         )
 
@@ -415,8 +425,9 @@ async def test_a_session_that_was_cut_begins_with_smaller_records_each_twice_the
     epoch, recv_next, credit = dialer.machine.reopening()
     again.machine.resume(epoch, recv_next, credit)
     again.connection.flush()
+    loop = asyncio.get_running_loop()
     dialer.connection = Connection(
-        dialer.transport, ours, dialer.user, asyncio.get_running_loop(), dialer.turn, print
+        dialer.transport, ours, dialer.user, loop, dialer.turn, LoopTime(loop), print
     )
     dialer.feed(again.take())
     dialer.connection.flush()
@@ -492,3 +503,53 @@ async def test_a_transport_that_sends_what_waits_is_not_stalled_however_slow_it_
         assert dialer.connection.stalled(now) == 90
     dialer.connection.resume_writing()
     assert dialer.connection.stalled(200) is None
+
+
+# Fairness.
+
+
+def many_records(end: End, count: int) -> bytes:
+    """So many records without a whole frame in them: work that brings nothing."""
+    return b"".join(bytes(seal(end.channel.send_cipher, [b""])) for _ in range(count))
+
+
+@in_virtual_time
+async def test_a_flood_of_records_is_read_a_little_in_each_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialer, listener = pair()
+    loop: Any = asyncio.get_running_loop()
+    receive = listener.machine.receive
+
+    def work(frames: Any, now: float) -> list[bytes]:
+        loop._virtual.now += 0.00001
+        return receive(frames, now)
+
+    monkeypatch.setattr(type(listener.machine), "receive", lambda _, *args: work(*args))
+    data = many_records(dialer, 4000)
+    done = listener.feed(data)
+    # The time of one turn, and what is read without asking for it.
+    assert 400 <= done / len(data) * 4000 <= 400 + 2 * MANY_FRAMES
+    assert listener.transport.reading == ["pause"]
+    turns = 1
+    while done < len(data):
+        await until(lambda: listener.transport.reading[-1] == "resume")
+        before = loop.time()
+        done += listener.feed(data[done:])
+        assert loop.time() - before < 0.009
+        turns += 1
+    assert 5 <= turns <= 12
+    assert not listener.user.ends
+
+
+@in_virtual_time
+async def test_a_peer_that_sends_little_is_read_from_while_others_wait_for_time() -> None:
+    dialer, listener = pair()
+    time = listener.connection._time
+    loop: Any = asyncio.get_running_loop()
+    time.until()
+    loop._virtual.now += 1
+    assert time.until() is None  # all time of this turn is used
+    data = many_records(dialer, MANY_FRAMES - 1)
+    assert listener.feed(data) == len(data)
+    assert listener.transport.reading == []

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from .loop_time import LoopTime
     from .noise import Channel
     from .session import SessionMachine
     from .transports.base import Address, Transport
@@ -36,6 +37,12 @@ begin at `outbox.FIRST_PART_BYTES`, as its frames do, so that it gets on over an
 
 TURN_SECONDS = 0.001
 """After so long a message goes out at once in any case: it is none of those sent together."""
+
+MANY_FRAMES = 64
+MANY_BYTES = 128 * 1024
+"""What a connection reads without asking whether there is time for it: so many frames, each of
+which may hold next to nothing, and no more than one record if so many bytes wait. Who sends little
+need not ask, and is read from in every turn of the loop."""
 
 CLOSE_SECONDS = 5.0
 """How long an ended connection may take to send its last bytes before it is aborted."""
@@ -108,6 +115,7 @@ class Connection:
         "_loop",
         "_receive_cipher",
         "_send_cipher",
+        "_time",
         "_transport",
         "_turn",
         "_user",
@@ -123,6 +131,7 @@ class Connection:
         user: ConnectionUser,
         loop: asyncio.AbstractEventLoop,
         turn: FlushTurn,
+        time: LoopTime,
         gone: Callable[[Connection], None],
     ) -> None:
         self._transport = transport
@@ -133,6 +142,7 @@ class Connection:
         self._decoder = FrameDecoder()
         self._budget = FIRST_PART_BYTES if user.machine.epoch else FIRST_WRITE_BYTES
         self._turn = turn
+        self._time = time
         self._flushed_in = -1  # the number of the turn of the last write by `flush_soon`
         self._flushed_at = 0.0  # when `flush` last wrote, by the loop's clock
         self.flushing = False
@@ -205,7 +215,7 @@ class Connection:
         """Never called: the handshake has had this call."""
 
     def bytes_received(self, data: memoryview) -> int:
-        """Take whole records; what is left is presented again."""
+        """Take whole records, as many as there is time for; what is left is presented again."""
         user = self._user
         if user is None:
             return len(data)
@@ -213,14 +223,23 @@ class Connection:
         machine = user.machine
         now = self._loop.time()
         end = len(data)
-        done = 0
+        done = count = 0
+        most = 1 if end > MANY_BYTES else MANY_FRAMES  # to be read without asking for time
         try:
             while done < end and (record := unseal(self._receive_cipher, data, done)):
                 plaintext, done = record
                 # Also without a whole frame a record is a sign of life.
-                messages = machine.receive(self._decoder.feed(plaintext), now)
+                frames = self._decoder.feed(plaintext)
+                messages = machine.receive(frames, now)
                 if messages:
                     user.messages_arrived(messages)
+                count += len(frames) or 1
+                if count >= most and done < end:
+                    count = 0
+                    if self._time.until() is None:
+                        self._transport.pause_reading()
+                        self._time.queue(self._transport.resume_reading)
+                        break
         except STTProtocolError as error:
             self.drop()
             user.connection_ended(self, error)

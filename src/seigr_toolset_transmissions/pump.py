@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .config import NodeConfig
     from .endpoints import EndpointManager
     from .events import EventEmitter
+    from .loop_time import LoopTime
     from .session import SessionMachine
 
 __all__ = ["Pump", "PumpOwner", "PumpUser", "Step"]
@@ -32,7 +33,8 @@ Step = Callable[[], Coroutine[Any, Any, None]]
 
 _TURN_MESSAGES = 1024
 """Messages handed to handlers before others get a turn of the loop, should no handler wait. It ends
-after ``ack_delay`` in any case, for the peer must hear of what was consumed."""
+when the time for it is used, and after ``ack_delay`` in any case, for the peer must hear of what
+was consumed."""
 
 _REPORT_BYTES = 64 * 1024
 _REPORT_SHARE = 16
@@ -63,6 +65,10 @@ class PumpOwner(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The node's event loop."""
 
+    @property
+    def loop_time(self) -> LoopTime:
+        """Its time, which all pumps share."""
+
     async def emit(self, event: str, **details: Any) -> None:
         """Emit an event; never raises, but if cancelled."""
 
@@ -91,13 +97,14 @@ class PumpUser(Protocol):
 class Pump:
     """Hands on what it is given until there is nothing left."""
 
-    __slots__ = ("_owner", "_queue", "_room", "_session")
+    __slots__ = ("_owner", "_queue", "_room", "_session", "_until")
 
     def __init__(self, session: PumpUser, owner: PumpOwner) -> None:
         self._session = session
         self._owner = owner
         self._queue: deque[bytes | Step] = deque()
         self._room: asyncio.Task[int] | None = None  # while the inbox is full
+        self._until: float | None = None  # when this pump's turn ends, after it has queued for it
 
     def add(self, items: Sequence[bytes | Step]) -> None:
         """Hand on messages and steps behind all that came before."""
@@ -150,7 +157,11 @@ class Pump:
         machine, session_id = session.machine, session.session_id
         clock = self._owner.loop.time
         config = self._owner.config
-        end = clock() + config.ack_delay
+        time = self._owner.loop_time
+        until, self._until = self._until or time.until(), None
+        if until is None:
+            until = await time.wait()
+        end = min(until, clock() + config.ack_delay)
         most_bytes = min(_REPORT_BYTES, config.receive_window_bytes // _REPORT_SHARE)
         most_messages = most_bytes // FRAME_COST
         changes = -1  # never a number of them
@@ -187,7 +198,10 @@ class Pump:
         finally:
             machine.consumed(size, count)
         session.acknowledge()
-        await asyncio.sleep(0)
+        if time.wanted and clock() > until:
+            self._until = await time.wait()
+        else:
+            await asyncio.sleep(0)
 
     async def _fill_inbox(self) -> None:
         """Put the messages at the front into the inbox; wait if there is no room."""

@@ -25,6 +25,7 @@ from .errors import (
 )
 from .frames import WelcomeStatus
 from .live_session import Session, SessionState
+from .loop_time import LoopTime
 from .outbox import FRAME_COST
 from .reconnect import Reconnects
 
@@ -101,6 +102,7 @@ class Registry:
         self._departing: set[Session] = set()  # those of all peers
         self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._turn: FlushTurn
+        self.loop_time: LoopTime
         self.budget = ByteBudget(
             self.config.max_buffered_bytes,
             call_later=self._call_later,
@@ -116,6 +118,7 @@ class Registry:
         self._turn = FlushTurn(
             self.loop, reassure_after=min(config.ping_interval, config.ping_timeout) / 3
         )
+        self.loop_time = LoopTime(self.loop)
         # What a handler that could not be ended has left of a former life.
         self._departing.clear()
         self.peers.clear()
@@ -239,7 +242,13 @@ class Registry:
     def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None:
         """Let a session go on over a transport whose handshake is done."""
         connection = Connection(
-            transport, channel, session, self.loop, self._turn, self._connection_gone
+            transport,
+            channel,
+            session,
+            self.loop,
+            self._turn,
+            self.loop_time,
+            self._connection_gone,
         )
         self.connections.add(connection)
         transport.hand_over(connection)

@@ -148,6 +148,13 @@ class Cable(Transport, Receiver):
             self._transport.write(bytes(data[:count]))
         self._break_if_due()
 
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_soon(self._give, b"")
+
     def close(self) -> None:
         if self.broken is None:
             self._transport.close()

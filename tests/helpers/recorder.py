@@ -30,6 +30,12 @@ class _Guarded:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._call(lambda: self.inner.write(data))
 
+    def pause_reading(self) -> None:
+        self._call(self.inner.pause_reading)
+
+    def resume_reading(self) -> None:
+        self._call(self.inner.resume_reading)
+
     def close(self) -> None:
         self._call(self.inner.close)
 

@@ -174,6 +174,12 @@ class _Link(Transport, Receiver):
             self._paused = True
             self._receiver.pause_writing()
 
+    def pause_reading(self) -> None:
+        """Not needed: a thin link brings little at a time."""
+
+    def resume_reading(self) -> None:
+        asyncio.get_running_loop().call_soon(self._come_in, b"")
+
     def close(self) -> None:
         if self._out.waiting:
             self._out.emptied = self._transport.close

@@ -135,6 +135,71 @@ async def test_what_was_left_is_presented_again_with_more(place: Place) -> None:
         assert server.data == b"abcdefgh"
 
 
+async def test_a_receiver_that_has_paused_reading_is_given_nothing_until_it_resumes(
+    place: Place,
+) -> None:
+    client = Recorder()
+    server = Recorder(
+        take=lambda view: len(view) // 2,
+        react=on("bytes", lambda: server.transport.pause_reading()),
+    )
+    async with connected(place, client, server):
+        client.transport.write(b"0123")
+        await server.until(lambda: bool(server.presented))
+        client.transport.write(b"4567")
+        await asyncio.sleep(0.02)
+        assert server.presented == [b"0123"]
+        server.react = lambda _: None
+        server.take = len
+        server.transport.resume_reading()
+        await server.until_received(8)
+        assert server.data == b"01234567"
+
+
+async def test_what_was_left_is_presented_again_on_resuming_though_nothing_more_comes(
+    place: Place,
+) -> None:
+    client = Recorder()
+    server = Recorder(
+        take=lambda view: min(1, len(view)),
+        react=on("bytes", lambda: server.transport.pause_reading()),
+    )
+    async with connected(place, client, server):
+        client.transport.write(b"0123")
+        for count in range(1, 5):
+            await server.until_received(count)
+            server.transport.resume_reading()
+        await turns(5)
+        assert [bytes(data) for data in server.presented] == [b"0123", b"123", b"23", b"3"]
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_an_end_that_came_while_reading_was_paused_is_reported_on_resuming(
+    place: Place, how: str
+) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        server.transport.pause_reading()
+        client.transport.write(b"last words")
+        getattr(client.transport, how)()
+        await turns(3)
+        server.transport.resume_reading()
+        await server.until_lost()
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_reading_may_be_paused_and_resumed_after_the_end(place: Place, how: str) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        server.transport.pause_reading()
+        getattr(server.transport, how)()
+        server.transport.pause_reading()
+        server.transport.resume_reading()
+        await server.until_lost()
+        server.transport.resume_reading()
+        server.transport.pause_reading()
+
+
 async def test_a_message_nearly_as_large_as_the_read_buffer_can_be_awaited(place: Place) -> None:
     message = pattern(READ_BYTES - 1)
     server = Recorder(take=lambda view: len(view) if len(view) == len(message) else 0)

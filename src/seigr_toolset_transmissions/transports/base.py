@@ -64,9 +64,10 @@ class Receiver(Protocol):
         """Take what arrived and return how many bytes, from the front, are done with.
 
         The rest is presented again at the front of the next call, which comes when more bytes
-        have arrived. ``data`` is valid during the call only: afterwards its memory belongs to
-        other connections, so neither it nor a slice of it may be kept. Leaving a full read buffer
-        (`READ_BYTES`) untouched is a mistake: no more could be read.
+        have arrived, or after `Transport.resume_reading`. ``data`` is valid during the call only:
+        afterwards its memory belongs to other connections, so neither it nor a slice of it may be
+        kept. Leaving a full read buffer (`READ_BYTES`) untouched is a mistake: no more could be
+        read.
         """
 
     def pause_writing(self) -> None:
@@ -111,6 +112,17 @@ class Transport(ABC):
         The caller must not change ``data`` afterwards. Does nothing once the transport is closed:
         its end is reported by ``connection_lost``.
         """
+
+    @abstractmethod
+    def pause_reading(self) -> None:
+        """Call ``bytes_received`` no more until `resume_reading`.
+
+        For a moment only: the end of the stream is not seen meanwhile.
+        """
+
+    @abstractmethod
+    def resume_reading(self) -> None:
+        """Read on; what ``bytes_received`` has left is presented again, if more arrives or not."""
 
     @abstractmethod
     def close(self) -> None:
@@ -240,6 +252,15 @@ class StreamTransport(Transport):
                     self._rest = _left_over(data, done)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection only
             self._fail(error)
+
+    def _present_again(self) -> None:
+        """Hand over what was left, in a later turn of the loop."""
+        asyncio.get_running_loop().call_soon(self._hand_over_rest)
+
+    def _hand_over_rest(self) -> None:
+        if self._rest:
+            self.get_buffer()
+            self.buffer_updated(0)
 
     def _press(self, paused: bool) -> None:
         """Ask the receiver to pause, at once; or to resume, later, if that is still so by then."""

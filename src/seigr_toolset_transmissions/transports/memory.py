@@ -42,7 +42,16 @@ _ALL_HOSTS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - no socket is bound
 class _End(StreamTransport):
     """One end of a connection. Its attributes without underscore are for the other end."""
 
-    __slots__ = ("_address", "_loop", "_reading", "_waiting", "broken", "chunks", "peer")
+    __slots__ = (
+        "_address",
+        "_loop",
+        "_reading",
+        "_resting",
+        "_waiting",
+        "broken",
+        "chunks",
+        "peer",
+    )
 
     peer: _End
 
@@ -51,6 +60,7 @@ class _End(StreamTransport):
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._reading = False  # a _read is scheduled
+        self._resting = False  # it reads no more for now
         self.chunks: deque[memoryview] = deque()  # written here and not read by the peer yet
         self._waiting = 0  # their bytes
         self.broken = False  # both ends at once: nothing moves any more, the end is on its way
@@ -76,6 +86,14 @@ class _End(StreamTransport):
         if self._waiting > WRITE_HIGH_BYTES and not self._paused:
             self._press(True)
         self.peer.wake()
+
+    def pause_reading(self) -> None:
+        self._resting = True
+
+    def resume_reading(self) -> None:
+        self._resting = False
+        self._present_again()
+        self.wake()
 
     def close(self) -> None:
         if not self._closing:
@@ -124,6 +142,8 @@ class _End(StreamTransport):
 
     def _read(self) -> None:
         self._reading = False
+        if self._resting:
+            return
         peer = self.peer
         count = peer.take(self.get_buffer())
         if count:

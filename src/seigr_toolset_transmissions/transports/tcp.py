@@ -92,6 +92,17 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         if not self._closing and stream is not None and not stream.is_closing():
             stream.write(data)
 
+    def pause_reading(self) -> None:
+        """Read no more for now, as `Transport.pause_reading` says."""
+        if self._stream is not None and not self._stream.is_closing():
+            self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, as `Transport.resume_reading` says."""
+        if self._stream is not None and not self._stream.is_closing():
+            self._stream.resume_reading()
+            self._present_again()
+
     def close(self) -> None:
         """Send what was written, then end the stream, as `Transport.close` says."""
         # Closing a socket that still has something to read makes the system send a reset, which
