@@ -15,6 +15,7 @@ from seigr_toolset_transmissions.errors import (
     STTSessionClosedError,
 )
 from seigr_toolset_transmissions.frames import (
+    Abort,
     Ack,
     Close,
     CloseAck,
@@ -241,7 +242,7 @@ class _Run:
     def frame(self) -> bytes:
         """Return a frame that is right, or wrong by little."""
         source = self.source
-        kind = source.byte() % 9
+        kind = source.byte() % 10
         if kind == 0:
             return b"".join(encode_data([bytes(source.byte() * self.unit)]))
         if kind == 1:
@@ -258,6 +259,8 @@ class _Run:
             return Close(final).encode()
         if kind == 6:
             return CloseAck(final).encode()
+        if kind == 9:
+            return Abort(self.acknowledgement()[0]).encode()
         if kind == 7:
             status = WelcomeStatus(source.byte() % len(WelcomeStatus))
             return Welcome(status, *self.acknowledgement()).encode()
@@ -314,7 +317,7 @@ class _Run:
             ):
                 self.credit = max(self.credit, frame.credit)
             else:
-                assert isinstance(frame, Ping | Pong | Close | CloseAck | Welcome | Pad)
+                assert isinstance(frame, Ping | Pong | Close | CloseAck | Abort | Welcome | Pad)
         return messages
 
     # ------------------------------------------------------------------ what must hold

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seigr_toolset_transmissions.errors import STTLimitError, STTProtocolError
 from seigr_toolset_transmissions.frames import (
     MAX_DATA_BYTES,
+    Abort,
     Ack,
     Close,
     CloseAck,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 U64 = st.integers(0, 2**64 - 1)
 
-CONTROL: list[tuple[Ack | Ping | Pong | Close | CloseAck | Welcome, str]] = [
+CONTROL: list[tuple[Ack | Ping | Pong | Close | CloseAck | Abort | Welcome, str]] = [
     (Welcome(WelcomeStatus.ACCEPTED, 1, 2), "20000011 00 0000000000000001 0000000000000002"),
     (Welcome(WelcomeStatus.ENDED, 3, 0), "20000011 01 0000000000000003 0000000000000000"),
     (Welcome(WelcomeStatus.UNKNOWN, 0, 0), "20000011 02 0000000000000000 0000000000000000"),
@@ -44,6 +45,7 @@ CONTROL: list[tuple[Ack | Ping | Pong | Close | CloseAck | Welcome, str]] = [
     (Pong(2**63), "50000008 8000000000000000"),
     (Close(9), "60000008 0000000000000009"),
     (CloseAck(10), "70000008 000000000000000a"),
+    (Abort(11), "90000008 000000000000000b"),
 ]
 """Every control frame and, written by hand, its bytes."""
 
@@ -112,7 +114,7 @@ EVERY_FRAME: list[Plain] = [
 
 @pytest.mark.parametrize(("frame", "encoded"), CONTROL)
 def test_a_control_frame_has_these_bytes_and_is_read_from_them(
-    frame: Ack | Ping | Pong | Close | CloseAck | Welcome, encoded: str
+    frame: Ack | Ping | Pong | Close | CloseAck | Abort | Welcome, encoded: str
 ) -> None:
     assert frame.encode() == bytes.fromhex(encoded)
     (read,) = FrameDecoder().feed(frame.encode())
@@ -178,11 +180,12 @@ def test_of_padding_only_the_length_is_told() -> None:
     assert decoder.feed(b"\xff\xff" + data(b"after")) == [Pad(3), [b"after"]]
 
 
-TOKENS: dict[FrameType, st.SearchStrategy[Ping | Pong | Close | CloseAck]] = {
+TOKENS: dict[FrameType, st.SearchStrategy[Ping | Pong | Close | CloseAck | Abort]] = {
     FrameType.PING: st.builds(Ping, U64),
     FrameType.PONG: st.builds(Pong, U64),
     FrameType.CLOSE: st.builds(Close, U64),
     FrameType.CLOSE_ACK: st.builds(CloseAck, U64),
+    FrameType.ABORT: st.builds(Abort, U64),
 }
 
 
@@ -206,7 +209,7 @@ def frame_sequences(draw: st.DrawFn) -> tuple[list[Plain], bytes]:
                 frames.append(Pad(size))
                 encoded += pad(size)
             case _:
-                frame: Welcome | Ack | Ping | Pong | Close | CloseAck
+                frame: Welcome | Ack | Ping | Pong | Close | CloseAck | Abort
                 if kind is FrameType.WELCOME:
                     frame = Welcome(draw(st.sampled_from(WelcomeStatus)), draw(U64), draw(U64))
                 elif kind is FrameType.ACK:
@@ -244,7 +247,7 @@ def test_a_control_frame_of_another_length_is_refused_at_its_header(
         FrameDecoder().feed(header(frame_type, length))
 
 
-@pytest.mark.parametrize("frame_type", range(9, 16))
+@pytest.mark.parametrize("frame_type", range(10, 16))
 @pytest.mark.parametrize("length", [0, 8, 2**28 - 1])
 def test_a_frame_of_unknown_type_is_refused_at_its_header(frame_type: int, length: int) -> None:
     with pytest.raises(STTProtocolError, match="unknown type") as caught:

@@ -720,6 +720,59 @@ async def test_a_session_whose_listener_closed_unheard_ends_cleanly() -> None:
             assert log.errors == []
 
 
+# Giving up.
+
+
+@in_virtual_time
+@pytest.mark.parametrize("who", ["dialer", "listener"])
+async def test_an_aborted_session_is_lost_on_both_sides_at_once(who: str) -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        near, far = (pair.near, pair.far) if who == "dialer" else (pair.far, pair.near)
+        logs = [EventLog(pair.dialer), EventLog(pair.listener)]
+        await near.send(b"received")
+        await near.flush()
+        far.send_nowait(b"of the other side")
+        near.abort("for this test")
+        assert near.state == "closed"
+        before = asyncio.get_running_loop().time()
+        await until(lambda: far.state == "closed")
+        assert asyncio.get_running_loop().time() - before < 1
+        assert far.error is not None
+        assert str(far.error).startswith("the peer has given the session up: ")
+        assert near.error is not None
+        assert str(near.error).startswith("for this test: ")
+        for log in logs:
+            await log.until("session_closed")
+            assert [kind for kind, _ in log.errors] == ["session_lost"]
+        receiver = pair.listener if who == "dialer" else pair.dialer
+        assert await receive(receiver, 1) == [b"received"]
+        near.abort("again")  # does nothing
+
+
+@in_virtual_time
+async def test_what_waits_behind_a_peer_that_takes_nothing_does_not_keep_an_abort_waiting() -> None:
+    async with memory_nodes(**SMALL) as nodes:
+        pair = await nodes.pair()
+        await fill(pair.near)
+        pair.near.abort()
+        await until(lambda: pair.far.state == "closed")
+        assert pair.near.error is not None
+        assert pair.near.error.unsent
+
+
+@in_virtual_time
+async def test_a_suspended_session_is_aborted_in_silence() -> None:
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        network.cables[0].cut(Kind.BLACK_HOLE)
+        pair.near.cut("for this test")
+        pair.near.abort()
+        assert pair.near.state == "closed"
+        pair.far.lose("for this test")
+
+
 # The object.
 
 

@@ -14,6 +14,7 @@ from seigr_toolset_transmissions.errors import (
     STTSessionClosedError,
 )
 from seigr_toolset_transmissions.frames import (
+    Abort,
     Ack,
     Close,
     CloseAck,
@@ -122,6 +123,7 @@ FRAMES: dict[str, Frame] = {
     "pong": Pong(1),
     "close": Close(0),
     "close_ack": CloseAck(0),
+    "abort": Abort(0),
     "welcome": Welcome(WelcomeStatus.ACCEPTED, 0, CREDIT),
     "pad": Pad(3),
 }
@@ -129,10 +131,10 @@ FRAMES: dict[str, Frame] = {
 STATES = ["open", "closing", "close sent", "peer closed", "closed"]
 
 LEGAL = {
-    ("open", Link.UP): {"data", "part", "ack", "ping", "pong", "close"},
-    ("closing", Link.UP): {"data", "part", "ack", "ping", "pong", "close"},
-    ("close sent", Link.UP): {"data", "part", "ack", "ping", "pong", "close", "close_ack"},
-    ("peer closed", Link.UP): {"ack", "ping", "pong"},
+    ("open", Link.UP): {"data", "part", "ack", "ping", "pong", "abort", "close"},
+    ("closing", Link.UP): {"data", "part", "ack", "ping", "pong", "abort", "close"},
+    ("close sent", Link.UP): {"data", "part", "ack", "ping", "pong", "abort", "close", "close_ack"},
+    ("peer closed", Link.UP): {"ack", "ping", "pong", "abort"},
     ("open", Link.OPENING): {"welcome"},
     ("closing", Link.OPENING): {"welcome"},
     ("close sent", Link.OPENING): {"welcome"},
@@ -177,6 +179,38 @@ def test_each_frame_is_legal_in_these_phases_on_these_links_and_fatal_in_others(
         with pytest.raises(STTProtocolError):
             one.receive([FRAMES[kind]], NOW)
         assert state(one) == before
+
+
+# Giving up
+
+
+def test_an_abort_ends_the_session_and_says_how_far_it_had_come() -> None:
+    one, other = machine(), machine()
+    for message in (b"arrived", b"under way", b"waits"):
+        one.outbox.send(message)
+    buffers = one.data_to_send(1)
+    assert one.outbox.sent
+    other.receive([[b"arrived"]], NOW)
+    assert b"".join(other.abort()) == Abort(1).encode()
+    assert buffers
+    one.receive([Abort(1), Ping(1)], NOW)
+    assert one.aborted
+    assert phase(one) is Phase.CLOSED
+    undelivered = one.abandon()
+    assert undelivered.unsent == (b"under way", b"waits")
+    assert undelivered.unknown == ()
+
+
+def test_an_abort_that_has_received_more_than_was_sent_breaks_the_protocol() -> None:
+    one = machine()
+    with pytest.raises(STTProtocolError):
+        one.receive([Abort(1)], NOW)
+    assert not one.aborted
+
+
+@pytest.mark.parametrize("link", [Link.DOWN, Link.OPENING])
+def test_without_a_connection_nobody_is_told_of_an_abort(link: Link) -> None:
+    assert machine(link=link).abort() == []
 
 
 def test_an_illegal_frame_is_named() -> None:

@@ -19,7 +19,7 @@ from .records import seal, unseal
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .loop_time import LoopTime
     from .noise import Channel
@@ -292,8 +292,15 @@ class Connection:
         self._user = None
         self._transport.abort()
 
-    def finish(self) -> None:
-        """Let go of the session; send what was written, and end within `CLOSE_SECONDS`."""
+    def finish(self, last: Sequence[bytes] = ()) -> None:
+        """Let go of the session; send what was written, and end within `CLOSE_SECONDS`.
+
+        Args:
+            last: Frames to send behind all others.
+
+        """
         self._user = None
+        if last:
+            self._transport.write(seal(self._send_cipher, last))
         self._transport.close()
         self._close_timer = self._loop.call_later(CLOSE_SECONDS, self._transport.abort)

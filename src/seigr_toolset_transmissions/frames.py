@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_DATA_BYTES",
+    "Abort",
     "Ack",
     "Close",
     "CloseAck",
@@ -64,6 +65,7 @@ class FrameType(IntEnum):
     CLOSE = 6
     CLOSE_ACK = 7
     PAD = 8
+    ABORT = 9
 
 
 _ack = Struct(">IQQ")
@@ -152,6 +154,16 @@ class CloseAck(NamedTuple):
         return _control(FrameType.CLOSE_ACK, _one.pack(self.final))
 
 
+class Abort(NamedTuple):
+    """Its sender has ended the session without delivering the rest, and had accepted so much."""
+
+    recv_next: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes."""
+        return _control(FrameType.ABORT, _one.pack(self.recv_next))
+
+
 class Part(NamedTuple):
     """The payload of one DATA_PART frame, in the pieces in which it came."""
 
@@ -168,7 +180,7 @@ class Pad(NamedTuple):
         return _control(FrameType.PAD, bytes(self.length))
 
 
-Frame = list[bytes] | Part | Ack | Ping | Pong | Close | CloseAck | Welcome | Pad
+Frame = list[bytes] | Part | Ack | Ping | Pong | Close | CloseAck | Abort | Welcome | Pad
 """What `FrameDecoder.feed` returns: a ``list`` is a run of whole DATA payloads."""
 
 
@@ -310,14 +322,16 @@ _CONTROL_BYTES: dict[int, int] = {
     FrameType.PONG: _one.size,
     FrameType.CLOSE: _one.size,
     FrameType.CLOSE_ACK: _one.size,
+    FrameType.ABORT: _one.size,
 }
 """The length that the payload of each control frame must have."""
 
-_CONTROL_CLASSES: dict[int, type[Ping | Pong | Close | CloseAck]] = {
+_CONTROL_CLASSES: dict[int, type[Ping | Pong | Close | CloseAck | Abort]] = {
     FrameType.PING: Ping,
     FrameType.PONG: Pong,
     FrameType.CLOSE: Close,
     FrameType.CLOSE_ACK: CloseAck,
+    FrameType.ABORT: Abort,
 }
 
 

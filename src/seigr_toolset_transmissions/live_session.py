@@ -403,6 +403,22 @@ class Session:
                 self._ended = asyncio.Event()
             await self._ended.wait()
 
+    def abort(self, reason: str = "aborted by this side") -> None:
+        """End the session at once, delivering nothing more. Does nothing if it has ended.
+
+        The peer is told, if there is a connection: its session is lost at once, and it knows that
+        something may be missing. Without one, it finds out when the two meet again, or after its
+        ``resume_window``. What was not delivered is told as of any lost session.
+        """
+        if self._closed:
+            return
+        self._owner.check_thread()
+        connection, last = self._connection, self.machine.abort()
+        if connection is not None and last:
+            self._connection = None
+            connection.finish(last)
+        self.lose(reason)
+
     # ------------------------------------------------------ for the node: its ends
 
     def start_closing(self) -> None:
@@ -553,7 +569,11 @@ class Session:
         if machine.phase is _CLOSED:
             self._connection = None
             connection.finish()
-            self._finish(None, "the session was closed")
+            if machine.aborted:
+                reason = "the peer has given the session up"
+                self._finish(STTSessionClosedError(reason), reason)
+            else:
+                self._finish(None, "the session was closed")
         elif not due and machine.ack_owed:
             connection.acknowledge_later(self._owner.config.ack_delay)
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from .errors import STTLimitError, STTProtocolError
 from .frames import (
     MAX_DATA_BYTES,
+    Abort,
     Ack,
     Close,
     CloseAck,
@@ -141,6 +142,7 @@ class SessionMachine:
         "_recv_cost",
         "_recv_next",
         "_window",
+        "aborted",
         "asked_at",
         "epoch",
         "last_ack",
@@ -173,6 +175,8 @@ class SessionMachine:
         self.epoch = 0
         self.refusal: WelcomeStatus | None = None
         """Why the listener would not open or resume the session; None while it has not refused."""
+        self.aborted = False
+        """Whether the peer has given the session up."""
         self.rtt: float | None = None
         """Smoothed round-trip time in seconds (RFC 6298, alpha 1/8); None before the first PONG."""
         self.min_rtt: float | None = None
@@ -578,6 +582,16 @@ class SessionMachine:
         self._note_ack()
         self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
 
+    def abort(self) -> list[bytes]:
+        """Return the frames that tell the peer that the session is given up, which is to follow."""
+        return [Abort(self._recv_next).encode()] if self.link is Link.UP else []
+
+    def _on_abort(self, abort: Abort, _messages: list[bytes], _now: float) -> None:
+        self._acknowledge(abort.recv_next, self.outbox.credit)
+        self.outbox.presume_lost()
+        self.aborted = True
+        self._enter(Phase.CLOSED)
+
     def abandon(self) -> Undelivered:
         """End the session at once; return the messages that were accepted and not acknowledged."""
         self._enter(Phase.CLOSED)
@@ -614,6 +628,7 @@ class SessionMachine:
         Ping: (_on_ping, _UNTIL_CLOSED, Link.UP),
         Pong: (_on_pong, _UNTIL_CLOSED, Link.UP),
         Close: (_on_close, _UNTIL_CLOSED, Link.UP),
+        Abort: (_on_abort, _UNTIL_CLOSED, Link.UP),
         CloseAck: (_on_close_ack, frozenset({Phase.CLOSING}), Link.UP),
         Welcome: (_on_welcome, _UNTIL_CLOSED, Link.OPENING),
         Pad: (_on_pad, _UNTIL_CLOSED, None),

@@ -131,7 +131,7 @@ async def _feed(session: Session, *, only_if_any: bool) -> None:
     """Send standard input; at its end have it delivered and close the session.
 
     A session that is closed is complete. If this is interrupted while it sends what somebody will
-    take for a whole, a file or a pipe, the session is not closed, but lost.
+    take for a whole, a file or a pipe, the session is not closed but aborted.
 
     Args:
         session: Where to send.
@@ -147,7 +147,7 @@ async def _feed(session: Session, *, only_if_any: bool) -> None:
         await session.flush()
     except BaseException:
         if sends and not is_terminal() and session.state is not SessionState.CLOSED:
-            session.lose("interrupted")
+            session.abort("interrupted")
             note(f"{short_id(session.peer_node_id)} was not told that this was all")
         raise
     if sends:

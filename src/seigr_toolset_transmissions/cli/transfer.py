@@ -56,7 +56,8 @@ async def send_file(
         Failure: The peer closed the session before it had everything.
         STTError: The peer could not be reached, or the session was lost.
 
-    If it does not succeed, the session is not closed: the peer knows that something is missing.
+    If it does not succeed, the session is not closed but aborted: the peer knows at once that
+    something is missing.
 
     """
     descriptor = _open(path)
@@ -69,12 +70,12 @@ async def send_file(
                 seconds = time.monotonic() - began
                 await session.close()
             except STTSessionClosedError as error:
-                session.lose("given up")  # if it is not closed yet
+                session.abort("given up")  # if it is not closed yet
                 lost = isinstance(error, STTSessionLostError)
                 why = str(error) if lost else "the peer has closed the session"
                 raise Failure(f"{path} has not arrived as a whole: {why}") from error
             except BaseException:
-                session.lose("interrupted")
+                session.abort("interrupted")
                 raise
     finally:
         os.close(descriptor)
