@@ -63,13 +63,15 @@ ALLOWED = {
         "runtime",
         "transports",
     },
+    "clones": FOUNDATION | {"live_session", "runtime", "transports"},
     "reconnect": FOUNDATION
-    | {"backoff", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
+    | {"backoff", "clones", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
     "budget": FOUNDATION,
     "registry": FOUNDATION
     | {
         "budget",
         "checked_session",
+        "clones",
         "connection",
         "dialing",
         "endpoints",

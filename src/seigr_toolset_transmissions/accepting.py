@@ -108,6 +108,9 @@ class Acceptor:
     ) -> None:
         """Decide what becomes of an authenticated dialer."""
         peer_node_id = node_id_of(channel.remote_static)
+        registry = self._registry
+        now, address = registry.loop.time(), answering.peer_address
+        registry.clones.seen(peer_node_id, opening.incarnation, address, now)
         denial = self._access.refusal(peer_node_id)
         if denial is not None:
             refusal: Welcome | None = self._deny(answering, peer_node_id, opening, denial)
@@ -153,8 +156,9 @@ class Acceptor:
         for session in registry.of_peer(peer_node_id):
             if session.peer_incarnation != opening.incarnation:
                 # The peer was restarted. If its old connection seems to live, see whether it does.
-                session.ping()
-                if not session.connected:  # suspended, or closing without a connection
+                if session.connected:
+                    registry.clones.suspect(session, registry.loop.time())
+                else:  # suspended, or closing without a connection
                     session.lose("the peer was restarted")
         limit = self._limit_reached(peer_node_id)
         if limit is not None:

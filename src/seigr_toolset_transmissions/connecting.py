@@ -94,6 +94,8 @@ class Connector:
         if self._runtime.stopping:
             dialed.transport.abort()
             self._check_not_stopping()
+        peer, now = dialed.peer_node_id, registry.loop.time()
+        registry.clones.seen(peer, dialed.reply.incarnation, dialed.transport.peer_address, now)
         channel = dialed.open(
             Opening(
                 OpeningKind.NEW,

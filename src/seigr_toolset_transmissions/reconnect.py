@@ -16,6 +16,7 @@ from .errors import STTConnectError, STTProtocolError
 from .hello import Opening, OpeningKind
 
 if TYPE_CHECKING:
+    from .clones import Clones
     from .config import NodeConfig
     from .dialing import Dialer
     from .live_session import Session
@@ -30,6 +31,7 @@ class _Owner(Protocol):
     """What is needed of who owns the sessions."""
 
     runtime: Runtime
+    clones: Clones
 
     def tell(self, session: Session, event: str) -> None: ...
     def connect_session(self, session: Session, transport: Transport, channel: Channel) -> None: ...
@@ -175,7 +177,9 @@ class Reconnects:
             dialed = await self._dialer.dial(*address, session.peer_node_id)
         finally:
             suspension.dialing = None
-        if dialed.reply.incarnation != session.peer_incarnation:
+        seen, now = dialed.reply.incarnation, runtime.loop.time()
+        self._owner.clones.seen(session.peer_node_id, seen, dialed.transport.peer_address, now)
+        if seen != session.peer_incarnation:
             dialed.transport.abort()
             session.lose("the peer was restarted")
             return True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .budget import ByteBudget, PeerBudget
 from .checked_session import CheckedSession
+from .clones import Clones
 from .connection import Connection, FlushTurn
 from .errors import (
     STTConnectError,
@@ -80,6 +81,7 @@ class Registry:
             session for established although we have never heard so, hence it can be resumed like
             any other.
         connections: Those that have not ended, with or without a session.
+        clones: Notices peers that live twice.
         budget: Of all their machines together; see `budget_of`.
         lost: Of the sessions that ended with messages undelivered while the node stops. Those that
             end before are told of when it happens, and not kept: their messages may be large.
@@ -99,6 +101,7 @@ class Registry:
         self.connections: set[Connection] = set()
         self.lost: list[STTSessionLostError] = []
         self.reconnects = Reconnects(self, dialer)
+        self.clones = Clones(runtime)
         self._departing: set[Session] = set()  # those of all peers
         self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._turn: FlushTurn
@@ -472,6 +475,7 @@ class Registry:
         """Look for peers that have gone silent, by the loop's clock."""
         for session in list(self.sessions.values()):
             session.check(now)
+        self.clones.check(now, self.config.ping_timeout)
         for session in list(self.unconfirmed.values()):
             if now - session.live_since < self.config.resume_window:
                 break

@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 _LOG_SECONDS = 10.0
 """Each type of error gets at most one line in this time; the next line adds up what it left out."""
 
-_OF_STRANGERS = frozenset({"handshake_failed"})
-"""Whoever knows no seed writes no line into the log."""
+_NO_LINE = frozenset({"handshake_failed", "identity_conflict"})
+"""Whoever knows no seed writes no line into the log; two nodes with one have a line in any case."""
 
 _TOLD = ("session_id", "peer_node_id", "address", "attempts", "count")
 """What a line says of an error besides its reason. Messages are counted, never shown."""
@@ -43,7 +43,7 @@ class UnheardErrors:
         A session that was lost with nothing undelivered is not worth a line.
         """
         undelivered = sum(len(details.get(key, ())) for key in ("unsent", "unknown"))
-        if error_type in _OF_STRANGERS or (error_type == "session_lost" and not undelivered):
+        if error_type in _NO_LINE or (error_type == "session_lost" and not undelivered):
             return
         quiet = self._quiet.get(error_type)
         if quiet is not None:

@@ -1,0 +1,106 @@
+"""Two live processes with one identity, as when a container was copied with its node seed.
+
+Each start of a node draws an incarnation, which it shows in every handshake. A peer with another
+one than before was restarted, and the former one never comes back. If it does, or if it answers a
+PING that was sent after the later one was seen, both live.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .live_session import Session
+    from .runtime import Runtime
+    from .transports.base import Address
+
+__all__ = ["Clones"]
+
+logger = logging.getLogger(__name__)
+
+_PEERS = 4096
+"""Peers remembered, those of which something was seen last."""
+
+_FORMER = 4
+"""Incarnations remembered of each peer besides the present one: as many copies are told apart."""
+
+_SUSPECTS = 1024
+"""Connections of former incarnations that are looked at, at once."""
+
+_LOG_SECONDS = 10.0
+"""The log gets at most one line about clones in this time."""
+
+
+class _Suspect:
+    """A connection of an incarnation that should be over."""
+
+    __slots__ = ("asked", "session", "since")
+
+    def __init__(self, session: Session, since: float) -> None:
+        self.session = session
+        self.since = since
+        self.asked = False  # whether a PING was sent since then
+
+
+class Clones:
+    """Notices identities that several live processes have.
+
+    Args:
+        runtime: Whose ``report`` emits the error.
+
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        # For each peer: where each incarnation was seen last, the present one last.
+        self._seen: OrderedDict[bytes, OrderedDict[bytes, Address]] = OrderedDict()
+        self._suspects: dict[Session, _Suspect] = {}
+        self._logged = float("-inf")
+
+    def seen(self, peer_node_id: bytes, incarnation: bytes, address: Address, now: float) -> None:
+        """Note that a peer has just proven that it lives, in this incarnation, at this address."""
+        incarnations = self._seen.setdefault(peer_node_id, OrderedDict())
+        self._seen.move_to_end(peer_node_id)
+        if len(self._seen) > _PEERS:
+            self._seen.popitem(last=False)
+        if incarnation in incarnations and next(reversed(incarnations)) != incarnation:
+            self._tell(peer_node_id, address, next(reversed(incarnations.values())), now)
+        incarnations[incarnation] = address
+        incarnations.move_to_end(incarnation)
+        if len(incarnations) > 1 + _FORMER:
+            incarnations.popitem(last=False)
+
+    def suspect(self, session: Session, now: float) -> None:
+        """Find out whether the peer still lives in the incarnation of this session."""
+        if len(self._suspects) < _SUSPECTS:
+            self._suspects.setdefault(session, _Suspect(session, now))
+        session.ping()
+
+    def check(self, now: float, patience: float) -> None:
+        """Look for answers to the PINGs; ``patience`` is how long they may take, in seconds."""
+        for suspect in list(self._suspects.values()):
+            session, asked = suspect.session, suspect.session.machine.ping_time
+            if not (session.connected and session.accepts) or now - suspect.since > 2 * patience:
+                del self._suspects[session]
+            elif asked is not None:
+                suspect.asked = asked >= suspect.since
+            elif not suspect.asked:  # what it has answered was sent before
+                session.ping()
+                suspect.asked = True
+            else:
+                del self._suspects[session]
+                self.seen(session.peer_node_id, session.peer_incarnation, session.address, now)
+
+    def _tell(self, peer_node_id: bytes, one: Address, other: Address, now: float) -> None:
+        reason = (
+            f"two live processes have the identity {peer_node_id.hex()}: "
+            f"one at {one[0]} port {one[1]}, one at {other[0]} port {other[1]}; "
+            "give each a node seed of its own"
+        )
+        details = {"peer_node_id": peer_node_id, "addresses": (one, other), "reason": reason}
+        self._runtime.report("identity_conflict", details)
+        if now - self._logged >= _LOG_SECONDS:
+            self._logged = now
+            logger.warning("%s", reason)
