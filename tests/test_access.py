@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -63,6 +65,25 @@ def test_a_function_that_fails_lets_nobody_in_and_the_log_tells_why(
 
     assert Access(fail).refusal(ALICE) == "the function given as allow failed"
     assert "the database is away" in caplog.text
+
+
+async def allow_everybody(node_id: bytes) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("function", [allow_everybody, partial(allow_everybody), AsyncMock()])
+def test_an_async_function_is_refused(function: Any) -> None:
+    """What it returns is true for everybody: a coroutine."""
+    with pytest.raises(TypeError, match="allow must not be async"):
+        Access(function)
+
+
+def test_a_function_that_returns_a_coroutine_lets_nobody_in_and_the_log_tells_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    access = Access(lambda node_id: allow_everybody(node_id))
+    assert access.refusal(ALICE) == "the function given as allow failed"
+    assert "is async" in caplog.text
 
 
 def test_a_ban_outweighs_the_list_until_it_is_taken_back() -> None:

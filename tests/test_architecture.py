@@ -13,8 +13,9 @@ import seigr_toolset_transmissions
 PACKAGE = "seigr_toolset_transmissions"
 ROOT = Path(seigr_toolset_transmissions.__file__).parent
 
-FOUNDATION = {"errors", "config", "forks", "payload"}
+FOUNDATION = {"callables", "errors", "config", "forks", "payload"}
 ALLOWED = {
+    "callables": set[str](),
     "errors": set[str](),
     "config": {"errors"},
     "payload": {"errors"},

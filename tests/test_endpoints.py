@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import tracemalloc
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, Mock, create_autospec
 
 import pytest
 
@@ -282,6 +284,51 @@ async def test_other_wrong_arguments_are_named_and_nothing_is_sent() -> None:
     assert manager.list_endpoints() == [A]
 
 
+class Transport:
+    async def send(self, endpoint_id: bytes, data: bytes) -> None:
+        """Send it."""
+
+    async def __call__(self, endpoint_id: bytes, data: bytes) -> None:
+        """Send it."""
+
+    def plain(self, endpoint_id: bytes, data: bytes) -> None:
+        """Send it."""
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        Transport().plain,
+        partial(Transport().plain),
+        Transport,
+        lambda endpoint_id, data: None,
+        lambda endpoint_id, data: Transport().send(endpoint_id, data),
+        Mock(),
+    ],
+    ids=["method", "partial", "class", "lambda", "lambda that returns a coroutine", "mock"],
+)
+def test_a_callback_that_is_not_async_is_refused_before_it_has_sent_anything(callback: Any) -> None:
+    with pytest.raises(TypeError, match="transport_send_callback must be async"):
+        EndpointManager(transport_send_callback=callback)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        Transport().send,
+        Transport(),
+        partial(Transport().send),
+        AsyncMock(),
+        create_autospec(Transport().send),
+    ],
+    ids=["method", "object", "partial", "mock", "autospec"],
+)
+async def test_each_kind_of_async_callback_is_awaited(callback: Any) -> None:
+    manager = manager_with([A], callback)
+    await manager.send_to_endpoint(A, b"x")
+    assert await manager.broadcast(b"x") == {A: SendOutcome.ACCEPTED}
+
+
 async def test_an_async_predicate_is_refused_and_nothing_is_sent() -> None:
     """It would be true for everybody: what it returns is a coroutine."""
     wire = Wire()
@@ -290,8 +337,9 @@ async def test_an_async_predicate_is_refused_and_nothing_is_sent() -> None:
     async def predicate(metadata: dict[str, Any]) -> bool:
         return False
 
-    with pytest.raises(TypeError, match="predicate must not be async"):
-        manager.find(predicate)
+    for function in (predicate, partial(predicate), AsyncMock()):
+        with pytest.raises(TypeError, match="predicate must not be async"):
+            manager.find(function)
     with pytest.raises(TypeError, match="predicate must not be async"):
         await manager.broadcast(b"x", where=predicate)
     assert wire.sent == []

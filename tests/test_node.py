@@ -1538,6 +1538,52 @@ async def test_errors_of_the_session_are_those_of_this_library() -> None:
             pair.near.send_nowait(b"too late")
 
 
+@pytest.mark.parametrize("first", [10, 11, 12, 15, 19])
+@in_virtual_time
+async def test_the_bound_of_an_inbox_holds_for_the_peers_next_session(first: int) -> None:
+    async with memory_nodes(inbox_messages=10) as nodes:
+        pair = await nodes.pair()
+        endpoints = pair.listener.endpoints
+        for number in range(first):
+            await pair.near.send(b"%d" % number)
+        await pair.near.close()
+        await asyncio.sleep(1)
+        again = await nodes.connect(pair.dialer, pair.listener)
+        for number in range(first, 1000):
+            await again.near.send(b"%d" % number)
+        await asyncio.sleep(1)
+        for number in range(1000):
+            assert endpoints.held_bytes(1) - endpoints.held_bytes() <= max(first, 10)
+            data, _ = await endpoints.receive_any(timeout=1)
+            assert data == b"%d" % number
+
+
+@in_virtual_time
+async def test_a_listener_that_sends_and_closes_cannot_fill_its_dialers_inbox_either() -> None:
+    settings: Any = {"max_message_bytes": 1000, "receive_window_bytes": 4000}
+    async with memory_nodes(inbox_bytes=4000, **settings) as nodes:
+        listener, dialer = await nodes.listen(), await nodes.start()
+
+        async def hear_and_leave() -> None:
+            pair = await nodes.connect(dialer, listener)
+            for _ in range(3):
+                await pair.far.send(bytes(900))
+            await pair.far.close()
+            await until(lambda: not dialer.sessions)
+
+        async def until_refused() -> None:
+            for _ in range(20):
+                await hear_and_leave()
+
+        with pytest.raises(STTConnectError, match="waits to be received"):
+            await until_refused()
+        await until(lambda: not listener.sessions)
+        assert dialer.endpoints.held_bytes() < 3 * 4000
+        while dialer.endpoints.held_bytes():
+            await dialer.endpoints.receive_any(timeout=1)
+        await hear_and_leave()
+
+
 @in_virtual_time
 async def test_a_peer_that_comes_again_and_again_cannot_fill_its_inbox_without_end() -> None:
     """What a session leaves behind goes to the inbox beyond its bounds; no other may follow."""

@@ -582,6 +582,50 @@ async def test_receiving_beside_a_handler_is_explained_once(
     assert "deliver" in warning
 
 
+@in_virtual_time
+async def test_messages_from_before_the_first_handler_are_told_of_once_and_can_be_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        for data in numbered(3):
+            await pair.near.send(data)
+        await asyncio.sleep(5)
+        assert not caplog.records
+        got: list[bytes] = []
+
+        @pair.listener.events.on("data_received")
+        async def take(session_id: bytes, data: bytes) -> None:
+            got.append(data)
+
+        await asyncio.sleep(5)
+        (record,) = caplog.records
+        assert "receive_any(timeout=0)" in record.getMessage()
+        await pair.near.send(b"later")
+        with contextlib.suppress(STTTimeoutError):
+            while True:
+                got.append((await pair.listener.endpoints.receive_any(timeout=0))[0])
+        await asyncio.sleep(5)
+        assert got == [*numbered(3), b"later"]
+        assert len(caplog.records) == 1  # and none of a receiver that waits in vain
+
+
+@in_virtual_time
+async def test_what_a_handler_keeps_for_later_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+
+        @pair.listener.events.on("data_received")
+        async def keep(session_id: bytes, data: bytes) -> None:
+            await pair.listener.endpoints.deliver(pair.dialer.node_id, data)
+
+        await pair.near.send(b"for later")
+        await asyncio.sleep(5)
+    assert not caplog.records
+
+
 async def test_pulling_alone_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     async with Nodes() as nodes:
         pair = await nodes.pair()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING
 
+from .callables import is_async
 from .identity import NODE_ID_BYTES
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Access:
             every member of the group may.
 
     Raises:
-        TypeError: ``allow`` is neither, or holds something else than ``bytes``.
+        TypeError: ``allow`` is neither, is async, or holds something else than ``bytes``.
         ValueError: An id has another length.
 
     """
@@ -38,6 +39,8 @@ class Access:
         self._predicate: Callable[[bytes], object] | None = None
         self._banned: set[bytes] = set()
         if callable(allow):
+            if is_async(allow):  # what it returns would be true for everybody
+                raise TypeError("the function given as allow must not be async: use `def`")
             self._predicate = allow
         elif allow is not None:
             if isinstance(allow, bytes | bytearray | memoryview | str):
@@ -47,7 +50,8 @@ class Access:
     def refusal(self, node_id: bytes) -> str | None:
         """Return why this peer may have no session; None if it may.
 
-        If the application's function raises, the peer may not, and the log tells why.
+        If the application's function raises, or returns what is to be awaited, the peer may not,
+        and the log tells why.
         """
         if node_id in self._banned:
             return "the peer is banned"
@@ -59,6 +63,11 @@ class Access:
             welcome = self._predicate(node_id)
         except Exception:
             logger.exception("the function given as allow failed; the peer is refused")
+            return "the function given as allow failed"
+        if isinstance(welcome, Awaitable):
+            if isinstance(welcome, Coroutine):
+                welcome.close()
+            logger.error("the function given as allow is async; the peer is refused")
             return "the function given as allow failed"
         return None if welcome else "the function given as allow has refused the peer"
 

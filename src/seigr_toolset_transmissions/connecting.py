@@ -96,6 +96,12 @@ class Connector:
             self._check_not_stopping()
         peer, now = dialed.peer_node_id, registry.loop.time()
         registry.clones.seen(peer, dialed.reply.incarnation, dialed.transport.peer_address, now)
+        if self._runtime.endpoints.is_overfull(peer):
+            dialed.transport.abort()
+            raise STTConnectError(
+                "what earlier sessions with the peer have brought waits to be received: "
+                "there is no new one before that"
+            )
         channel = dialed.open(
             Opening(
                 OpeningKind.NEW,

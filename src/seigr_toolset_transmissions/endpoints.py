@@ -8,11 +8,11 @@ it knows no node, session or transport.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
 from typing import Any, NamedTuple
 
+from .callables import is_async
 from .errors import STTConfigError, STTEndpointError
 from .fanout import Route, SendOutcome, fan_out
 from .inbox import Inboxes
@@ -101,6 +101,8 @@ class EndpointManager:
 
     Raises:
         STTConfigError: A bound is not a positive integer, or the time not a positive number.
+        TypeError: A function is none; or the callback is not async: it is an ``async def``, a
+            bound method or `functools.partial` of one, or an object with an async ``__call__``.
 
     """
 
@@ -133,6 +135,11 @@ class EndpointManager:
         ):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, not {type(function).__name__}")
+        if transport_send_callback is not None and not is_async(transport_send_callback):
+            raise TypeError(
+                "transport_send_callback must be async, as an `async def` function is: "
+                f"{transport_send_callback!r} is not"
+            )
         self._callback = transport_send_callback
         self._send_timeout = send_timeout
         self._routes: Mapping[bytes, Route] = {} if routes is None else routes
@@ -143,6 +150,7 @@ class EndpointManager:
         self._room = Room(inbox_messages, inbox_bytes)
         self._inboxes = Inboxes(self._room, self._on_drained, on_wait)
         self._retiring = 0  # how many endpoints are retiring
+        self._delivers = False  # whether `deliver` was ever called
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -272,6 +280,14 @@ class EndpointManager:
         inboxes = self._inboxes
         return inboxes.size + overhead * inboxes.count + retiring * self._retiring
 
+    @property
+    def has_unasked(self) -> bool:
+        """Whether messages wait of which the program did not ask that they be kept.
+
+        Once it has called `deliver`, which asks for that, this is always False.
+        """
+        return not self._delivers and self._inboxes.count > 0
+
     def note_traffic(self, endpoint_id: bytes, traffic: Traffic) -> None:
         """Add what went over a connection that has ended; nothing if the endpoint is unknown."""
         endpoint = self._endpoints.get(endpoint_id)
@@ -372,7 +388,7 @@ class EndpointManager:
                 f"the predicate must be callable, not {type(predicate).__name__}; "
                 'equalities go by keyword: find(type="relay")'
             )
-        if inspect.iscoroutinefunction(predicate):
+        if is_async(predicate):
             raise TypeError("the predicate must not be async: write it with `def`")
         return self._select(predicate, metadata)
 
@@ -592,6 +608,7 @@ class EndpointManager:
 
         """
         endpoint = self._get_accepting(endpoint_id)
+        self._delivers = True
         data = as_bytes(data)
         if not self._inboxes.put(endpoint, data):
             await self._inboxes.put_when_room(endpoint, data)

@@ -158,6 +158,7 @@ class STTNode:
         self._access = Access(allow)
         self._make_parts(Counters())
         self._warned = False
+        self._warned_of_unread = False
         _nodes.add(self)
 
     def _make_parts(self, counters: Counters) -> None:
@@ -446,6 +447,7 @@ class STTNode:
         # Something may have kept the loop from reading what has arrived by now. It reads in its
         # next turn, and behind what is due in it: the turn after that one judges.
         loop.call_soon(loop.call_soon, self._registry.check, now)
+        self._warn_of_unread()
 
     # ---------------------------------------------------------------- peers
 
@@ -638,6 +640,20 @@ class STTNode:
             logger.warning(
                 "receive_from/receive_any wait, but a handler is registered for data_received "
                 "and takes all messages: remove it, or have it call node.endpoints.deliver()"
+            )
+
+    def _warn_of_unread(self) -> None:
+        """Tell of messages that no handler will get: they came before there was one."""
+        if (
+            not self._warned_of_unread
+            and self.endpoints.has_unasked
+            and self.events.handled("data_received")
+        ):
+            self._warned_of_unread = True
+            logger.warning(
+                "messages that came before the first handler for data_received wait in the "
+                "inboxes: take them with node.endpoints.receive_any(timeout=0), or register the "
+                "handler before the node is started"
             )
 
     def stats(self) -> NodeStats:
