@@ -50,6 +50,7 @@ ALLOWED = {
     "admission": FOUNDATION | {"transports"},
     "unheard": FOUNDATION,
     "runtime": FOUNDATION | {"endpoints", "events", "unheard"},
+    "stopping": FOUNDATION | {"runtime"},
     "dial_slots": FOUNDATION,
     "racing": FOUNDATION | {"handshaking", "transports"},
     "dialing": FOUNDATION
@@ -82,6 +83,7 @@ ALLOWED = {
         "loop_time",
         "noise",
         "outbox",
+        "pump",
         "reconnect",
         "runtime",
         "session",

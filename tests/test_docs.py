@@ -220,6 +220,8 @@ def strings(function: ast.AST, value: ast.expr) -> set[str]:
     match value:
         case ast.Constant(str(text)):
             return {text}
+        case ast.Call(func=ast.Name(id="Delivery"), args=[name]):
+            return strings(function, name)
         case ast.IfExp():
             return strings(function, value.body) | strings(function, value.orelse)
         case ast.Name():

@@ -560,7 +560,7 @@ async def test_a_peer_that_resumes_all_the_time_does_not_make_events_pile_up() -
         assert mallorys is not None
         assert mallorys.stats.resumes == 299
         assert mallorys._pump is not None
-        assert len(mallorys._pump._queue) <= 4
+        assert len(mallorys._pump._steps) <= 4
         slow.set()
 
 

@@ -351,9 +351,10 @@ async def test_a_stop_with_a_handler_that_hangs_is_bounded_and_tells_the_end() -
         await pair.near.flush()
         loop = asyncio.get_running_loop()
         before = loop.time()
-        await pair.listener.stop()
+        report = await pair.listener.stop()
         assert loop.time() - before < 7
-        assert log.names == ["session_closed", "peer_disconnected"]
+        assert report.undelivered == {pair.dialer.node_id: (b"is never handed on",)}
+        assert log.names == ["error", "session_closed", "peer_disconnected"]
         assert_nothing_held(pair.listener)
 
 

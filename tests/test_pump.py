@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from helpers.nodes import in_virtual_time
+from helpers.clock import run_virtual
+from helpers.nodes import in_virtual_time, until
 from seigr_toolset_transmissions import EndpointManager, EventEmitter, NodeConfig
 from seigr_toolset_transmissions.loop_time import LoopTime
 from seigr_toolset_transmissions.outbox import FRAME_COST
 from seigr_toolset_transmissions.pump import Pump
+from seigr_toolset_transmissions.runtime import Counters, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from seigr_toolset_transmissions.pump import Step
 
 PEER = b"the peer"
 
@@ -31,11 +39,27 @@ class Node:
         self.events = EventEmitter()
         self.endpoints = EndpointManager(inbox_messages=inbox_messages)
         self.endpoints.add_endpoint_nowait(PEER, None)
-        self.loop = asyncio.get_running_loop()
+        self.runtime = Runtime(self.config, self.events, self.endpoints, Counters())
+        self.runtime.begin(asyncio.get_running_loop(), b"an incarnation")
+        self.loop = self.runtime.loop
         self.loop_time = LoopTime(self.loop)
+        self.own = self.runtime.own
+        self.emit = self.runtime.emit
+        self.left_over: list[bytes] = []
 
-    async def emit(self, event: str, **details: Any) -> None:
-        await self.events.emit(event, **details)
+    @property
+    def time_is_over(self) -> bool:
+        return self.runtime.time_is_over
+
+    def undelivered(self, session: object, messages: tuple[bytes, ...]) -> Step:
+        self.left_over += messages
+        return partial(self.emit, "undelivered", messages=messages)
+
+    def end(self) -> None:
+        """Let the time of handlers be over, as a node does that stops."""
+        self.runtime.time_is_over = True
+        for task in self.runtime.tasks():
+            task.cancel()
 
 
 class Machine:
@@ -62,11 +86,24 @@ class User:
         self.node = node
         self.acknowledged: list[int] = []
         """How many messages were consumed each time that the peer was to hear of it."""
+        self.closed = False
         self.ended = False
         self.pump = Pump(self, node)
 
+    def add(self, items: Sequence[bytes | Step]) -> None:
+        for item in items:
+            if isinstance(item, bytes):
+                self.pump.add_messages([item])
+            else:
+                self.pump.add_step(item)
+
+    async def run(self) -> None:
+        """Run the pump until it has handed on everything."""
+        self.pump.start()
+        await until(lambda: self.ended)
+
     def offer(self, messages: Sequence[bytes]) -> int:
-        taken = self.node.endpoints.offer(PEER, messages)
+        taken = self.node.endpoints.offer(PEER, messages, beyond_bounds=self.closed)
         self.machine.consumed(sum(map(len, messages[:taken])), taken)
         return taken
 
@@ -93,9 +130,9 @@ async def test_messages_and_steps_come_in_order_to_a_handler_and_to_an_inbox() -
         if data == b"2":
             node.events.remove_handler("data_received", handle)
 
-    user.pump.add([partial(told, log, "begun"), b"1", b"2", b"3"])
-    user.pump.add([partial(told, log, "ended")])
-    await user.pump.run()
+    user.add([partial(told, log, "begun"), b"1", b"2", b"3"])
+    user.add([partial(told, log, "ended")])
+    await user.run()
     assert log == ["begun", b"1", b"2", "ended"]
     assert await node.endpoints.receive_any(timeout=0) == (b"3", PEER)
     assert (user.machine.messages, user.machine.bytes) == (3, 3)
@@ -107,11 +144,11 @@ async def test_a_step_can_be_taken_back_while_it_is_the_last_and_has_not_run() -
     log = list[Any]()
     user = User(Node())
     first, second = partial(told, log, 1), partial(told, log, 2)
-    user.pump.add([first, second])
+    user.add([first, second])
     assert not user.pump.take_back(first)
     assert user.pump.take_back(second)
     assert not user.pump.take_back(second)
-    await user.pump.run()
+    await user.run()
     assert log == [1]
     assert not user.pump.take_back(first)
 
@@ -125,8 +162,8 @@ async def test_slow_handlers_do_not_keep_the_peer_waiting_for_acknowledgements()
     async def handle(session_id: bytes, data: bytes) -> None:
         await asyncio.sleep(node.config.ack_delay * 0.4)
 
-    user.pump.add([b"x"] * 7)
-    await user.pump.run()
+    user.add([b"x"] * 7)
+    await user.run()
     told = [0, *user.acknowledged]
     assert told[-1] == 7
     assert max(after - before for before, after in pairwise(told)) <= 3
@@ -148,8 +185,8 @@ async def test_a_handler_that_waits_withholds_little_of_what_those_before_it_too
             await go_on.wait()
 
     count = window // (size + FRAME_COST) - 1
-    user.pump.add([bytes(size)] * count + [b"wait"])
-    running = asyncio.create_task(user.pump.run())
+    user.add([bytes(size)] * count + [b"wait"])
+    running = asyncio.create_task(user.run())
     await asyncio.sleep(1)
     withheld = (count - user.machine.messages) * (size + FRAME_COST)
     assert withheld <= window / 8
@@ -174,8 +211,8 @@ async def test_many_messages_give_others_their_turns() -> None:
     async def handle(session_id: bytes, data: bytes) -> None:
         """Take it."""
 
-    user.pump.add([b"x"] * 5000)
-    await asyncio.gather(user.pump.run(), other())
+    user.add([b"x"] * 5000)
+    await asyncio.gather(user.run(), other())
     assert user.machine.messages == 5000
     assert turns >= 4
 
@@ -196,8 +233,8 @@ async def test_what_a_handler_raises_is_reported_and_the_next_message_is_handed_
             raise failure
 
     failure = ValueError("no")
-    user.pump.add([b"1", b"2"])
-    await user.pump.run()
+    user.add([b"1", b"2"])
+    await user.run()
     assert log == [b"1", b"2"]
     assert failures == [("handler_failed", failure)]
     assert user.machine.messages == 2
@@ -219,8 +256,8 @@ async def test_a_failure_leaves_no_cycle_of_references() -> None:
     gc.disable()
     logging.disable()  # what is logged is kept by the test's own handlers
     try:
-        user.pump.add([b"1"])
-        await user.pump.run()
+        user.add([b"1"])
+        await user.run()
         assert not [thing for thing in gc.get_objects() if isinstance(thing, FailureError)]
     finally:
         logging.disable(logging.NOTSET)
@@ -231,8 +268,8 @@ async def test_a_failure_leaves_no_cycle_of_references() -> None:
 async def test_a_full_inbox_is_waited_for_and_tried_again_when_told() -> None:
     node, log = Node(inbox_messages=2), list[Any]()
     user = User(node)
-    user.pump.add([b"1", b"2", b"3", partial(told, log, "ended")])
-    running = asyncio.create_task(user.pump.run())
+    user.add([b"1", b"2", b"3", partial(told, log, "ended")])
+    running = asyncio.create_task(user.run())
     await asyncio.sleep(1)
     assert user.machine.messages == 2
     user.pump.wait_no_more()  # there is still no room: it waits again
@@ -246,9 +283,7 @@ async def test_a_full_inbox_is_waited_for_and_tried_again_when_told() -> None:
 
 
 @in_virtual_time
-async def test_one_that_is_cancelled_tells_the_steps_that_are_left(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_what_cannot_be_handed_on_is_returned_and_the_steps_that_are_left_are_taken() -> None:
     node, log = Node(), list[Any]()
     user = User(node)
 
@@ -256,14 +291,314 @@ async def test_one_that_is_cancelled_tells_the_steps_that_are_left(
     async def hang(session_id: bytes, data: bytes) -> None:
         await asyncio.get_running_loop().create_future()
 
-    user.pump.add([b"1", b"2", partial(told, log, "ended")])
-    running = asyncio.create_task(user.pump.run())
+    @node.events.on("undelivered")
+    async def note(messages: tuple[bytes, ...]) -> None:
+        log.append(messages)
+
+    user.add([b"1", b"2", partial(told, log, "between"), b"3", partial(told, log, "ended")])
+    running = asyncio.create_task(user.run())
     await asyncio.sleep(1)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert log == ["ended"]
-    assert user.ended
+    node.end()
+    await running
+    assert log == [(b"2", b"3"), "between", "ended"]
+    assert node.left_over == [b"2", b"3"]
     assert user.machine.messages == 1  # the one that the handler had
-    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "messages not handed on: 1" in warning.getMessage()
+
+
+class Arrivals(User):
+    """A session whose messages are numbered, and which makes pumps as it needs them."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.count = 0
+        self.working = False
+
+    def pumped(self) -> None:
+        self.working = False
+
+    def arrive(self, count: int) -> None:
+        numbers = range(self.count, self.count + count)
+        self.count += count
+        self._pumping().add_messages([number.to_bytes(4) for number in numbers])
+
+    def tell(self, step: Step) -> None:
+        self._pumping().add_step(step)
+
+    def _pumping(self) -> Pump:
+        if not self.working:
+            self.working = True
+            self.pump = Pump(self, self.node)
+            self.pump.start()
+        return self.pump
+
+
+class Program:
+    """What an application may do to its messages at any time, and what it has seen of them."""
+
+    def __init__(self) -> None:
+        self.node = Node(inbox_messages=3)
+        self.session = Arrivals(self.node)
+        self.handled: list[list[int]] = []  # by registration
+        self.pulled: list[int] = []
+        self.seen: list[list[int]] = []  # by registration
+        self.handlers: list[Any] = []
+        self.watchers: list[Any] = []
+        self.receivers: list[asyncio.Task[None]] = []
+
+    def do(self, action: str) -> None:
+        name, _, how = action.partition(" ")
+        getattr(self, name)(how)
+
+    def arrive(self, how: str) -> None:
+        self.session.arrive(int(how))
+
+    def register(self, how: str) -> None:
+        log = list[int]()
+        self.handled.append(log)
+
+        async def handle(session_id: bytes, data: bytes) -> None:
+            log.append(int.from_bytes(data))
+            await self.behave(how)
+
+        self.handlers.append(handle)
+        if how.startswith("once"):
+            self.node.events.once("data_received")(handle)
+        else:
+            self.node.events.register("data_received", handle)
+
+    def remove(self, how: str) -> None:
+        if self.handlers:
+            handler = self.handlers.pop(0 if how == "oldest" else -1)
+            self.node.events.remove_handler("data_received", handler)
+
+    def replace(self, how: str) -> None:
+        """In one step: nothing is to get into the inbox in between."""
+        self.remove("oldest")
+        self.register(how)
+
+    def watch(self, how: str) -> None:
+        log = list[int]()
+        self.seen.append(log)
+
+        async def see(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name == "data_received":
+                log.append(int.from_bytes(kwargs["data"]))
+                await self.behave(how)
+
+        self.watchers.append(self.node.events.on_any(see))
+
+    def unwatch(self, _: str) -> None:
+        if self.watchers:
+            self.node.events.remove_any(self.watchers.pop())
+
+    def wrap(self, how: str) -> None:
+        original = EventEmitter.emit
+
+        async def emit(name: str, *args: Any, **kwargs: Any) -> Any:
+            await self.behave(how)
+            return await original(self.node.events, name, *args, **kwargs)
+
+        self.node.events.emit = emit  # type: ignore[method-assign]
+
+    def receive(self, how: str) -> None:
+        async def take() -> None:
+            with suppress(TimeoutError):
+                timeout = 0 if how == "at once" else 0.3
+                data, _ = await self.node.endpoints.receive_any(timeout=timeout)
+                self.pulled.append(int.from_bytes(data))
+
+        self.receivers.append(asyncio.create_task(take()))
+
+    def step(self, how: str) -> None:
+        self.session.tell(partial(self.behave, how))
+
+    def cancel(self, _: str) -> None:
+        """Whoever keeps the task of a handler may do so."""
+        for task in self.node.runtime.tasks():
+            task.cancel()
+
+    async def behave(self, how: str) -> None:
+        if how.endswith("yields"):
+            await asyncio.sleep(0)
+        elif how.endswith("waits"):
+            await asyncio.sleep(0.1)
+        elif how.endswith("fails"):
+            raise OutcomeError
+        elif how.endswith("leaves"):
+            await asyncio.sleep(0)
+            self.remove("newest")
+            await asyncio.sleep(0.05)
+        elif how.endswith("cancels"):
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    async def end(self) -> None:
+        """Take whatever is left."""
+        self.node.events.clear_event("data_received")
+        async with asyncio.timeout(600):
+            while self.session.working or self.node.endpoints.held_bytes():
+                self.receive("at once")
+                await asyncio.sleep(0.2)
+        await asyncio.gather(*self.receivers)
+
+
+class OutcomeError(BaseException):
+    """As those of test runners: no Exception."""
+
+
+ACTIONS = [
+    *("arrive 1", "arrive 2", "arrive 5"),
+    *(f"register {how}" for how in ("returns", "yields", "waits", "fails", "leaves", "cancels")),
+    *("register once returns", "register once waits"),
+    *("replace returns", "replace waits", "remove oldest", "remove newest"),
+    *("watch returns", "watch yields", "watch waits", "unwatch", "wrap yields", "wrap returns"),
+    *("receive at once", "receive later", "step returns", "step waits", "cancel"),
+]
+
+
+@settings(deadline=None, max_examples=int(os.environ.get("STT_PUMP_EXAMPLES", "200")))
+@given(
+    st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from([None, 0, 0, 0.04, 0.3]))),
+    st.booleans(),
+)
+def test_each_message_has_one_fate_and_keeps_its_order_whatever_a_program_does(
+    actions: list[tuple[str, float | None]], watched: bool
+) -> None:
+    async def run() -> None:
+        program = Program()
+        if watched:
+            program.watch("yields")
+        for action, pause in actions:
+            program.do(action)
+            if pause is not None:
+                await asyncio.sleep(pause)
+        await program.end()
+        handled = [set(log) for log in program.handled]
+        for log in program.handled:
+            assert log == sorted(set(log))
+        assert program.pulled == sorted(set(program.pulled))
+        taken = set[int]().union(*handled)
+        assert not taken & set(program.pulled)
+        assert taken | set(program.pulled) == set(range(program.session.count))
+        machine = program.session.machine
+        assert (machine.messages, machine.bytes) == (program.session.count, 4 * machine.messages)
+
+    logging.disable()
+    try:
+        run_virtual(run())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("how", ["returns", "yields", "waits"])
+@in_virtual_time
+async def test_a_watcher_sees_each_message_once_and_in_order_wherever_it_goes(how: str) -> None:
+    program = Program()
+    program.watch(how)
+    for action in ("register waits", "step waits", "remove oldest", "receive later") * 4:
+        program.arrive("5")
+        program.do(action)
+        await asyncio.sleep(0.15)
+    await program.end()
+    assert program.seen == [list(range(program.session.count))]
+
+
+@pytest.mark.parametrize("how", ["stranger", "itself", "itself, and goes on", "twice"])
+@pytest.mark.parametrize("watched", [False, True])
+@in_virtual_time
+async def test_who_cancels_a_handlers_task_ends_that_handler_only(how: str, watched: bool) -> None:
+    node, log, failures = Node(), list[bytes](), list[Any]()
+    user = User(node)
+
+    @node.events.on("error")
+    async def note(error_type: str, details: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        failures.append((error_type, type(details["exception"]), details["handler"]))
+
+    @node.events.on("data_received")
+    async def handle(session_id: bytes, data: bytes) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        if data == b"1":
+            if how == "stranger":
+                asyncio.get_running_loop().call_later(0.1, task.cancel)
+            else:
+                task.cancel()
+            if how == "twice":
+                asyncio.get_running_loop().call_soon(task.cancel)
+            if how != "itself, and goes on":
+                await asyncio.sleep(1)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0.1))
+        log.append(data)
+
+    if watched:
+        node.events.on_any(_watch)
+    user.add([b"0", b"1", b"2", b"3"])
+    await user.run()
+    assert log == [b"0", b"2", b"3"]
+    assert failures == [("handler_failed", asyncio.CancelledError, handle)]
+    assert user.machine.messages == 4
+
+
+async def _watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """See it."""
+
+
+@pytest.mark.parametrize("failure", [OutcomeError, GeneratorExit, BaseExceptionGroup])
+@in_virtual_time
+async def test_whatever_leaves_a_handler_is_its_failure(failure: type[BaseException]) -> None:
+    node, log, failures = Node(), list[bytes](), list[Any]()
+    user = User(node)
+    raised = failure("both", [OutcomeError()]) if failure is BaseExceptionGroup else failure()
+
+    @node.events.on("error")
+    async def note(error_type: str, details: dict[str, Any]) -> None:
+        failures.append((error_type, details["exception"]))
+
+    @node.events.on("data_received")
+    async def handle(session_id: bytes, data: bytes) -> None:
+        await asyncio.sleep(0.01)
+        if data == b"1":
+            raise raised
+        log.append(data)
+
+    user.add([b"0", b"1", b"2"])
+    await user.run()
+    assert log == [b"0", b"2"]
+    assert failures == [("handler_failed", raised)]
+    assert user.machine.messages == 3
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_goes_on_to_the_loop_and_the_rest_is_handed_on_when_that_runs_again(
+    interruption: type[BaseException],
+) -> None:
+    log = list[Any]()
+
+    async def begin() -> tuple[Node, User]:
+        node = Node()
+        user = User(node)
+
+        @node.events.on("data_received")
+        async def handle(session_id: bytes, data: bytes) -> None:
+            if data == b"1":
+                raise interruption
+            log.append(data)
+
+        user.add([b"0", b"1", b"2", partial(told, log, "ended")])
+        return node, user
+
+    loop = asyncio.new_event_loop()
+    try:
+        _, user = loop.run_until_complete(begin())
+        user.pump.start()
+        with pytest.raises(interruption):
+            loop.run_until_complete(asyncio.sleep(1))
+        loop.run_until_complete(until(lambda: user.ended))
+    finally:
+        loop.close()
+    assert log == [b"0", b"2", "ended"]
+    assert user.machine.messages == 3

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .identity import generate_seed
     from .live_session import Session, SessionState, SessionStats
     from .node import NodeStats, STTNode
+    from .stopping import StopReport
 
 __all__ = [
     "EndpointManager",
@@ -31,6 +32,7 @@ __all__ = [
     "Session",
     "SessionState",
     "SessionStats",
+    "StopReport",
     "__version__",
     "generate_seed",
 ]
@@ -49,6 +51,7 @@ _HOMES = {
     "Session": "live_session",
     "SessionState": "live_session",
     "SessionStats": "live_session",
+    "StopReport": "stopping",
     "generate_seed": "identity",
 }
 

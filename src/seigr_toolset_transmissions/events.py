@@ -25,12 +25,13 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
-from contextvars import copy_context
-from typing import Any, NamedTuple, TypeVar
+from contextvars import ContextVar, copy_context
+from typing import Any, NamedTuple, Self, TypeVar
+from weakref import ref
 
 from .errors import STTEventError
 
-__all__ = ["EventEmitter", "Occurrence"]
+__all__ = ["Delivery", "EventEmitter", "Handler", "Occurrence", "task_of_emit"]
 
 _log = logging.getLogger(__name__)
 _UNSET: Any = object()
@@ -47,6 +48,40 @@ class Occurrence(NamedTuple):
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+_of_emit: ContextVar[ref[asyncio.Task[None]] | None] = ContextVar("_of_emit", default=None)
+
+
+def task_of_emit() -> asyncio.Task[None] | None:
+    """Return the task, made by an emit that waits for it, in or on whose behalf this is called."""
+    task = _of_emit.get()
+    return None if task is None else task()
+
+
+class Delivery(str):
+    """An event's name that tells, when its emit has ended, whether a handler was called.
+
+    For what must go elsewhere if none was. It is the event's name for all else, and a wrapper of
+    ``emit`` passes it on like any other.
+
+    Attributes:
+        handler: The handler that was called last; None: none yet.
+        watch_only: Whether only `EventEmitter.on_any`, `wait_for` and `stream` are to be told.
+
+    """
+
+    __slots__ = ("handler", "watch_only")
+
+    handler: Handler | None
+    watch_only: bool
+
+    def __new__(cls, name: str, *, watch_only: bool = False) -> Self:
+        """Name an event."""
+        delivery = super().__new__(cls, name)
+        delivery.handler = None
+        delivery.watch_only = watch_only
+        return delivery
 
 
 class EventEmitter:
@@ -72,6 +107,8 @@ class EventEmitter:
         # Called as (name, args, kwargs): under None what `on_any` registered, under an event's
         # name its `wait_for` and `stream`. Never an empty list.
         self._watchers: dict[str | None, list[Handler]] = {}
+        self.followers: set[Callable[[], None]] = set()
+        """Called whenever `changes` changes, within the change; for the emitter's owner."""
         # The emits under way to several handlers, to be told of removals.
         self._running: set[_Emission] = set()
 
@@ -213,7 +250,7 @@ class EventEmitter:
         """
         handlers = self._handlers.get(name)
         watchers = self._watchers
-        if watchers and (None in watchers or name in watchers):
+        if (watchers and (None in watchers or name in watchers)) or name.__class__ is Delivery:
             return await self._emit_to_several(name, args, kwargs)
         if not handlers:
             if type(name) is not str:
@@ -348,12 +385,17 @@ class EventEmitter:
             self._remove(self._watchers, name, stream.put)
             stream.close()
 
-    def _add(self, table: dict[Any, list[Handler]], key: str | None, handler: Handler) -> None:
+    def _changed(self) -> None:
         self.changes += 1
+        for follower in tuple(self.followers):
+            follower()
+
+    def _add(self, table: dict[Any, list[Handler]], key: str | None, handler: Handler) -> None:
+        self._changed()
         table.setdefault(key, []).append(handler)
 
     def _remove(self, table: dict[Any, list[Handler]], key: str | None, handler: Handler) -> None:
-        self.changes += 1
+        self._changed()
         registered = table.get(key, [])
         for index, entry in enumerate(registered):
             if handler in (entry, _original(entry)):
@@ -368,14 +410,18 @@ class EventEmitter:
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Any]:
         _check_name(name)
-        emission = _Emission(name, self._report)
+        delivery = name if isinstance(name, Delivery) else Delivery(name)
+        name = str(name)
+        emission = _Emission(delivery, self._report)
         if watchers := self._watchers:
             # A copy: what a watcher does to it must not change what handlers are called with.
             seen = (name, args, kwargs.copy())
             emission.take(watchers.get(None, []), seen, {})
             emission.take(watchers.get(name, []), seen, {})
         watching = len(emission.calls)
-        emission.take(self._handlers.get(name, []), args, kwargs)
+        if not delivery.watch_only:
+            emission.take(self._handlers.get(name, []), args, kwargs)
+        emission.watching = watching
         await emission.run(self._running)
         return emission.results(watching)
 
@@ -432,12 +478,14 @@ class _Emission:
         "_tasks",
         "_waits",
         "calls",
+        "watching",
     )
 
     def __init__(
-        self, name: str, report: Callable[[str, Handler, BaseException], Awaitable[None]]
+        self, name: Delivery, report: Callable[[str, Handler, BaseException], Awaitable[None]]
     ) -> None:
         self.calls: list[_Call] = []
+        self.watching = 0  # so many of the calls tell watchers
         self._name = name
         self._report = report
         # Each list that was taken from, and which calls its first items are.
@@ -506,8 +554,10 @@ class _Emission:
 
     async def _make(self, calls: Iterable[tuple[int, _Call]]) -> None:
         for index, (handler, args, kwargs) in calls:
-            if index in self._removed:
+            if index in self._removed or (self._name.watch_only and index >= self.watching):
                 continue
+            if index >= self.watching:
+                self._name.handler = _original(handler)
             try:
                 self._outcomes[index] = await handler(*args, **kwargs)
             except (Exception, CancelledError) as exc:  # noqa: BLE001 - reported
@@ -525,7 +575,9 @@ class _Emission:
         # Not create_task: an eager one would run within the handler that waits. And what the
         # handlers before it have done to the caller's context is not for this one.
         loop = asyncio.get_running_loop()
-        task = asyncio.Task(coroutine, loop=loop, context=self._context.copy())
+        context = self._context.copy()
+        task = asyncio.Task(coroutine, loop=loop, context=context)
+        context.run(_of_emit.set, ref(task))
         self._tasks.append((index, task))
 
     def _fail(self, index: int, exc: BaseException) -> None:
@@ -549,7 +601,7 @@ class _Emission:
 
     async def _tell(self, handler: Handler, failure: BaseException) -> None:
         try:
-            await self._report(self._name, handler, failure)
+            await self._report(str(self._name), handler, failure)
         except CancelledError:
             raise
         except BaseException as exc:  # noqa: BLE001 - as of any other handler

@@ -18,7 +18,7 @@ from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from time import time
-from typing import TYPE_CHECKING, Any, Never, Protocol
+from typing import TYPE_CHECKING, Never, Protocol
 
 from .endpoints import Traffic
 from .errors import (
@@ -35,7 +35,7 @@ from .pump import Pump, PumpOwner
 from .session import Link, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from .connection import Connection
     from .pump import Step
@@ -82,9 +82,6 @@ class SessionStats:
 
 class SessionOwner(PumpOwner, Protocol):
     """What a session needs of its node."""
-
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a task of the node."""
 
     def session_opened(self, session: Session) -> None:
         """Note that both sides hold the session for established."""
@@ -543,7 +540,7 @@ class Session:
             if taken == len(messages):
                 return
             messages = messages[taken:]
-        self._enqueue(messages)
+        self._pumping().add_messages(messages)
 
     def progressed(self) -> None:
         """Act on what the peer's bytes have changed in the session's state."""
@@ -692,18 +689,17 @@ class Session:
 
     def tell(self, step: Step) -> None:
         """Run ``step`` once all that came before has been handed on."""
-        self._enqueue((step,))
+        self._pumping().add_step(step)
 
     def take_back(self, step: Step | None) -> bool:
         """Do not run ``step``, if it is the last one told and its turn has not come; whether so."""
         return self._pump is not None and self._pump.take_back(step)
 
-    def _enqueue(self, items: Sequence[bytes | Step]) -> None:
+    def _pumping(self) -> Pump:
         if self._pump is None:
-            pump = Pump(self, self._owner)
-            self._owner.own(pump.run())
-            self._pump = pump
-        self._pump.add(items)
+            self._pump = Pump(self, self._owner)
+            self._pump.start()
+        return self._pump
 
     def pumped(self) -> None:
         """Note that all has been handed on."""

@@ -41,6 +41,7 @@ from .noise import Handshake
 from .payload import as_bytes
 from .registry import Registry
 from .runtime import Counters, Runtime
+from .stopping import StopReport, end_tasks
 from .transports.tcp import TcpNetwork, descriptor_limit
 from .workers import Workers
 
@@ -63,8 +64,6 @@ _deriving = Workers("stt-keys", 1)
 """Keys are derived one after the other anyway (`identity`), and must not wait for anything else."""
 _CHECK_SECONDS = 1.0
 """How often sessions are looked at for silence: a fraction of the shortest sensible time-out."""
-_CANCEL_SECONDS = 1.0
-"""How long a handler that was cancelled may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ class STTNode:
         self._keeper = Keeper(self._registry, self._connector)
         self._listener: Listener | None = None
         self._started = False
-        self._stopping: asyncio.Task[tuple[STTSessionLostError, ...]] | None = None
+        self._stopping: asyncio.Task[StopReport] | None = None
 
     def __reduce__(self) -> Never:
         raise TypeError("STTNode holds seeds and can neither be pickled nor copied")
@@ -307,13 +306,17 @@ class STTNode:
                 most,
             )
 
-    async def stop(self, drain: float | None = None) -> tuple[STTSessionLostError, ...]:
+    async def stop(self, drain: float | None = None) -> StopReport:
         """Stop: say goodbye to all peers, end every session, connection and task.
 
-        Messages accepted before are delivered first, for up to ``drain`` seconds. Handlers that
-        run get ``close_timeout`` seconds to end and are cancelled then. May be called twice, and
-        from inside a handler, whose own session's last events then follow its return. If
-        cancelled, the node goes on stopping.
+        Messages accepted before are delivered first, for up to ``drain`` seconds. What peers have
+        sent is handed on meanwhile, and for at least ``close_timeout`` seconds after that; then
+        the handlers that still run are cancelled.
+
+        May be called twice, and from inside a handler that awaits it: what is left to be told of
+        that handler's session is told meanwhile and does not wait for it. (Await it directly, or
+        as a task, or with ``gather``; the node does not see through more, and waits for the
+        handler until the time is over.) If cancelled, the node goes on stopping.
 
         What waits in the inboxes can be received after that. Whoever waits for more gets
         STTEndpointError, until the node is started again. (On a node that has never been started
@@ -325,7 +328,8 @@ class STTNode:
         Returns:
             One error for each session that could not deliver all of its messages during the stop;
             it tells which. Sessions lost before were told of then (``error``, ``session_lost``),
-            and are not kept.
+            and are not kept. Its ``undelivered`` has the messages of peers that no handler took
+            in time, which ``error`` (``undelivered``) tells of, too.
 
         Raises:
             RuntimeError: The node runs in another event loop, or in this forked child's parent.
@@ -335,14 +339,14 @@ class STTNode:
         """
         self._runtime.check_caller()
         if not self._runtime.running:
-            lost = await self._clear_remains()
+            lost = StopReport(await self._clear_remains())
             self.endpoints.close_inboxes(_STOPPED)
             return lost
         runtime = self._runtime
         if not self._started:  # `start` is under way: it gives up when it sees this
             runtime.end()
             self.endpoints.close_inboxes(_STOPPED)
-            return ()
+            return StopReport()
         runtime.spare_caller()
         if self._stopping is None:
             runtime.stopping = True
@@ -351,7 +355,7 @@ class STTNode:
             self._stopping = asyncio.Task(self._stop(seconds), loop=runtime.loop)
         return await asyncio.shield(self._stopping)
 
-    async def _stop(self, drain: float) -> tuple[STTSessionLostError, ...]:
+    async def _stop(self, drain: float) -> StopReport:
         runtime, registry = self._runtime, self._registry
         if self._listener is not None:
             await self._listener.close()
@@ -368,16 +372,14 @@ class STTNode:
                 # Nobody would dial: we have nothing to deliver, or the peer finds nobody listening.
                 session.lose("the node was stopped while the session had no connection")
             session.start_closing()
+        end = runtime.loop.time() + drain
         await runtime.until_none(lambda: registry.sessions, drain)
         for session in self.sessions:
             session.lose("the node was stopped before its peer had acknowledged everything")
         self._check_timer.cancel()
-        for patience in (self.config.close_timeout, _CANCEL_SECONDS, _CANCEL_SECONDS):
-            await runtime.until_none(runtime.tasks, patience)
-            for task in runtime.tasks():
-                task.cancel()
-        for task in runtime.tasks():
-            logger.error("a handler goes on although it was cancelled: %r", task)
+        patience = max(end - runtime.loop.time(), self.config.close_timeout)
+        await runtime.until_none(runtime.tasks, patience)
+        await end_tasks(runtime)
         await runtime.until_none(lambda: registry.connections, self.config.close_timeout)
         for connection in list(registry.connections):
             connection.drop()
@@ -386,12 +388,13 @@ class STTNode:
         )
         self._listener = self._stopping = None
         self._started = False
-        lost = tuple(registry.lost)
+        report = StopReport(registry.lost, registry.left_over)
         registry.lost.clear()
+        registry.left_over.clear()
         registry.end()
         runtime.end()
         self.endpoints.close_inboxes(_STOPPED)
-        return lost
+        return report
 
     async def _clear_remains(self) -> tuple[STTSessionLostError, ...]:
         """Clear away what a life whose event loop was closed has left; return what was lost."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .endpoints import EndpointManager, Traffic
     from .events import EventEmitter
     from .noise import Channel
+    from .pump import Pump, Step
     from .runtime import Runtime
     from .session import SessionMachine
     from .transports.base import Address, Transport
@@ -85,6 +86,7 @@ class Registry:
         budget: Of all their machines together; see `budget_of`.
         lost: Of the sessions that ended with messages undelivered while the node stops. Those that
             end before are told of when it happens, and not kept: their messages may be large.
+        left_over: By peer, what the stopping node has acknowledged and could not hand on.
 
     """
 
@@ -100,6 +102,7 @@ class Registry:
         self.unconfirmed: dict[bytes, Session] = {}
         self.connections: set[Connection] = set()
         self.lost: list[STTSessionLostError] = []
+        self.left_over: dict[bytes, list[bytes]] = {}
         self.reconnects = Reconnects(self, dialer)
         self.clones = Clones(runtime)
         self._departing: set[Session] = set()  # those of all peers
@@ -162,12 +165,19 @@ class Registry:
         """Raise RuntimeError, in debug mode, for a caller in another thread."""
         self.runtime.check_thread()
 
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a task of the node."""
-        return self.runtime.own(coroutine)
+    @property
+    def time_is_over(self) -> bool:
+        """Whether the node cancels the handlers that still run."""
+        return self.runtime.time_is_over
+
+    def own(
+        self, coroutine: Coroutine[Any, Any, None], worker: Pump | None = None
+    ) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node, which tells the pump what becomes of it."""
+        return self.runtime.own(coroutine, worker)
 
     async def emit(self, event: str, **details: Any) -> None:
-        """Emit an event; never raises, but if cancelled."""
+        """Emit an event. Raises only if the task is cancelled, or to interrupt the program."""
         await self.runtime.emit(event, **details)
 
     def ensure_endpoint(self, session: Session) -> None:
@@ -272,16 +282,17 @@ class Registry:
         peer.sessions.append(session)
         self._route(session.peer_node_id)
         self.ensure_endpoint(session)
-        session.tell(partial(self._announce, session, peer))
+        session.tell(partial(self._announce_session, session, peer))
+        session.tell(partial(self._announce_peer, session, peer))
         opening = self.opening.get(session)
         if opening is not None and not opening.done():
             opening.set_result(None)
 
-    async def _announce(self, session: Session, peer: Peer) -> None:
-        try:
-            await self.emit("session_created", session_id=session.session_id)
-        finally:
-            peer.announced += 1
+    async def _announce_session(self, session: Session, peer: Peer) -> None:
+        peer.announced += 1
+        await self.emit("session_created", session_id=session.session_id)
+
+    async def _announce_peer(self, session: Session, peer: Peer) -> None:
         if not peer.connected:
             peer.connected = True
             await self.emit("peer_connected", peer_node_id=session.peer_node_id)
@@ -383,23 +394,39 @@ class Registry:
             }
             session.tell(partial(self.runtime.emit_error, "session_lost", losses))
         session.tell(partial(self._say_farewell, session, peer))
+        session.tell(partial(self._say_farewell_to, session.peer_node_id, peer))
+        session.tell(partial(self._forget, session, peer))
 
     async def _say_farewell(self, session: Session, peer: Peer) -> None:
+        peer.announced -= 1
+        await self.emit("session_closed", session_id=session.session_id)
+
+    async def _say_farewell_to(self, peer_node_id: bytes, peer: Peer) -> None:
+        if peer.announced == 0 and peer.connected:
+            peer.connected = False
+            await self.emit("peer_disconnected", peer_node_id=peer_node_id)
+
+    async def _forget(self, session: Session, peer: Peer) -> None:
+        """Let go of what has ended, now that the application knows it."""
         peer_node_id = session.peer_node_id
-        try:
-            await self.emit("session_closed", session_id=session.session_id)
-            peer.announced -= 1
-            if peer.announced == 0 and peer.connected:
-                peer.connected = False
-                await self.emit("peer_disconnected", peer_node_id=peer_node_id)
-        finally:
-            peer.departing.remove(session)
-            self._departing.discard(session)
-            gone = not peer.sessions and not peer.departing
-            if gone and self.peers.get(peer_node_id) is peer:
-                del self.peers[peer_node_id]
-                if self.endpoints.is_temporary(peer_node_id):
-                    self.endpoints.retire_endpoint(peer_node_id)
+        peer.departing.remove(session)
+        self._departing.discard(session)
+        gone = not peer.sessions and not peer.departing
+        if gone and self.peers.get(peer_node_id) is peer:
+            del self.peers[peer_node_id]
+            if self.endpoints.is_temporary(peer_node_id):
+                self.endpoints.retire_endpoint(peer_node_id)
+
+    def undelivered(self, session: Session, messages: tuple[bytes, ...]) -> Step:
+        """Note messages that cannot be handed on any more; return the step that tells of them."""
+        self.left_over.setdefault(session.peer_node_id, []).extend(messages)
+        details = {
+            "session_id": session.session_id,
+            "peer_node_id": session.peer_node_id,
+            "reason": f"the node was stopped before {len(messages)} messages were handed on",
+            "messages": messages,
+        }
+        return partial(self.runtime.emit_error, "undelivered", details)
 
     def tell(self, session: Session, event: str) -> None:
         """Emit that a session was suspended or resumed, in order with all else about it.

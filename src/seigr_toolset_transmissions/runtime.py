@@ -11,9 +11,10 @@ import contextlib
 import logging
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import ref
 
+from .events import Delivery, task_of_emit
 from .forks import belongs_to_parent
 from .unheard import UnheardErrors
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .endpoints import EndpointManager
     from .events import EventEmitter
 
-__all__ = ["Counters", "Runtime"]
+__all__ = ["Counters", "Runtime", "Worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,19 @@ class _Report:
         self.task: asyncio.Task[None] | None = None
 
 
+class Worker(Protocol):
+    """Whose work one of the node's tasks does, and can be gone on with by another."""
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """Note that the task has ended."""
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """Go on without the task: it waits for the node's stop, or cannot be ended."""
+
+    def handlers_changed(self) -> None:
+        """Note that handlers were registered or removed."""
+
+
 class Runtime:
     """One node's common ground.
 
@@ -72,6 +86,8 @@ class Runtime:
         counters: What has happened so far.
         incarnation: 16 random bytes of this life of the node; empty while it does not run.
         stopping: Whether the node is being stopped.
+        time_is_over: Whether the stopping node waits no longer for handlers, and cancels them.
+            Whoever cancels a task of the node before that is no part of it.
         orphaned: Whether this is a forked child, and the node is its parent's.
 
     """
@@ -89,10 +105,13 @@ class Runtime:
         self.counters = counters
         self.incarnation = b""
         self.stopping = False
+        self.time_is_over = False
         self.orphaned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = Context()  # that of `node.STTNode.start`, while the node runs
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], Worker | None] = {}
+        self._handled = False  # whether there was a handler of messages
+        self._stirred = False  # whether workers are to be told that there are some, or none
         self._stop_callers: set[asyncio.Task[Any]] = set()  # they wait for `stop`: not it for them
         self._quiet = asyncio.Event()  # set when something has ended
         self._reports: dict[str, _Report] = {}  # by type, of which there are a few
@@ -106,11 +125,14 @@ class Runtime:
         self._context = copy_context()
         self.incarnation = incarnation
         self._quiet = asyncio.Event()
-        self.stopping = False
+        self.stopping = self.time_is_over = self._stirred = False
+        self._handled = self.events.handled("data_received")
+        self.events.followers.add(self._stir)
 
     def end(self) -> None:
         """End it; what handlers that could not be ended still do finds no running node."""
         self._unheard.flush()
+        self.events.followers.discard(self._stir)
         self._loop = None
         self._context = Context()
         self.incarnation = b""
@@ -183,7 +205,9 @@ class Runtime:
 
     # ---------------------------------------------------------------------- tasks
 
-    def own(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def own(
+        self, coroutine: Coroutine[Any, Any, T], worker: Worker | None = None
+    ) -> asyncio.Task[T]:
         """Run a coroutine as a task of the node, which ends with it.
 
         It runs in a copy of the context in which the node was started: a handler must not see the
@@ -195,21 +219,53 @@ class Runtime:
         # Not create_task: an eager task factory would run application code within our own.
         task = asyncio.Task(coroutine, loop=self.loop, context=context)
         context.run(_inside.set, ref(task))
-        self._tasks.add(task)
+        self._tasks[task] = worker
         task.add_done_callback(self._disown)
         return task
 
     def _disown(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        worker = self._tasks.pop(task, None)
+        if worker is not None:
+            worker.task_ended(task)
         self.ended()
 
+    def _stir(self) -> None:
+        """Tell the workers, when the present step of the program is over, of other handlers."""
+        handled = self.events.handled("data_received")
+        if handled != self._handled:
+            self._handled = handled
+            if self.running and not self._stirred:
+                self._stirred = True
+                self.loop.call_soon(self._handlers_changed)
+
+    def _handlers_changed(self) -> None:
+        self._stirred = False
+        for worker in list(self._tasks.values()):
+            if worker is not None:
+                worker.handlers_changed()
+
     def spare_caller(self) -> None:
-        """Do not wait for the task in which, or for which, this is called: it waits for us."""
+        """Do not wait for the node's task in which this is called: it waits for us.
+
+        Nor for one that waits for the calling task. A task that a handler has made inherits the
+        handler's context, but need not be waited for.
+        """
         inside = _inside.get()
         caller = None if inside is None else inside()
-        if caller is not None:
+        calling = asyncio.current_task()
+        if caller is None or calling is None:
+            return
+        if any(_waits_for(task, calling) for task in (caller, task_of_emit()) if task is not None):
             self._stop_callers.add(caller)
+            self.go_on_without({caller})
             self.ended()
+
+    def go_on_without(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Let other tasks do what these would have done next."""
+        for task in tasks:
+            worker = self._tasks.get(task)
+            if worker is not None:
+                worker.leave(task)
 
     def is_spared(self, task: asyncio.Task[Any]) -> bool:
         """Whether the task waits for the node's stop, so that the stop must not wait for it."""
@@ -217,7 +273,7 @@ class Runtime:
 
     def tasks(self) -> set[asyncio.Task[Any]]:
         """Return the tasks that run, but for those that wait for the node's stop."""
-        return self._tasks - self._stop_callers
+        return self._tasks.keys() - self._stop_callers
 
     def ended(self) -> None:
         """Note that something has ended for which `until_none` may wait."""
@@ -234,11 +290,45 @@ class Runtime:
     # ---------------------------------------------------------------------- voice
 
     async def emit(self, event: str, **details: Any) -> None:
-        """Emit an event; a wrapper of ``emit`` that raises must not take the node down."""
+        """Emit an event; a wrapper of ``emit`` that raises must not take the node down.
+
+        Raises:
+            CancelledError: The task was cancelled. Unless the node has done that, it counts as the
+                failure of the handler that ran, and was reported.
+            BaseException: `KeyboardInterrupt` or `SystemExit` of a handler.
+
+        """
+        name = event if isinstance(event, Delivery) else Delivery(event)
+        failure: BaseException | None = None
         try:
-            await self.events.emit(event, **details)
+            await self.events.emit(name, **details)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
         except Exception:
             logger.exception("emitting %r failed", event)
+        except BaseException as error:  # noqa: BLE001 - reported
+            failure = error
+        if failure is not None:
+            try:
+                await self._report_failure(name, failure)
+            finally:
+                failure = None  # its traceback leads here: no cycle of references
+
+    async def _report_failure(self, event: Delivery, failure: BaseException) -> None:
+        """Report what others have done to a handler, or it to us; raise a cancellation after it."""
+        task = asyncio.current_task()
+        cancelled = isinstance(failure, asyncio.CancelledError)
+        try:
+            if cancelled and self.time_is_over:
+                raise failure
+            while task is not None and task.cancelling():
+                task.uncancel()
+            if event.handler is not None:
+                await self.events.failed(str(event), event.handler, failure)
+            if cancelled:
+                raise failure
+        finally:
+            del failure  # its traceback leads here: no cycle of references
 
     async def emit_error(self, error_type: str, details: dict[str, Any]) -> None:
         """Emit the event ``error``, or warn in the log if nobody has asked for it.
@@ -267,6 +357,15 @@ class Runtime:
         report.last = now
         count, report.count = report.count, 0
         report.task = self.own(self.emit_error(error_type, details | {"count": count}))
+
+
+def _waits_for(task: asyncio.Future[Any], other: asyncio.Task[Any]) -> bool:
+    """Tell whether a task cannot go on before another one has ended, as far as that shows."""
+    if task is other:
+        return True
+    # There is no public way to ask for it.
+    awaited = [getattr(task, "_fut_waiter", None), *getattr(task, "_children", ())]
+    return any(_waits_for(future, other) for future in awaited if future is not None)
 
 
 def _do_nothing() -> None:

@@ -42,7 +42,7 @@ class UnheardErrors:
 
         A session that was lost with nothing undelivered is not worth a line.
         """
-        undelivered = sum(len(details.get(key, ())) for key in ("unsent", "unknown"))
+        undelivered = sum(len(details.get(key, ())) for key in ("unsent", "unknown", "messages"))
         if error_type in _NO_LINE or (error_type == "session_lost" and not undelivered):
             return
         quiet = self._quiet.get(error_type)
