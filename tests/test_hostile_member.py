@@ -290,6 +290,31 @@ async def test_a_flood_of_records_without_a_frame_ends_the_session() -> None:
         assert here.errors()[0] == ("limit_reached", "a flood of control frames")
 
 
+@pytest.mark.usefixtures("few_controls")
+@in_virtual_time
+async def test_a_flood_over_several_sessions_counts_as_one() -> None:
+    async with scene() as here:
+        channels = [await here.open() for _ in range(4)]
+        for channel in channels:
+            for _ in range(300):
+                channel.write(b"")
+        await here.log.until("session_closed")
+        assert here.errors("limit_reached") == [("limit_reached", "a flood of control frames")]
+
+
+@pytest.mark.usefixtures("few_controls")
+@in_virtual_time
+async def test_what_one_peer_floods_with_is_not_counted_against_another() -> None:
+    async with scene() as here:
+        other = Keys(SHARED_SEED)
+        mine, theirs = await here.open(), await here.open(other)
+        for channel in (mine, theirs):
+            for _ in range(900):
+                channel.write(b"")
+        await asyncio.sleep(3)
+        assert here.errors() == []
+
+
 # What is no record
 
 GARBAGE = {

@@ -109,6 +109,7 @@ def state(one: SessionMachine) -> dict[str, object]:
     """Return all that the machine and its outbox hold, but for when it last heard of the peer."""
     held = {name: getattr(one, name) for name in SessionMachine.__slots__}
     del held["last_received"], held["outbox"]
+    held["controls"] = one.controls.count
     held |= {f"outbox.{name}": getattr(one.outbox, name) for name in Outbox.__slots__}
     return {name: list(value) if isinstance(value, list) else value for name, value in held.items()}
 

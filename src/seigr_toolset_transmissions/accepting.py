@@ -172,6 +172,7 @@ class Acceptor:
             peer_max_message=opening.max_message_bytes,
             peer_credit=opening.credit,
             budget=registry.budget_of(peer_node_id),
+            controls=registry.controls_of(peer_node_id),
             now=registry.loop.time(),
         )
         machine.welcome()

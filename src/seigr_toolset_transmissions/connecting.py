@@ -119,6 +119,7 @@ class Connector:
             link=Link.OPENING,
             peer_max_message=dialed.reply.max_message_bytes,
             budget=registry.budget_of(dialed.peer_node_id),
+            controls=registry.controls_of(dialed.peer_node_id),
             now=registry.loop.time(),
         )
         session = registry.make_session(

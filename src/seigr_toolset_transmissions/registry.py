@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .noise import Channel
     from .pump import Pump, Step
     from .runtime import Runtime
-    from .session import SessionMachine
+    from .session import Controls, SessionMachine
     from .transports.base import Address, Transport
 
 __all__ = ["Peer", "Registry"]
@@ -492,6 +492,11 @@ class Registry:
         if session is None or session.peer_node_id != peer_node_id:
             return None
         return session if session.dial_address is None else None
+
+    def controls_of(self, peer_node_id: bytes) -> Controls | None:
+        """Return what the sessions of a peer count their control frames with; None without one."""
+        sessions = self.of_peer(peer_node_id) or self.unconfirmed_of(peer_node_id)
+        return sessions[0].machine.controls if sessions else None
 
     def position_at_end(self, session_id: bytes, peer_node_id: bytes) -> int | None:
         """Return how many frames of this peer's ended session had come; None if not known."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .config import NodeConfig
     from .outbox import Undelivered
 
-__all__ = ["Budget", "Link", "Phase", "SessionMachine"]
+__all__ = ["Budget", "Controls", "Link", "Phase", "SessionMachine"]
 
 ACK_SHARE = 4
 """An acknowledgement goes out alone once this share of the receive window is unacknowledged: often
@@ -56,12 +56,37 @@ MAX_PONGS = 64
 """PONGs that may wait for a connection that takes no bytes, before its peer counts as flooding."""
 
 MAX_CONTROLS = 100_000
-"""Control frames, and records without a whole frame, that a peer may send within a second beyond
-one for each message, of either side. An honest one sends some dozens, and if its application waits
-for each message's acknowledgement or measures one round trip after the other, as many as there are
-round trips: 25,000 were measured. A flood of them costs work and brings nothing."""
+"""Control frames, and records without a whole frame, that a peer may send within a second over all
+of its sessions, beyond one for each message, of either side. An honest one sends some dozens, and
+if its application waits for each message's acknowledgement or measures one round trip after the
+other, as many as there are round trips: 25,000 were measured. A flood of them costs work and brings
+nothing."""
 
 CONTROL_SECONDS = 1.0
+
+
+class Controls:
+    """What a peer has sent lately, over all of its sessions, that brings nothing."""
+
+    __slots__ = ("count", "since")
+
+    def __init__(self, now: float) -> None:
+        self.count = 0  # since then, less one for each message
+        self.since = now
+
+    def add(self, now: float) -> None:
+        """Count one control frame.
+
+        Raises:
+            STTLimitError: There were too many.
+
+        """
+        if now - self.since >= CONTROL_SECONDS:
+            self.since = now
+            self.count = 0
+        self.count += 1
+        if self.count > MAX_CONTROLS:
+            raise STTLimitError("a flood of control frames")
 
 
 class Budget(Protocol):
@@ -125,8 +150,6 @@ class SessionMachine:
         "_close_sent",
         "_consumed_cost",
         "_control",
-        "_controls",
-        "_controls_since",
         "_credit_sent",
         "_dialer",
         "_extra_received",
@@ -144,6 +167,7 @@ class SessionMachine:
         "_window",
         "aborted",
         "asked_at",
+        "controls",
         "epoch",
         "last_ack",
         "last_message",
@@ -166,6 +190,7 @@ class SessionMachine:
         peer_max_message: int,
         peer_credit: int = 0,
         budget: Budget,
+        controls: Controls | None = None,
         now: float,
     ) -> None:
         self.session_id = session_id
@@ -213,8 +238,8 @@ class SessionMachine:
 
         self._control: list[bytes] = []  # encoded frames to go out first
         self._pongs = 0
-        self._controls = 0  # received since `_controls_since`, less one for each message
-        self._controls_since = now
+        self.controls = controls or Controls(now)
+        """What the peer has sent that brings nothing; shared by all of its sessions."""
         self._ping_token = 0
         self._ping_due = False
         self._ping_time: float | None = None  # when the unanswered PING was sent
@@ -335,7 +360,7 @@ class SessionMachine:
 
     def _receive(self, frames: Sequence[Frame], messages: list[bytes], now: float) -> None:
         if not frames:
-            self._count_control(now)
+            self.controls.add(now)
         for frame in frames:
             if self.phase is _CLOSED:
                 break  # a PONG, say, that was under way while the session ended
@@ -349,15 +374,7 @@ class SessionMachine:
                 )
             handler(self, frame, messages, now)
             if kind is not list and kind is not Part:
-                self._count_control(now)
-
-    def _count_control(self, now: float) -> None:
-        if now - self._controls_since >= CONTROL_SECONDS:
-            self._controls_since = now
-            self._controls = 0
-        self._controls += 1
-        if self._controls > MAX_CONTROLS:
-            raise STTLimitError("a flood of control frames")
+                self.controls.add(now)
 
     def _on_data(self, run: list[bytes], messages: list[bytes], _now: float) -> None:
         if self._max_receive < MAX_DATA_BYTES:
@@ -397,7 +414,7 @@ class SessionMachine:
         self._budget.take(cost - self._recv_cost)
         self._recv_cost = cost
         self._recv_next += count
-        self._controls -= count
+        self.controls.count -= count
 
     @property
     def unfinished_since(self) -> float | None:
@@ -425,7 +442,7 @@ class SessionMachine:
 
     def _acknowledge(self, recv_next: int, credit: int) -> None:
         """Let go of the frames below ``recv_next``."""
-        self._controls -= self.outbox.acknowledge(recv_next, credit)
+        self.controls.count -= self.outbox.acknowledge(recv_next, credit)
 
     # ---------------------------------------------------------------- liveness
 
