@@ -74,12 +74,30 @@ async def test_a_child_can_neither_use_nor_start_nor_stop_a_node_of_its_parent()
             lambda: node.ban(bytes(32)),
             lambda: node.unban(bytes(32)),
             lambda: node.set_shared_seed(SHARED_SEED),
-            lambda: node.endpoints.receive_any(timeout=1),
         ):
             assert on_a_loop_of_its_own(make).startswith(REFUSED)
         assert in_fork(lambda: node.retry_now(bytes(32))).startswith(REFUSED)
         assert in_fork(lambda: pair.listener.address) == "None"
         await exchange(pair)
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+async def test_a_child_does_not_receive_what_its_parent_receives(arrived: bool) -> None:
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        endpoints, peer = pair.listener.endpoints, pair.dialer.node_id
+        await until(lambda: peer in endpoints)
+        if arrived:
+            await pair.near.send(b"of the parent")
+            await pair.near.flush()
+        for make in (
+            lambda: endpoints.receive_any(timeout=1),
+            lambda: endpoints.receive_from(peer, timeout=1),
+            lambda: endpoints.deliver(peer, b"of the child"),
+        ):
+            assert "belongs to the parent" in on_a_loop_of_its_own(make)
+        if arrived:
+            assert await endpoints.receive_any(timeout=9) == (b"of the parent", peer)
 
 
 async def test_the_error_names_the_remedy() -> None:

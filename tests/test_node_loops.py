@@ -127,7 +127,7 @@ def test_the_sockets_of_a_closed_loop_are_closed_when_the_node_is_stopped(
         await bob.start(server_mode=True)
         stranger.setblocking(False)
         await asyncio.get_running_loop().sock_connect(stranger, address_of(bob))
-        await until(lambda: bob.stats().half_open)
+        await until(lambda: any(one._transport for one in bob._acceptor.answering))
         stranger.settimeout(9)
         return address_of(bob)
 
@@ -155,8 +155,8 @@ def test_a_kept_endpoint_is_dialled_in_the_next_life() -> None:
 
     network = MemoryNetwork()
     alice, bob = make("alice", network=network), make("bob", network=network)
-    run(asyncio.new_event_loop(), first())
-    run(asyncio.new_event_loop(), second())
+    asyncio.run(first())
+    asyncio.run(second())
 
 
 async def test_another_running_loop_is_refused_and_told_of() -> None:

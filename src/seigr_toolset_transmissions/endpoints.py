@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .callables import is_async
 from .errors import STTConfigError, STTEndpointError
 from .fanout import Route, SendOutcome, fan_out
+from .forks import Orphan
 from .inbox import Inboxes
 from .payload import as_bytes
 from .room import Room
@@ -591,6 +592,10 @@ class EndpointManager:
         Ends with `open_inboxes`.
         """
         self._inboxes.close(reason, self._endpoints.values())
+
+    def orphan(self) -> None:
+        """Receive and take no more: this is a forked child, and the messages are its parent's."""
+        self._inboxes = cast("Inboxes", Orphan("the inbox"))
 
     def open_inboxes(self) -> None:
         """Let receivers wait for messages again."""

@@ -9,12 +9,12 @@ registers here what to do about it in a child.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["belongs_to_parent", "in_child"]
+__all__ = ["Orphan", "belongs_to_parent", "in_child"]
 
 
 def in_child(call: Callable[[], None]) -> None:
@@ -32,3 +32,13 @@ def belongs_to_parent(what: str) -> RuntimeError:
         f"{what} belongs to the parent of this forked process and cannot be used here: create and "
         'start a node in the child, or use the start method "spawn" of multiprocessing'
     )
+
+
+class Orphan:
+    """Stands, in a child, for something of its parent: whatever it is asked for is an error."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Never:
+        raise belongs_to_parent(self._what)

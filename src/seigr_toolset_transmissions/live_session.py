@@ -113,15 +113,15 @@ class SessionOwner(PumpOwner, Protocol):
     def check_caller(self) -> None:
         """Raise RuntimeError for a caller in another event loop, or in a forked child."""
 
-    def check_process(self) -> None:
-        """Raise RuntimeError in a forked child."""
-
     def check_thread(self) -> None:
-        """Raise RuntimeError, in debug mode, for a caller in another thread."""
+        """Raise RuntimeError in a forked child, and in debug mode for another thread's caller."""
 
 
 class Session:
     """An ordered, lossless stream of messages with one peer. Made by `STTNode`.
+
+    Whatever sends or waits raises RuntimeError in a forked child, and whatever waits if another
+    event loop runs than the node's.
 
     Attributes:
         peer_node_id: The peer's authenticated identity, 32 bytes.
@@ -295,7 +295,6 @@ class Session:
             STTSessionClosedError: The session takes no more messages.
             STTMessageSizeError: The message is too long.
             TypeError: ``data`` is not bytes-like.
-            RuntimeError: This is a forked child, and the session is its parent's.
 
         """
         if not self.try_send(as_bytes(data)):
@@ -344,7 +343,6 @@ class Session:
         Raises:
             STTSessionLostError: The session ended first; it tells which messages are uncertain.
             STTSessionClosedError: The session ended first.
-            RuntimeError: Another event loop runs than the node's, or this is a forked child.
 
         """
         self._owner.check_caller()
@@ -374,7 +372,6 @@ class Session:
         Raises:
             STTSessionLostError: Messages could not be delivered in that time; it tells which. The
                 session has ended all the same.
-            RuntimeError: Another event loop runs than the node's, or this is a forked child.
 
         """
         self._owner.check_caller()
@@ -388,12 +385,7 @@ class Session:
             raise self._end_error()
 
     async def wait_closed(self) -> None:
-        """Wait until the session has ended, in whatever way; `error` then tells whether well.
-
-        Raises:
-            RuntimeError: Another event loop runs than the node's, or this is a forked child.
-
-        """
+        """Wait until the session has ended, in whatever way; `error` then tells whether well."""
         self._owner.check_caller()
         if not self._closed:
             if self._ended is None:
@@ -502,7 +494,7 @@ class Session:
 
     def _end_error(self) -> STTSessionClosedError:
         """Return a new error for each call that fails: raising one again adds to its traceback."""
-        self._owner.check_process()
+        self._owner.check_thread()
         if self.error is None:
             return STTSessionClosedError("the session is closed and takes no more messages")
         error = copy(self.error)

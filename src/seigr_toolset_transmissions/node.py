@@ -439,6 +439,7 @@ class STTNode:
         """Be of no use: this is a forked child, and a node that runs is its parent's."""
         if self._runtime.running:
             self._runtime.orphan()
+            self.endpoints.orphan()
             self._registry.orphan("it belongs to the parent of this forked process")
             self._listener = None
 

@@ -153,16 +153,12 @@ class Registry:
         """The node's event loop."""
         return self.runtime.loop
 
-    def check_process(self) -> None:
-        """Raise RuntimeError in a forked child."""
-        self.runtime.check_process()
-
     def check_caller(self) -> None:
         """Raise RuntimeError for a caller in another event loop, or in a forked child."""
         self.runtime.check_caller()
 
     def check_thread(self) -> None:
-        """Raise RuntimeError, in debug mode, for a caller in another thread."""
+        """Raise RuntimeError in a forked child, and in debug mode for another thread's caller."""
         self.runtime.check_thread()
 
     @property
