@@ -602,3 +602,56 @@ def test_an_interruption_goes_on_to_the_loop_and_the_rest_is_handed_on_when_that
         loop.close()
     assert log == [b"0", b"2", "ended"]
     assert user.machine.messages == 3
+
+
+@pytest.mark.parametrize(
+    ("times", "pushed", "pulled"), [(0, [], [b"1", b"2"]), (2, [b"1", b"1", b"2", b"2"], [])]
+)
+@in_virtual_time
+async def test_a_wrapper_of_emit_decides_how_often_handlers_are_called(
+    times: int, pushed: list[bytes], pulled: list[bytes]
+) -> None:
+    node, log = Node(), list[bytes]()
+    user = User(node)
+    original = node.events.emit
+
+    async def emit(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        for _ in range(times):
+            await original(name, *args, **kwargs)
+        return []
+
+    node.events.emit = emit  # type: ignore[method-assign]
+
+    @node.events.on("data_received")
+    async def handle(session_id: bytes, data: bytes) -> None:
+        log.append(data)
+
+    user.add([b"1", b"2"])
+    await user.run()
+    assert log == pushed
+    assert [(await node.endpoints.receive_any(timeout=0))[0] for _ in pulled] == pulled
+    assert user.machine.messages == 2
+
+
+@in_virtual_time
+async def test_a_wrapper_that_emits_later_hands_no_message_on_twice() -> None:
+    node, log = Node(), list[bytes]()
+    user = User(node)
+    original = node.events.emit
+    later = set[asyncio.Task[Any]]()
+
+    async def emit(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        later.add(asyncio.create_task(original(name, *args, **kwargs)))
+        return []
+
+    node.events.emit = emit  # type: ignore[method-assign]
+
+    @node.events.on("data_received")
+    async def handle(session_id: bytes, data: bytes) -> None:
+        log.append(data)
+
+    user.add([b"1", b"2"])
+    await user.run()
+    await asyncio.gather(*later)
+    assert log == []
+    assert [(await node.endpoints.receive_any(timeout=0))[0] for _ in range(2)] == [b"1", b"2"]

@@ -99,7 +99,7 @@ async def test_what_waits_for_a_full_inbox_can_be_received_after_stop() -> None:
     "event",
     ["session_created", "peer_connected", "data_received", "session_closed", "peer_disconnected"],
 )
-@pytest.mark.parametrize("how", ["awaited", "as a task", "gathered"])
+@pytest.mark.parametrize("how", ["awaited", "as a task", "gathered", "within a time"])
 @pytest.mark.parametrize("others", [0, 2], ids=["alone", "among several"])
 @in_virtual_time
 async def test_a_handler_that_stops_the_node_keeps_nothing_from_being_told(
@@ -122,6 +122,8 @@ async def test_a_handler_that_stops_the_node_keeps_nothing_from_being_told(
                 report = await listener.stop()
             elif how == "as a task":
                 report = await asyncio.create_task(listener.stop())
+            elif how == "within a time":
+                report = await asyncio.wait_for(listener.stop(), 9)
             else:
                 report, _ = await asyncio.gather(listener.stop(), asyncio.sleep(0))
             told.extend(log.names)

@@ -315,8 +315,8 @@ class STTNode:
 
         May be called twice, and from inside a handler that awaits it: what is left to be told of
         that handler's session is told meanwhile and does not wait for it. (Await it directly, or
-        as a task, or with ``gather``; the node does not see through more, and waits for the
-        handler until the time is over.) If cancelled, the node goes on stopping.
+        as a task, or with ``gather`` or ``wait_for``; the node does not see through more, and
+        waits for the handler until the time is over.) If cancelled, the node goes on stopping.
 
         What waits in the inboxes can be received after that. Whoever waits for more gets
         STTEndpointError, until the node is started again. (On a node that has never been started

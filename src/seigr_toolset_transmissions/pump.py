@@ -156,7 +156,7 @@ class Pump:
     def add_messages(self, messages: Sequence[bytes]) -> None:
         """Hand on messages, behind all that came before."""
         self._messages.extend(messages)
-        if not self._pushes():
+        if self._told or not self._owner.events.handled("data_received"):
             # Not now: a handler that need not wait may be about to replace the endpoint.
             self._owner.loop.call_soon(self._fill_inbox)
 
@@ -208,25 +208,26 @@ class Pump:
         """Work it all off; tell the session when nothing is left."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  it is one of the node's
-        while task is self._task and not task.cancelling():
-            if self._owner.time_is_over:
-                self._give_up()
-            if self._step_is_due():
-                _, step = self._steps.popleft()
+        if self._owner.time_is_over:  # had it been before, this would be another task
+            self._give_up()
+        steps, handled = self._steps, self._owner.events.handled
+        while task is self._task:
+            if steps and steps[0][0] <= self._handed:
+                _, step = steps.popleft()
                 await step()
             elif not self._messages:
                 self._task = None
                 self._session.pumped()
-            elif self._pushes():
+                return
+            elif handled("data_received") and not self._told:
                 await self._call_handlers(task)
             else:
                 self._fill_inbox()
-                if self._room is not None and not self._step_is_due():
+                if self._room is not None and not (steps and steps[0][0] <= self._handed):
                     self._turn = self._owner.loop.create_future()
                     await self._turn
-
-    def _step_is_due(self) -> bool:
-        return bool(self._steps) and self._steps[0][0] <= self._handed
+            if task.cancelling():  # others have meant a handler, or all tasks of the program
+                return
 
     def _take_turn(self) -> None:
         if self._turn is not None and not self._turn.done():

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import ref
 
@@ -363,9 +364,17 @@ def _waits_for(task: asyncio.Future[Any], other: asyncio.Task[Any]) -> bool:
     """Tell whether a task cannot go on before another one has ended, as far as that shows."""
     if task is other:
         return True
-    # There is no public way to ask for it.
-    awaited = [getattr(task, "_fut_waiter", None), *getattr(task, "_children", ())]
-    return any(_waits_for(future, other) for future in awaited if future is not None)
+    # There is no public way to ask for it. What `asyncio.wait_for` awaits up to Python 3.11 is told
+    # of the end of its task by a partial function.
+    awaited = getattr(task, "_fut_waiter", None)
+    calls = [call for call, _ in getattr(other, "_callbacks", None) or ()]
+    if any(isinstance(call, partial) and awaited in call.args for call in calls):
+        return awaited is not None
+    return any(
+        _waits_for(future, other)
+        for future in (awaited, *getattr(task, "_children", ()))
+        if future is not None
+    )
 
 
 def _do_nothing() -> None:
