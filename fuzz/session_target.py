@@ -7,9 +7,10 @@ session's rules, or bytes taken from the input. A model beside the machine knows
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import (
-    STTLimitError,
     STTMessageSizeError,
     STTProtocolError,
     STTSessionClosedError,
@@ -34,6 +35,9 @@ from seigr_toolset_transmissions.outbox import FRAME_COST
 from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
 
 from .reader import Reader
+
+if TYPE_CHECKING:
+    from seigr_toolset_transmissions.budget import Waiter
 
 __all__ = ["session"]
 
@@ -62,17 +66,49 @@ def session(data: bytes) -> None:
 
 
 class _Budget:
-    """The node's budget as a session sees it; it holds at most so many bytes."""
+    """The node's budget as a session sees it, with so much room beyond what each session has."""
 
-    def __init__(self) -> None:
-        self.shut = False
+    def __init__(self, first: int) -> None:
+        self.owner: Waiter | None = None
+        self.first_window = self.first_send = first
+        self.in_inbox = 0
         self.room = 1 << 20
+        self.granted = 0  # beyond the first window, and not released
+        self.lent = 0
 
-    def take(self, cost: int) -> None:
-        assert cost > 0
-        if cost > self.room:
-            raise STTLimitError("no room")
-        self.room -= cost
+    def grant(self, promised: int, wanted: int, needed: int) -> int:
+        assert wanted > 0
+        assert 0 <= needed <= wanted
+        granted = max(min(wanted, self.first_window - promised), min(wanted, self.room))
+        before, after = promised - self.first_window, promised + granted - self.first_window
+        assert self.granted == max(0, before)
+        self.granted = max(0, after)
+        return granted
+
+    def finished(self) -> None:
+        """Nobody else waits."""
+
+    def release(self, cost: int) -> None:
+        assert 0 <= cost <= self.granted
+        self.granted -= cost
+
+    def lend(self, over: int, wanted: int, *, alone: bool) -> bool:
+        assert over == self.lent
+        assert wanted > 0
+        if wanted > self.room and not alone:
+            return False
+        self.lent += wanted
+        return True
+
+    def give_back(self, size: int) -> None:
+        assert 0 <= size <= self.lent
+        self.lent -= size
+
+    def wait(self) -> None:
+        """Wait for the step `budget_changes`."""
+
+    def leave(self) -> None:
+        """Never called by a machine."""
 
 
 class _Run:
@@ -86,7 +122,7 @@ class _Run:
         self.unit = 257 if choices & 2 else 2
         self.now = 1.0
         self.over = False
-        self.budget = _Budget()
+        self.budget = _Budget(1 << 30 if choices & 8 else 100 * self.unit)
         self.credit = 0 if self.dials else source.byte() * self.unit
         """What the peer has granted in all."""
         self.machine = SessionMachine(
@@ -234,8 +270,8 @@ class _Run:
 
     def budget_changes(self) -> None:
         """Let the node's other sessions fill its budget, or empty it."""
-        self.budget.shut = not self.budget.shut
         self.budget.room = self.source.byte() << 12
+        self.machine.retry()
 
     # ------------------------------------------------------------ the peer's frames
 
@@ -357,8 +393,11 @@ class _Run:
                 assert machine.held_cost == held
             else:
                 assert machine.held_cost > held
-            assert machine.held_cost <= self.config.receive_window_bytes
-            assert (machine.unfinished_since is None) == (self.begun is None)
+            assert machine.held_cost + machine.promised_cost == machine.committed
+            assert self.budget.granted == max(0, machine.committed - self.budget.first_window)
+            assert self.begun is not None or machine.stuck_since is None
+            most = self.budget.first_send + self.budget.lent + 20 * FRAME_COST
+            assert machine.outbox.unacked_cost <= most  # a cut adds some frames
 
     def end(self) -> None:
         """End the session: what was not acknowledged is reported, in order."""
@@ -368,4 +407,5 @@ class _Run:
         reported = [*unknown, *unsent]
         assert reported == self.accepted[len(self.accepted) - len(reported) :]
         assert bool(reported) != all_acked or not self.accepted
+        assert self.machine.promised_cost == self.budget.lent == 0
         self.check()

@@ -34,7 +34,8 @@ ALLOWED = {
     "hello": FOUNDATION,
     "records": FOUNDATION | {"noise"},
     "outbox": FOUNDATION | {"frames"},
-    "session": FOUNDATION | {"frames", "outbox"},
+    "budget": FOUNDATION | {"frames", "outbox"},
+    "session": FOUNDATION | {"budget", "frames", "outbox"},
     # Where the protocol meets the transports.
     "loop_time": FOUNDATION,
     "connection": FOUNDATION
@@ -68,7 +69,6 @@ ALLOWED = {
     "clones": FOUNDATION | {"live_session", "runtime", "transports"},
     "reconnect": FOUNDATION
     | {"backoff", "clones", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
-    "budget": FOUNDATION,
     "registry": FOUNDATION
     | {
         "budget",

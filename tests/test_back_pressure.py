@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "max_message_bytes": 16 * KIB,
     "send_window_bytes": 128 * KIB,
     "receive_window_bytes": 64 * KIB,
+    "max_sessions": 8,  # so that there is room for whole windows from the first
     "inbox_bytes": 32 * KIB,
     "inbox_messages": 1000,
     "ping_interval": 5,

@@ -59,12 +59,13 @@ if TYPE_CHECKING:
     from seigr_toolset_transmissions import Session, STTNode
 
 KIB = 1024
-MAX_MESSAGE = 256 * KIB
-WINDOW = 512 * KIB
+MAX_MESSAGE = 128 * KIB
+WINDOW = 256 * KIB
 SETTINGS: dict[str, Any] = {
     "max_message_bytes": MAX_MESSAGE,
     "receive_window_bytes": WINDOW,
     "inbox_bytes": 64 * KIB,
+    "max_sessions": 64,  # so that there is room for whole windows from the first
 }
 CREDIT = 1 << 40
 
@@ -591,12 +592,9 @@ async def test_a_peer_that_resumes_all_the_time_does_not_make_events_pile_up() -
 
 # More than the node may hold. Its application takes nothing of what Mallory sends.
 
-LIMIT = 4 * WINDOW
-FULL = "the node holds all that it may (max_buffered_bytes)"
-
-
-MESSAGE = frame(DATA, bytes(16 * KIB - 64))
-FILLING = [MESSAGE] * (WINDOW // (16 * KIB))
+LIMIT = 2048 * KIB
+FIRST_WINDOW = (64 * KIB) + 64
+FILLING = [frame(DATA, bytes(16 * KIB - 64))] * 4
 """All that the first credit allows."""
 
 
@@ -609,52 +607,99 @@ async def come_and_go(channel: Channel, messages: list[bytes]) -> None:
     await channel.stream.ended.wait()
 
 
+def held_and_promised(here: Scene) -> int:
+    stats = here.node.stats()
+    return stats.buffered_bytes + stats.promised_bytes + stats.unacknowledged_bytes
+
+
 async def settle(here: Scene, seconds: float = 700) -> None:
     """Long enough for the honest peer to need new credit, again and again."""
     before = here.pair.far.stats.bytes_received
     await asyncio.sleep(seconds)
     assert here.pair.far.stats.bytes_received - before > 2 * WINDOW
-    assert here.node.stats().buffered_bytes <= LIMIT
+    assert held_and_promised(here) <= LIMIT
 
 
 @in_virtual_time
-async def test_many_that_fill_the_nodes_memory_lose_their_sessions_and_the_honest_goes_on() -> None:
+async def test_many_that_use_all_the_credit_they_get_lose_nothing_and_the_honest_goes_on() -> None:
     async with scene(max_buffered_bytes=LIMIT) as here:
-        channels = [await here.open(Keys(SHARED_SEED)) for _ in range(20)]
-        for channel in channels:
-            channel.write(*FILLING)
+        channels = [await here.open(Keys(SHARED_SEED)) for _ in range(15)]
+        given = [FIRST_WINDOW] * len(channels)
+
+        async def fill(number: int) -> None:
+            """Send what there is credit for, in messages of 1,000 bytes."""
+            channel, sent = channels[number], 0
+            while True:
+                while sent + 1064 <= given[number]:
+                    channel.write(frame(DATA, bytes(1000)))
+                    sent += 1064
+                kind, payload = await channel.read()
+                if kind == ACK:
+                    given[number] = int.from_bytes(payload[8:])
+                elif kind == PING:
+                    channel.write(frame(PONG, payload))
+
+        filling = [asyncio.ensure_future(fill(number)) for number in range(len(channels))]
         await settle(here)
-        assert ("limit_reached", FULL) in here.errors()
-        assert any(here.session(channel) is None for channel in channels)
+        assert here.errors() == []
+        assert all(here.session(channel) for channel in channels)
+        assert min(given) == FIRST_WINDOW
+        assert here.node.stats().buffered_bytes > LIMIT // 3
+        for task in filling:
+            task.cancel()
+        await asyncio.gather(*filling, return_exceptions=True)
 
 
 @in_virtual_time
-async def test_one_that_fills_the_nodes_memory_session_by_session_is_stopped() -> None:
-    async with scene(max_buffered_bytes=LIMIT) as here:
+async def test_one_that_comes_again_and_again_cannot_fill_the_nodes_memory() -> None:
+    async with scene(max_buffered_bytes=LIMIT, inbox_bytes=2 * FIRST_WINDOW) as here:
         welcomes = []
-        for _ in range(20):
-            channel, welcome = await here.dial()
+        for _ in range(40):
+            channel, welcome = await here.dial(Keys(SHARED_SEED))
             welcomes.append(welcome.status)
             if welcome.status == ACCEPTED:
                 await come_and_go(channel, FILLING)
+        assert welcomes[:15] == [ACCEPTED] * 15
         assert welcomes[-1] == REFUSED
+        reason = "a session was refused: all of max_buffered_bytes is promised or in use"
+        assert ("limit_reached", reason) in here.errors()
         await settle(here)
-        assert (await here.pair.dialer.connect(*address_of(here.node))).state == "open"
+        for peer in here.node.endpoints:
+            while peer != here.pair.dialer.node_id and here.node.endpoints.held_by(peer):
+                await here.node.endpoints.receive_from(peer)
+        _, welcome = await here.dial(Keys(SHARED_SEED))
+        assert welcome.status == ACCEPTED
 
 
 @in_virtual_time
-async def test_a_message_left_unfinished_while_memory_is_short_ends_the_session() -> None:
+async def test_a_message_left_unfinished_while_others_wait_for_its_room_ends_its_session() -> None:
     async with scene(max_buffered_bytes=LIMIT) as here:
-        channels = [await here.open(Keys(SHARED_SEED)) for _ in range(6)]
-        for channel in channels:
-            channel.write(*[frame(PART, bytes(60 * KIB))] * 4)
-        await asyncio.sleep(28)
-        assert all(here.session(channel) for channel in channels)
-        await asyncio.sleep(4)
-        assert not any(here.session(channel) for channel in channels)
+        slow, *silent = [await here.open(Keys(SHARED_SEED)) for _ in range(15)]
+        for channel in (slow, *silent):
+            channel.write(frame(PART, bytes(60 * KIB)))
+            await asyncio.sleep(0.1)
+        for _ in range(10):
+            assert not here.errors()
+            slow.write(frame(PART, bytes(100)))
+            await asyncio.sleep(2.6)
+        lost = []
+        for _ in range(3):
+            slow.write(frame(PART, bytes(100)))
+            await asyncio.sleep(10)
+            lost.append(sum(here.session(channel) is None for channel in silent))
+        # As many as had got the room that the others waited for; then nobody waits any more.
+        assert 4 < lost[0] == lost[2] < len(silent)
+        assert here.session(slow) is not None
         reason = "a message was left unfinished while memory was short"
-        assert ("limit_reached", reason) in here.errors()
-        assert here.node.stats().buffered_bytes < 64 * KIB
+        assert {why for name, why in here.errors("limit_reached")} == {reason}
+        slow.write(frame(DATA, b"the end"))
+        await until(lambda: here.node.endpoints.held_by(slow_id(here, slow)))
+
+
+def slow_id(here: Scene, channel: Channel) -> bytes:
+    far = here.session(channel)
+    assert far is not None
+    return far.peer_node_id
 
 
 @in_virtual_time

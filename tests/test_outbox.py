@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.session_pair import NoBudget
 from seigr_toolset_transmissions import frames, outbox
 from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import (
@@ -34,8 +35,16 @@ def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "MAX_DATA_BYTES", PART)
 
 
-def make(config: NodeConfig = CONFIG, *, peer_max_message: int = 1000, credit: int = ALL) -> Outbox:
-    return Outbox(config, peer_max_message=peer_max_message, credit=credit)
+def make(
+    config: NodeConfig = CONFIG,
+    *,
+    peer_max_message: int = 1000,
+    credit: int = ALL,
+    lender: NoBudget | None = None,
+) -> Outbox:
+    return Outbox(
+        config, peer_max_message=peer_max_message, credit=credit, lender=lender or NoBudget()
+    )
 
 
 def take(box: Outbox, budget: int = ALL) -> list[Frame]:
@@ -314,3 +323,98 @@ def test_what_was_cut_anew_is_abandoned_as_whole_messages() -> None:
     take(box, 600)
     assert box.sent < box.accepted
     assert box.abandon() == Undelivered(unsent=(long, b"waits"), unknown=())
+
+
+class Bank(NoBudget):
+    """Lends up to so many bytes."""
+
+    first_send = 500
+
+    def __init__(self, room: int = ALL) -> None:
+        super().__init__()
+        self.room = room
+        self.lent = 0
+        self.asked: list[tuple[int, int, bool]] = []
+
+    def lend(self, over: int, wanted: int, *, alone: bool) -> bool:
+        assert over == self.lent
+        self.asked.append((over, wanted, alone))
+        if self.lent + wanted > self.room:
+            return False
+        self.lent += wanted
+        return True
+
+    def give_back(self, size: int) -> None:
+        assert 0 <= size <= self.lent
+        self.lent -= size
+
+
+def test_a_little_is_held_without_asking_the_node_and_more_is_asked_for_in_large_steps() -> None:
+    bank = Bank()
+    box = make(lender=bank)
+    while box.send(bytes(36)):
+        assert box.unacked_cost <= 500 + bank.lent
+    assert box.unacked_cost == CONFIG.send_window_bytes
+    assert bank.asked == [(0, 500, False), (500, 1000, False), (1500, 2000, False)]
+    assert not box.short  # it is this session's own window that is full
+
+
+def test_without_room_in_the_node_nothing_is_accepted() -> None:
+    bank = Bank(room=100)
+    box = make(lender=bank)
+    sent = 0
+    while box.send(bytes(36)):
+        sent += 1
+    assert (sent, bank.lent) == (6, 100)
+    assert box.short
+    before = state(box)
+    assert not box.send(bytes(36))
+    assert state(box) == before
+    bank.room = ALL
+    assert box.send(bytes(36))
+    assert not box.short
+
+
+def test_what_is_acknowledged_is_given_back() -> None:
+    bank = Bank()
+    box = make(lender=bank)
+    while box.send(bytes(36)):
+        pass
+    take(box)
+    box.acknowledge(19, ALL)
+    assert bank.lent == 3500
+    box.acknowledge(20, ALL)
+    assert bank.lent == 1500  # what is held still, 500 of it without asking
+    box.acknowledge(37, ALL)
+    assert bank.lent == 0
+    assert box.send(bytes(36))
+    assert bank.lent == 0
+
+
+def test_what_is_lost_is_given_back() -> None:
+    bank = Bank()
+    box = make(lender=bank)
+    while box.send(bytes(36)):
+        pass
+    box.abandon()
+    assert bank.lent == 0
+
+
+def test_a_large_message_of_an_outbox_with_nothing_else_is_named_as_such() -> None:
+    bank = Bank(room=0)
+    box = make(lender=bank)
+    assert not box.send(bytes(1000))
+    assert box.send(b"")
+    assert not box.send(bytes(1000))
+    alone = [last for _, _, last in bank.asked]
+    assert alone == [False, True, False, False]
+
+
+def test_a_full_window_of_messages_does_not_ask_the_node() -> None:
+    bank = Bank()
+    box = make(replace(CONFIG, send_window_messages=2), lender=bank)
+    assert box.send(b"")
+    assert box.send(b"")
+    assert not box.send(bytes(1000))
+    assert not box.short
+    assert not bank.asked

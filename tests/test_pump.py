@@ -65,7 +65,8 @@ class Node:
 class Machine:
     """Counts what was consumed."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
+        self.window = window
         self.bytes = 0
         self.messages = 0
 
@@ -82,7 +83,7 @@ class User:
     session_id = b"the session"
 
     def __init__(self, node: Node) -> None:
-        self.machine = Machine()
+        self.machine = Machine(node.config.receive_window_bytes)
         self.node = node
         self.acknowledged: list[int] = []
         """How many messages were consumed each time that the peer was to hear of it."""

@@ -31,7 +31,6 @@ from seigr_toolset_transmissions.outbox import FRAME_COST, Outbox, Undelivered
 from seigr_toolset_transmissions.session import (
     ACK_SHARE,
     MAX_PONGS,
-    Budget,
     Link,
     Phase,
     SessionMachine,
@@ -58,7 +57,7 @@ def machine(
     link: Link = Link.UP,
     peer_max_message: int = 1000,
     peer_credit: int = CREDIT,
-    budget: Budget | None = None,
+    budget: NoBudget | None = None,
 ) -> SessionMachine:
     return SessionMachine(
         SESSION_ID,
@@ -1184,40 +1183,199 @@ def test_padding_may_come_before_the_welcome() -> None:
     assert one.link is Link.UP
 
 
-def test_while_the_budget_is_shut_no_credit_is_given() -> None:
-    budget = NoBudget()
+# Windows that grow and shrink
+
+
+class Share(NoBudget):
+    """A budget with a first window of a few messages, and so much room beyond it."""
+
+    first_window = 800
+    first_send = 800
+
+    def __init__(self, room: int = 1 << 20) -> None:
+        super().__init__()
+        self.room = room
+        self.granted = self.waits = 0
+        self.asked: list[tuple[int, int, int]] = []
+
+    def grant(self, promised: int, wanted: int, needed: int) -> int:
+        self.asked.append((promised, wanted, needed))
+        granted = min(wanted, max(self.room, self.first_window - promised))
+        self.granted = max(0, promised + granted - self.first_window)
+        return granted
+
+    def release(self, cost: int) -> None:
+        assert 0 < cost <= self.granted
+        self.granted -= cost
+
+    def wait(self) -> None:
+        self.waits += 1
+
+
+MESSAGE_COST = 100 + FRAME_COST
+
+
+def use_a_window(one: SessionMachine, now: float) -> None:
+    """Let as much arrive as the window holds, let it be consumed, and let credit be given."""
+    for _ in range(one.window // MESSAGE_COST + 1):
+        one.receive([[bytes(100)]], now)
+        one.consumed(100, 1)
+        output(one)
+
+
+def test_the_first_window_is_what_the_budget_says_and_grows_with_what_is_consumed() -> None:
+    budget = Share()
     one = machine(budget=budget)
-    one.receive([[b"x" * 100]], NOW)
+    assert one.window == one.promised_cost == 800
+    for window in (1600, 3200, 4000, 4000):
+        use_a_window(one, NOW)
+        assert one.window == window
+        assert one.committed <= window
+    assert one.committed > CREDIT - 3 * MESSAGE_COST
+    assert budget.granted == one.committed - budget.first_window
+
+
+def test_the_window_of_a_slow_peer_stays_small() -> None:
+    one = machine(budget=Share())
+    for turn in range(1, 10):
+        use_a_window(one, NOW + turn * 1.5)
+        assert one.window == 800
+
+
+def test_a_long_round_trip_is_no_reason_for_a_small_window() -> None:
+    one = machine(budget=Share())
+    one.rtt = 1.0
+    use_a_window(one, NOW + 1.5)
+    assert one.window == 1600
+
+
+def test_the_window_grows_with_what_the_application_receives_and_not_with_its_inbox() -> None:
+    budget = Share()
+    one = machine(budget=budget)
+    for _ in range(20):
+        budget.in_inbox += MESSAGE_COST
+        one.receive([[bytes(100)]], NOW)
+        one.consumed(100, 1)
+        output(one)
+    assert one.window == 800
+    budget.in_inbox = 16 * MESSAGE_COST
+    one.receive([[bytes(100)]], NOW)
     one.consumed(100, 1)
-    budget.shut = True
-    assert owed(one)  # the acknowledgement, without credit
-    assert output(one) == [Ack(1, CREDIT)]
-    assert not owed(one)
-    budget.shut = False
-    assert owed(one)
-    assert output(one) == [Ack(1, CREDIT + 100 + FRAME_COST)]
+    output(one)
+    assert one.window == 1600
 
 
-def test_a_message_that_has_begun_gets_credit_to_come_to_its_end(short_parts: None) -> None:
-    budget = NoBudget()
+def test_the_window_shrinks_to_what_there_is_room_for_and_grows_again() -> None:
+    budget = Share()
     one = machine(budget=budget)
-    before = one.unfinished_since
-    assert before is None
-    one.receive([[b"x" * 10]], NOW)
-    one.consumed(10, 1)
-    budget.shut = True
-    one.receive([Part([b"y" * PART])], NOW + 1)
-    since = one.unfinished_since
-    assert since == NOW + 1
-    assert one.held_cost == PART + FRAME_COST
-    assert output(one) == [Ack(2, CREDIT + 10 + FRAME_COST)]
-    one.receive([Part([b"y" * PART])], NOW + 2)
-    later = one.unfinished_since
-    assert later == since
-    one.receive([[b""]], NOW + 3)
-    assert one.held_cost == 2 * PART + FRAME_COST
-    at_the_end = one.unfinished_since
-    assert at_the_end is None
+    while one.window < CREDIT:
+        use_a_window(one, NOW)
+    budget.room = 0
+    while one.committed > 800:
+        one.receive([[bytes(100)]], NOW)
+        one.consumed(100, 1)
+        output(one)
+        assert one.window == max(800, one.committed)
+    assert one.committed == 800
+    assert budget.granted == budget.waits == 0  # what is its own needs no waiting
+    budget.room = 1 << 20
+    use_a_window(one, NOW)
+    assert one.window == 1600
+
+
+def test_without_room_there_is_no_credit_until_the_owner_says_to_try_again() -> None:
+    class Empty(Share):
+        empty = True
+
+        def grant(self, promised: int, wanted: int, needed: int) -> int:
+            return 0 if self.empty else super().grant(promised, wanted, needed)
+
+    budget = Empty()
+    one = machine(budget=budget)
+    for _ in range(4):
+        one.receive([[bytes(100)]], NOW)
+        one.consumed(100, 1)
+    assert output(one) == [Ack(4, 800)]
+    assert budget.waits == 1
+    assert not owed(one)
+    one.retry()
+    assert budget.waits == 2
+    assert not owed(one)  # to try in vain costs no acknowledgement
+    budget.empty = False
+    one.retry()
+    assert one.output_due  # the peer has used half of what it had
+    assert output(one) == [Ack(4, 800 + 4 * MESSAGE_COST)]
+    assert not owed(one)
+
+
+def test_a_message_that_has_begun_gets_credit_on_and_on_and_no_more_than_it_can_cost() -> None:
+    budget = Share()
+    one = machine(budget=budget)
+    size = 0
+    while size < CONFIG.max_message_bytes - 100:
+        one.receive([Part([b"y" * 100])], NOW)
+        size += 100
+        output(one)
+        missing = outbox.longest_cost(CONFIG.max_message_bytes - size)
+        assert one.promised_cost == min(800, missing)
+        assert budget.asked[-1][2] > 0
+    asked = len(budget.asked)
+    one.receive([[bytes(100)]], NOW)
+    one.consumed(CONFIG.max_message_bytes, 1)
+    output(one)
+    assert one.committed == one.promised_cost == one.window  # nothing is left of it
+    assert [needed for _, _, needed in budget.asked[asked:]] == [0]
+
+
+def test_a_message_in_the_smallest_parts_gets_no_credit_without_end() -> None:
+    one = machine(budget=Share())
+    spent = 0
+    while one.promised_cost >= 1 + FRAME_COST:
+        one.receive([Part([b"y"])], NOW)
+        spent += 1 + FRAME_COST
+        output(one)
+    longest = outbox.longest_cost(CONFIG.max_message_bytes)
+    assert 2 * longest - FRAME_COST <= spent <= 2 * longest + 1 + FRAME_COST
+
+
+def test_a_message_that_does_not_get_on_is_told_from_one_that_waits_for_us() -> None:
+    budget = Share()
+    one = machine(budget=budget)
+    since = [one.stuck_since]
+    for number in range(3):
+        one.receive([Part([b"y" * 100])], NOW + number)
+        since.append(one.stuck_since)
+    assert since == [None, NOW, NOW + 1, NOW + 2]
+    budget.room = 0
+    output(one)
+    since = [one.stuck_since]
+    assert budget.waits == 1
+    budget.room = 1 << 20
+    one.retry()
+    since.append(one.stuck_since)
+    one.receive([[b""]], NOW + 4)
+    since.append(one.stuck_since)
+    assert since == [None, NOW + 2, None]
+
+
+def test_who_closes_first_lets_the_peer_send_what_it_has_accepted() -> None:
+    one = machine(budget=Share())
+    one.close()
+    assert output(one) == [Ack(0, CREDIT), Close(0)]
+
+
+def test_a_session_that_has_ended_has_promised_nothing() -> None:
+    budget = Share()
+    one = machine(budget=budget)
+    while one.window < CREDIT:
+        use_a_window(one, NOW)
+    one.receive([[bytes(1000)]], NOW)
+    one.abandon()
+    assert one.promised_cost == 0
+    assert one.committed == one.held_cost == 1000 + FRAME_COST
+    assert budget.granted == 1000 + FRAME_COST - budget.first_window
+    one.consumed(1000, 1)
+    assert budget.granted == 0
 
 
 def test_messages_that_a_breach_takes_along_do_not_count_as_received() -> None:
@@ -1236,25 +1394,6 @@ def test_the_end_of_a_message_in_parts_that_a_breach_takes_along_does_not_count(
     with pytest.raises(STTProtocolError):
         one.receive([[b"y"], Part([b"z"]), Pong(99)], NOW)
     assert (one.position, one.messages_received, one.bytes_received, one.held_cost) == before
-
-
-def test_what_the_node_has_no_room_for_is_refused_and_control_frames_pass() -> None:
-    taken: list[int] = []
-
-    class Full(NoBudget):
-        def take(self, cost: int) -> None:
-            taken.append(cost)
-            if len(taken) > 1:
-                raise STTLimitError("no room")
-
-    one = machine(budget=Full())
-    one.receive([[b"x" * 10, b""]], NOW)
-    assert taken == [10 + 2 * FRAME_COST]
-    before = state(one)
-    with pytest.raises(STTLimitError, match="no room"):
-        one.receive([[b"y"]], NOW)
-    assert state(one) == before
-    one.receive([Ack(0, CREDIT)], NOW)
 
 
 # What the counts say
@@ -1305,19 +1444,6 @@ def test_the_credit_is_used_to_the_last_byte_and_the_budget_of_a_write_too() -> 
     one.receive([Ack(2, CREDIT)], NOW)
     assert output(one, budget=10 + FRAME_COST) == [[b"c" * 10]]
     assert output(one, budget=2 * (10 + FRAME_COST)) == [[b"d" * 10, b"e" * 10]]
-
-
-def test_the_budget_is_asked_for_each_frames_cost_alone() -> None:
-    taken: list[int] = []
-
-    class Noting(NoBudget):
-        def take(self, cost: int) -> None:
-            taken.append(cost)
-
-    one = machine(budget=Noting())
-    one.receive([[b"x" * 10]], NOW)
-    one.receive([[b"y" * 20]], NOW)
-    assert taken == [10 + FRAME_COST, 20 + FRAME_COST]
 
 
 def test_each_breach_is_named() -> None:

@@ -196,8 +196,8 @@ class Acceptor:
                 gone.lose("its dialer has left without a word and is here again")
         if registry.count() >= config.max_sessions:
             return f"a session was refused: max_sessions is {config.max_sessions}"
-        if registry.budget.shut:
-            return "a session was refused: half of max_buffered_bytes is in use"
+        if not registry.budget.admits:
+            return "a session was refused: all of max_buffered_bytes is promised or in use"
         if self._runtime.endpoints.is_overfull(peer_node_id):
             return "a session was refused: what its earlier ones have brought waits to be received"
         if registry.count_of(peer_node_id) >= config.max_sessions_per_peer:

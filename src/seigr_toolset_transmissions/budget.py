@@ -1,140 +1,382 @@
-"""How much a node holds of what its peers have sent and its application has not taken.
+"""What a node holds, and has promised to take, for all its sessions together.
 
-Each session and each inbox has a bound of its own, but there may be thousands of them. This is the
-bound on all together. From half of it on, no new session is accepted, no new credit given, and
-messages left unfinished are not waited for any longer: most senders stop there. Should what could
-still be sent fill it up to the last eighth, who sends more loses its session.
+Credit is a promise: a peer that was given some may use it at any time, and it cannot be taken back.
+So what counts against ``max_buffered_bytes`` is the sum of
 
-None of this concerns a peer that holds no more than its fair share of that last eighth: whose
-messages the application takes does not notice that those of others pile up.
+* the credit that peers have and have not used, and what they have sent that the application has not
+  taken, in sessions and in inboxes;
+* what was accepted for sending and is not acknowledged yet.
+
+A `Ledger` keeps that sum, and no peer gets credit, nor a message a place, that would take it beyond
+the limit. Hence no session ever has to be ended for want of memory.
+
+The limit is divided like this:
+
+* Each session has a first window of its own, and may always hold a little for sending. That much is
+  kept for sessions still to come, too, as many as fit into three quarters.
+* One part is kept for ending messages that have begun to arrive, as many at a time as fit in it
+  whole: an application cannot take half a message, so without it many half ones could block each
+  other for ever. Another part is kept for a message that a session with nothing else under way
+  wants to send.
+* The rest goes to the sessions that use it. Each may take from it until it has half as much as is
+  left (a dynamic threshold, as in shared switch memory): few get much, many get little, and
+  something is always left for the next.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from .errors import STTLimitError
+from .frames import MAX_DATA_BYTES
+from .outbox import FRAME_COST, Lender, longest_cost
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ["ByteBudget", "PeerBudget"]
+    from .config import NodeConfig
 
-_STEPS = 16
-"""What is held is added up after each so many-th of the limit received, and not for each message:
-adding up takes a millisecond if there are thousands of sessions."""
+__all__ = ["Budget", "Ledger", "Share", "Waiter"]
 
-_SPARE = 8
-"""One so many-th of the limit is kept for those who hold little."""
+FIRST_WINDOW_BYTES = 256 * 1024
+"""The most that a first window is: enough for all but bulk transfers."""
 
-_RECHECK_SECONDS = 0.05
-"""How often it is added up while it is shut, until the application has taken enough."""
+_RETRY_SECONDS = 0.01
+"""How often those that wait for room try again: with a good part of the limit handed out each time,
+nobody is slowed down noticeably."""
+
+_RETRIES = 128
+"""How many may try each time, so that thousands that wait do not take the processor."""
+
+_RELIEF_TURNS = 100
+"""After so many turns messages are looked for that do not get on."""
 
 
-class ByteBudget:
-    """What all sessions of a node may hold together.
+class Waiter(Protocol):
+    """Who owns a session's machine."""
+
+    def room_came(self) -> None:
+        """Try again what failed because the node had no room for it, receiving and sending."""
+
+
+class Budget(Lender, Protocol):
+    """What a session's machine may ask of its node; see `Share`."""
+
+    owner: Waiter | None
+    """Who is told when there may be room; set by itself."""
+
+    @property
+    def first_window(self) -> int:
+        """How much credit the peer may have in any case, in bytes."""
+
+    @property
+    def in_inbox(self) -> int:
+        """What the application has been handed and has not received, in bytes."""
+
+    def grant(self, promised: int, wanted: int, needed: int) -> int:
+        """Return how much of the wanted credit the peer gets; see `Share.grant`."""
+
+    def finished(self) -> None:
+        """Note that the message that had begun has come to its end, or never will."""
+
+    def release(self, cost: int) -> None:
+        """Note that so much of what was granted is consumed, or will never be used."""
+
+    def wait(self) -> None:
+        """See that the owner is told before long."""
+
+    def leave(self) -> None:
+        """Give everything back: the session has ended, and all it brought was handed on."""
+
+
+class Ledger:
+    """The account of one node.
 
     Args:
-        limit: ``max_buffered_bytes``.
+        config: The node's settings.
+        inboxes: Returns what waits in all inboxes, in bytes, with `FRAME_COST` for each message.
+        inbox_of: Returns the same for one peer, by its node id.
         call_later: As that of an event loop.
-        held: Adds up what is held now, in bytes.
-        peers: Counts those who share it.
-        relieve: Called every now and then while it is shut: to give up what only takes room, and to
-            give credit to whom it is not withheld any more.
-        reopened: Called when it is open again.
+        relieve: Called now and then while messages that have begun wait for room to end: to give up
+            those that have the room and do not use it.
+
+    Attributes:
+        limit: ``max_buffered_bytes``.
+        used: What sessions have, or may claim at any time. Only for `Share` to change.
+        lane: What is lent of the part that is kept for lone messages. Only for `Share` to change.
+        lane_size: How large that part is.
+        first_window: What each peer may send in any case.
+        first_send: What each session may hold for sending in any case.
 
     """
 
     def __init__(
         self,
-        limit: int,
+        config: NodeConfig,
         *,
+        inboxes: Callable[[], int],
+        inbox_of: Callable[[bytes], int],
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
-        held: Callable[[], int],
-        peers: Callable[[], int],
         relieve: Callable[[], None],
-        reopened: Callable[[], None],
     ) -> None:
-        self._limit = limit
-        self.shut = False
-        """Whether no new session is to be accepted, and new credit only for small holders."""
-        self.exhausted = False
-        """Whether only small holders may send more."""
+        limit = self.limit = config.max_buffered_bytes
+        largest = config.max_message_bytes
+        # A frame must fit in it, or its sender would wait for ever and we would not know.
+        first = max(
+            min(largest, MAX_DATA_BYTES) + FRAME_COST,
+            min(FIRST_WINDOW_BYTES, limit // (4 * config.max_sessions)),
+        )
+        self.first_window = min(first, config.receive_window_bytes)
+        self.first_send = min(first // 4, config.send_window_bytes)
+        whole = longest_cost(largest)
+        self.lane_size = min(max(whole, limit // 16), limit // 3)
+        self._finishing_size = self.lane_size
+        self._most_finishers = max(1, self._finishing_size // whole)
+        self._each = self.first_window + self.first_send
+        divisible = limit - self.lane_size - self._finishing_size
+        self._expected = min(config.max_sessions, divisible * 3 // 4 // self._each)
+        self._inboxes = inboxes
+        self.inbox_of = inbox_of
         self._call_later = call_later
-        self._held = held
-        self._peers = peers
         self._relieve = relieve
-        self._reopened = reopened
-        self.step = limit // _STEPS
-        """After how many bytes received to `check`."""
-        self.unchecked = 0
-        """Bytes received since the last `check`; for `PeerBudget.take` to count."""
-        self._timer: asyncio.TimerHandle | None = None  # while it is shut
+        self.used = 0
+        self.lane = 0
+        self._shares = 0
+        self._waiting: dict[Share, None] = {}
+        self._finishers: set[Share] = set()  # those that have begun to use that part
+        self._finishing: dict[Share, None] = {}  # those that wait for that
+        self._trying: Share | None = None  # of `_finishing`
+        self._refused = False  # whether it has tried in vain
+        self._turns = 0
+        self._timer: asyncio.TimerHandle | None = None  # while somebody waits
+
+    # ------------------------------------------------------------------ the account
 
     @property
-    def share(self) -> int:
-        """What each peer may hold in any case, in bytes."""
-        return self._limit // _SPARE // max(1, self._peers())
+    def committed(self) -> int:
+        """What is promised and held, in bytes: never more than the limit."""
+        return self.used + self.lane + self._inboxes()
 
-    def check(self) -> None:
-        """Add up what is held, and act on it."""
-        self.unchecked = 0
-        held = self._held()
-        self.exhausted = held > self._limit - self._limit // _SPARE
-        was_shut, self.shut = self.shut, held > self._limit // 2
-        if self.shut and self._timer is None:
-            self._timer = self._call_later(_RECHECK_SECONDS, self._recheck)
-        if was_shut and not self.shut:
-            self._reopened()
+    @property
+    def room(self) -> int:
+        """What is left for all who want more than what is kept for them; may be below 0."""
+        return self._left() - self._finishing_size
 
-    def _recheck(self) -> None:
+    def _left(self) -> int:
+        to_come = max(0, self._expected - self._shares) * self._each
+        return self.limit - self.lane_size - to_come - self.used - self._inboxes()
+
+    @property
+    def admits(self) -> bool:
+        """Whether there is room for one more session."""
+        return self.used + self._each + self._inboxes() <= self.limit - self.lane_size
+
+    def enter(self) -> None:
+        """Note that there is one more share."""
+        self._shares += 1
+        self.used += self._each
+
+    def leave(self, share: Share) -> None:
+        """Note that there is one less."""
+        self._shares -= 1
+        self.used -= self._each
+        self._waiting.pop(share, None)
+        self.finished(share)
+
+    # ------------------------------------------------------------------ those that wait
+
+    def wait(self, share: Share) -> None:
+        """Let a session try again before long."""
+        self._waiting[share] = None
+        self._watch()
+
+    def may_finish(self, share: Share, wanted: int) -> bool:
+        """Whether a message that has begun gets so much to go on to its end; else its share waits.
+
+        A few at a time, in the order in which they ask; those that have begun can come to their
+        ends before others begin.
+        """
+        line, enough = self._finishing, wanted <= self._left()
+        if share in self._finishers:
+            return enough
+        first = next(iter(line), share) is share or self._trying is share
+        if first and enough and len(self._finishers) < self._most_finishers:
+            line.pop(share, None)
+            self._finishers.add(share)
+            return True
+        line.setdefault(share)
+        self._refused = self._refused or self._trying is share
+        self._watch()
+        return False
+
+    def finished(self, share: Share) -> None:
+        """Note that a session has no unfinished message any more."""
+        self._finishing.pop(share, None)
+        self._finishers.discard(share)
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            self._timer = self._call_later(_RETRY_SECONDS, self._retry)
+
+    def _retry(self) -> None:
         self._timer = None
-        self._relieve()
-        self.check()
+        for share in list(self._finishing)[:_RETRIES]:
+            self._trying, self._refused = share, False
+            share.retry()
+            self._trying = None
+            if self._refused:
+                break
+            self._finishing.pop(share, None)  # one that did not ask has no connection at present
+        for share in list(self._waiting)[:_RETRIES]:
+            self._waiting.pop(share, None)  # if it fails again, it goes to the end of the line
+            share.retry()
+        self._turns += 1
+        if self._finishing and self._turns % _RELIEF_TURNS == 0:
+            self._relieve()
+        if self._finishing or self._waiting:
+            self._watch()
 
     def stop(self) -> None:
-        """Watch no more: the node has stopped. It begins anew with what arrives next."""
+        """Let nobody try again: the node has stopped."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.shut = self.exhausted = False
 
 
-class PeerBudget:
-    """The `session.Budget` of one peer's sessions.
+class Share:
+    """What one session has of it: the `Budget` of its machine.
 
-    Args:
-        budget: That of the node.
-        peer_node_id: Whose it is.
-        held_by: Adds up what a peer holds now, in bytes.
+    Attributes:
+        owner: The session; None before it is made, and when it has ended.
 
     """
 
-    __slots__ = ("_budget", "_held_by", "_peer_node_id")
+    __slots__ = (
+        "_charged",
+        "_lane",
+        "_ledger",
+        "_left",
+        "_lent",
+        "_peer_node_id",
+        "owner",
+    )
 
-    def __init__(
-        self, budget: ByteBudget, peer_node_id: bytes, held_by: Callable[[bytes], int]
-    ) -> None:
-        self._budget = budget
+    def __init__(self, ledger: Ledger, peer_node_id: bytes) -> None:
+        self._ledger = ledger
         self._peer_node_id = peer_node_id
-        self._held_by = held_by
+        self._charged = 0  # credit promised or used beyond the first window
+        self._lent = 0  # held for sending beyond what each session may hold
+        self._lane = 0  # as a lone message
+        self._left = False
+        self.owner: Waiter | None = None
+        ledger.enter()
 
     @property
-    def shut(self) -> bool:
-        """Whether the peer gets no new credit, but to end a message that has begun."""
-        return self._budget.shut and self._held_by(self._peer_node_id) > self._budget.share
+    def first_window(self) -> int:
+        """See `Ledger`."""
+        return self._ledger.first_window
 
-    def take(self, cost: int) -> None:
-        """Make room for so many bytes that have arrived.
+    @property
+    def first_send(self) -> int:
+        """See `Ledger`."""
+        return self._ledger.first_send
 
-        Raises:
-            STTLimitError: There is none.
+    def leave(self) -> None:
+        """Give everything back: the session has ended, and all it brought was handed on."""
+        if self._left:
+            return
+        self._left = True
+        self.owner = None
+        self.release(self._charged)
+        self.give_back(self._lent + self._lane)
+        self._ledger.leave(self)
+
+    # -------------------------------------------------------------------- receiving
+
+    @property
+    def in_inbox(self) -> int:
+        """What the peer has sent and waits in its inbox, in bytes."""
+        return self._ledger.inbox_of(self._peer_node_id)
+
+    def grant(self, promised: int, wanted: int, needed: int) -> int:
+        """Return how much more credit the peer gets.
+
+        Args:
+            promised: What it may still send, and what was received and not consumed, in bytes.
+            wanted: How much more it would get if there was room.
+            needed: How much of that it needs to go on with a message that has begun.
 
         """
-        budget = self._budget
-        budget.unchecked += cost
-        if budget.unchecked >= budget.step or budget.exhausted:
-            budget.check()
-        if budget.exhausted and self._held_by(self._peer_node_id) + cost > budget.share:
-            raise STTLimitError("the node holds all that it may (max_buffered_bytes)")
+        ledger = self._ledger
+        first = ledger.first_window
+        over = promised + self.in_inbox - first
+        granted = own = max(0, -over)
+        if wanted <= own:
+            granted = wanted
+        else:
+            room = ledger.room
+            if room > 0:
+                # So that what it has beyond its own is at most half of what is left then.
+                granted = max(own, min(wanted, (room - 2 * over) // 3))
+                if granted < wanted and granted - own < first // 4:
+                    granted = own  # crumbs would cost an acknowledgement each
+            if granted < needed and ledger.may_finish(self, needed):
+                granted = needed
+        charged = max(0, promised + granted - first)
+        ledger.used += charged - self._charged
+        self._charged = charged
+        return granted
+
+    def finished(self) -> None:
+        """Note that the message that had begun has come to its end."""
+        self._ledger.finished(self)
+
+    def release(self, cost: int) -> None:
+        """Note that so much of what was granted beyond the first window is consumed, or void."""
+        cost = min(cost, self._charged)
+        self._charged -= cost
+        self._ledger.used -= cost
+
+    # ---------------------------------------------------------------------- sending
+
+    def lend(self, over: int, wanted: int, *, alone: bool) -> bool:
+        """Make room for so many more bytes to be held for sending; return whether there is some.
+
+        Args:
+            over: What the session has beyond what each may hold.
+            wanted: How much more.
+            alone: Whether it is for one message of a session that has nothing else under way.
+
+        """
+        ledger = self._ledger
+        room = ledger.room
+        if (wanted if alone else 3 * wanted + 2 * over) <= room:
+            ledger.used += wanted
+            self._lent += wanted
+            return True
+        if alone and ledger.lane + wanted <= ledger.lane_size:
+            ledger.lane += wanted
+            self._lane += wanted
+            return True
+        return False
+
+    def give_back(self, size: int) -> None:
+        """Note that so much of what was lent is not needed any more."""
+        lane = min(size, self._lane)
+        self._lane -= lane
+        self._ledger.lane -= lane
+        lent = min(size - lane, self._lent)
+        self._lent -= lent
+        self._ledger.used -= lent
+
+    # ---------------------------------------------------------------------- waiting
+
+    def wait(self) -> None:
+        """Let the session try again before long."""
+        if not self._left:
+            self._ledger.wait(self)
+
+    def retry(self) -> None:
+        """Let it try now."""
+        if self.owner is not None:
+            self.owner.room_came()

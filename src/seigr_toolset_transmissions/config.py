@@ -34,7 +34,9 @@ class NodeConfig:
     """The same, in messages: bounds the memory that many small messages take."""
 
     receive_window_bytes: int = 8 * MIB
-    """Credit: what a peer may send ahead of what the application has consumed. The product of a
+    """Credit: the most that a peer may send ahead of what the application has consumed. It begins
+    with much less and gets more as the application consumes: what it sends in a second or two, as
+    far as ``max_buffered_bytes`` allows. The product of a
     path's bandwidth and round-trip time must fit in it for full speed: 8 MiB is 640 Mbit/s at
     100 ms. Must hold one message of the largest size."""
 
@@ -82,12 +84,13 @@ class NodeConfig:
     """Seconds that an acknowledgement may wait for other traffic to travel with."""
 
     max_buffered_bytes: int = 512 * MIB
-    """What a node holds of what all its peers have sent and the application has not taken. From
-    half of it on, the peers get no more credit and new sessions are refused; a peer that fills it
-    up to the last eighth all the same loses its session. That eighth is shared out: who holds no
-    more than its share of it is concerned by neither. For a hub whose application may fall far
-    behind hundreds of fast peers at once, lower ``receive_window_bytes``, so that half of this
-    holds all their windows."""
+    """The most that a node holds for all its sessions together: what they have received and the
+    application has not taken, what their peers have been promised they may send, and what was
+    accepted for sending and is not acknowledged. When it is short, windows are smaller, and `send`
+    waits; no session is ended for it. Up to three quarters of it are kept for first windows: with
+    the default, 80 KiB each for ``max_sessions``. A node with few peers and little memory gets on
+    better with a lower ``max_sessions``; one whose ``max_sessions`` do not fit may have to refuse
+    some. Must be at least twice the receive window."""
 
     max_half_open: int = 256
     """Connections to a listening node that are in their handshake, at once. From half of that on,

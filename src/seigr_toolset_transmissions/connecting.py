@@ -102,6 +102,12 @@ class Connector:
                 "what earlier sessions with the peer have brought waits to be received: "
                 "there is no new one before that"
             )
+        if not registry.budget.admits:
+            dialed.transport.abort()
+            raise STTConnectError(
+                "this node holds, and has promised to take, all that it may (max_buffered_bytes)"
+            )
+        budget = registry.budget_of(peer)
         channel = dialed.open(
             Opening(
                 OpeningKind.NEW,
@@ -110,7 +116,7 @@ class Connector:
                 bytes(16),
                 0,
                 0,
-                config.receive_window_bytes,
+                budget.first_window,
             )
         )
         machine = SessionMachine(
@@ -118,7 +124,7 @@ class Connector:
             config,
             link=Link.OPENING,
             peer_max_message=dialed.reply.max_message_bytes,
-            budget=registry.budget_of(dialed.peer_node_id),
+            budget=budget,
             controls=registry.controls_of(dialed.peer_node_id),
             now=registry.loop.time(),
         )

@@ -166,6 +166,7 @@ class Session:
         dial_address: Address | None,
     ) -> None:
         self.machine = machine
+        machine.budget.owner = self
         self.peer_node_id = peer_node_id
         self.peer_incarnation = peer_incarnation
         self.dial_address = dial_address
@@ -298,8 +299,12 @@ class Session:
 
         """
         if not self.try_send(as_bytes(data)):
+            outbox = self.machine.outbox
             raise STTWindowFullError(
-                f"{self.machine.outbox.unacked_cost} bytes wait for the peer's acknowledgement: "
+                "the node holds, and has promised to take, all that it may (max_buffered_bytes): "
+                "await send(), or raise max_buffered_bytes"
+                if outbox.short
+                else f"{outbox.unacked_cost} bytes wait for the peer's acknowledgement: "
                 "await send(), or raise send_window_bytes or send_window_messages"
             )
 
@@ -318,10 +323,12 @@ class Session:
         senders, loop = self._senders, self._owner.loop
         turn = loop.create_future()
         senders.append(turn)
+        self._wait_for_room()
         self.ping()  # the PONG brings an acknowledgement along, and with it room
         try:
             await turn
             while not self.machine.outbox.send(message):
+                self._wait_for_room()
                 senders[0] = turn = loop.create_future()
                 await turn
         except STTSessionClosedError:
@@ -332,6 +339,16 @@ class Session:
             self._wake_sender()
         if self._connection is not None:
             self._connection.flush_soon()
+
+    def _wait_for_room(self) -> None:
+        if self.machine.outbox.short:
+            self.machine.budget.wait()
+
+    def room_came(self) -> None:
+        """Try again what failed because the node had no room for it."""
+        self.machine.retry()
+        self.acknowledge()
+        self._wake_sender()
 
     def _wake_sender(self) -> None:
         if self._senders and not self._senders[0].done():

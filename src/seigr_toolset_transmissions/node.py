@@ -81,6 +81,11 @@ class NodeStats:
     """Received and not yet taken by the application, 64 for each message included, and 1,536 for
     each peer that has gone while messages of it wait. What handlers have taken in the last few
     milliseconds may be among it."""
+    promised_bytes: int
+    """What the peers may send at any time with the credit that they have, counted alike."""
+    unacknowledged_bytes: int
+    """Accepted for sending and not acknowledged yet, counted alike; a message that was broadcast
+    counts for each recipient. These three together never exceed ``max_buffered_bytes``."""
     sessions_opened: int
     sessions_lost: int
     """Sessions that ended without an acknowledged close."""
@@ -669,6 +674,8 @@ class STTNode:
             peers=len(registry.peers),
             half_open=len(self._acceptor.answering),
             buffered_bytes=registry.held_bytes(),
+            promised_bytes=registry.promised_bytes(),
+            unacknowledged_bytes=registry.unacknowledged_bytes(),
             sessions_opened=counters.sessions_opened,
             sessions_lost=counters.sessions_lost,
             resumes=counters.resumes,

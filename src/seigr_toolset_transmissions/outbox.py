@@ -11,7 +11,7 @@ session gets on over any link that lasts for a few hundred bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .errors import STTMessageSizeError, STTProtocolError, STTSessionClosedError
 from .frames import MAX_DATA_BYTES, encode_data, encode_part
@@ -19,7 +19,14 @@ from .frames import MAX_DATA_BYTES, encode_data, encode_part
 if TYPE_CHECKING:
     from .config import NodeConfig
 
-__all__ = ["FIRST_PART_BYTES", "FRAME_COST", "Outbox", "Undelivered"]
+__all__ = [
+    "FIRST_PART_BYTES",
+    "FRAME_COST",
+    "Lender",
+    "Outbox",
+    "Undelivered",
+    "longest_cost",
+]
 
 FRAME_COST = 64
 """Bytes that each sequenced frame counts in windows and credit beyond its payload: about what an
@@ -30,6 +37,11 @@ FIRST_PART_BYTES = 256
 """Longest payload of the first frame on a connection that resumes a session, and shortest part of a
 message. With `FRAME_COST` a message in such parts takes a quarter more of a window than its bytes,
 and every window holds twice the longest message."""
+
+
+def longest_cost(size: int) -> int:
+    """Return what a message of that size costs at most in windows and credit, in all its parts."""
+    return size + FRAME_COST * (size // FIRST_PART_BYTES + 1)
 
 
 class Undelivered(NamedTuple):
@@ -56,6 +68,20 @@ class _Slice:
         return self.stop - self.start
 
 
+class Lender(Protocol):
+    """What bounds that which the sessions of a node together hold; see `budget.Share`."""
+
+    @property
+    def first_send(self) -> int:
+        """What may be held in any case, in bytes."""
+
+    def lend(self, over: int, wanted: int, *, alone: bool) -> bool:
+        """Make room for so many bytes more; return whether there is some."""
+
+    def give_back(self, size: int) -> None:
+        """Note that so much of what was lent is not needed any more."""
+
+
 class Outbox:
     """The sending half of a session.
 
@@ -69,6 +95,8 @@ class Outbox:
         acked: Position behind the last frame that the peer has acknowledged.
         credit: What the peer lets us send in all, in bytes.
         closed: Whether no more messages are accepted.
+        short: Whether the last message that `send` declined found no room in the node, and not
+            only none in the send window.
         pending: What was accepted and not yet handed to the present connection. Only read it.
 
     """
@@ -79,8 +107,11 @@ class Outbox:
         "_ever_sent",
         "_extra",
         "_extra_acked",
+        "_first_bytes",
+        "_lender",
         "_max_frame",
         "_max_message",
+        "_most_bytes",
         "_sent_cost",
         "_slices",
         "_unacked",
@@ -91,12 +122,19 @@ class Outbox:
         "closed",
         "credit",
         "pending",
+        "short",
     )
 
-    def __init__(self, config: NodeConfig, *, peer_max_message: int, credit: int) -> None:
+    def __init__(
+        self, config: NodeConfig, *, peer_max_message: int, credit: int, lender: Lender
+    ) -> None:
         self._max_message = min(config.max_message_bytes, peer_max_message)
         self._max_frame = min(self._max_message, MAX_DATA_BYTES)
-        self._window_bytes = config.send_window_bytes
+        self._lender = lender
+        self._most_bytes = config.send_window_bytes
+        # What the node lets it hold now. It asks for more when that is used up, not each time.
+        self._window_bytes = self._first_bytes = min(lender.first_send, self._most_bytes)
+        self.short = False
         self._window_frames = config.send_window_messages
         # accepted >= sent >= acked. A frame waits in `pending`, then in `_unacked`.
         self.accepted = 0
@@ -116,7 +154,8 @@ class Outbox:
     def send(self, message: bytes) -> int:
         """Accept a message for delivery; return how many bytes may be sent now, at least 1.
 
-        0 says that the send window is full, and nothing was accepted. Messages for which the peer
+        0 says that the send window is full, or the node holds what it may (`short` tells), and
+        nothing was accepted. Messages for which the peer
         has given no credit yet do not count: to try to send them costs time and brings nothing.
 
         Raises:
@@ -134,7 +173,7 @@ class Outbox:
         if (
             cost - self._acked_cost > self._window_bytes
             or accepted - self.acked >= self._window_frames
-        ):
+        ) and not self._widen(cost - self._acked_cost):
             return 0
         self._accepted_cost = cost
         self.accepted = accepted + 1
@@ -153,7 +192,9 @@ class Outbox:
         frames = size // MAX_DATA_BYTES + 1
         cost = self._accepted_cost + size + frames * FRAME_COST
         used = self.accepted - self.acked
-        if cost - self._acked_cost > self._window_bytes or used >= self._window_frames:
+        if (
+            cost - self._acked_cost > self._window_bytes or used >= self._window_frames
+        ) and not self._widen(cost - self._acked_cost):
             return 0
         self._accepted_cost = cost
         self.accepted += frames
@@ -164,6 +205,30 @@ class Outbox:
             last = start + MAX_DATA_BYTES > size
             self.pending.append(_Slice(message, start, stop, last=last))
         return min(cost, self.credit) - self._sent_cost or 1
+
+    def _widen(self, needed: int) -> bool:
+        """Ask the node for room to hold so many bytes; return whether there is some."""
+        self.short = False
+        if needed > self._most_bytes or self.accepted - self.acked >= self._window_frames:
+            return False
+        window, lender = self._window_bytes, self._lender
+        over = window - self._first_bytes
+        ample = min(max(needed, 2 * window), self._most_bytes)
+        if lender.lend(over, ample - window, alone=False):
+            self._window_bytes = ample
+        elif lender.lend(over, needed - window, alone=self.empty):
+            self._window_bytes = needed
+        else:
+            self.short = True
+        return not self.short
+
+    def _narrow(self) -> None:
+        """Give back what is not needed any more."""
+        used = self.unacked_cost
+        if 2 * used <= self._window_bytes:
+            keep = max(used, self._first_bytes)
+            self._lender.give_back(self._window_bytes - keep)
+            self._window_bytes = keep
 
     @property
     def sent(self) -> int:
@@ -256,6 +321,8 @@ class Outbox:
             del unacked[:count]
             self.acked += count
             self._acked_cost += freed + count * FRAME_COST
+            if self._window_bytes > self._first_bytes:
+                self._narrow()
         return count
 
     def send_again(self) -> None:
@@ -321,6 +388,8 @@ class Outbox:
             position += 1
         self.closed = True
         self.pending, self._unacked = [], []
+        self._lender.give_back(self._window_bytes - self._first_bytes)
+        self._window_bytes = self._first_bytes
         return Undelivered(tuple(unsent), tuple(unknown))
 
     @property

@@ -262,7 +262,7 @@ class Pump:
         clock, cancelling = self._owner.loop.time, task.cancelling
         config = self._owner.config
         end = min(until, clock() + config.ack_delay)
-        most_bytes = min(_REPORT_BYTES, config.receive_window_bytes // _REPORT_SHARE)
+        most_bytes = min(_REPORT_BYTES, machine.window // _REPORT_SHARE)
         most_messages = most_bytes // FRAME_COST
         changes = -1  # never a number of them
         size = count = 0  # what handlers have taken since it was last reported

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .budget import ByteBudget, PeerBudget
+from .budget import Ledger, Share
 from .checked_session import CheckedSession
 from .clones import Clones
 from .connection import Connection, FlushTurn
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Peer", "Registry"]
 
 _UNFINISHED_SECONDS = 30.0
-"""How long a message may take to be complete, from its first part on, while memory is short."""
+"""How long a message that has begun may make no progress while others wait for the room it has."""
 
 _ENDPOINT_COST = 1536
 """Bytes that the endpoint of a peer that has gone counts while messages of it wait: what it takes
@@ -83,7 +83,7 @@ class Registry:
             any other.
         connections: Those that have not ended, with or without a session.
         clones: Notices peers that live twice.
-        budget: Of all their machines together; see `budget_of`.
+        budget: What all of them together hold and have promised; see `budget_of`.
         lost: Of the sessions that ended with messages undelivered while the node stops. Those that
             end before are told of when it happens, and not kept: their messages may be large.
         left_over: By peer, what the stopping node has acknowledged and could not hand on.
@@ -109,14 +109,7 @@ class Registry:
         self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
         self._turn: FlushTurn
         self.loop_time: LoopTime
-        self.budget = ByteBudget(
-            self.config.max_buffered_bytes,
-            call_later=self._call_later,
-            held=self.held_bytes,
-            peers=lambda: len(self.endpoints),
-            relieve=self._relieve,
-            reopened=self._give_credit,
-        )
+        self.budget = self._make_budget()
 
     def begin(self) -> None:
         """Begin a life of the node."""
@@ -125,6 +118,7 @@ class Registry:
             self.loop, reassure_after=min(config.ping_interval, config.ping_timeout) / 3
         )
         self.loop_time = LoopTime(self.loop)
+        self.budget = self._make_budget()
         # What a handler that could not be ended has left of a former life.
         self._departing.clear()
         self.peers.clear()
@@ -183,8 +177,23 @@ class Registry:
                 session.peer_node_id, session.address, temporary=True
             )
 
+    # ----------------------------------------------------- what they hold and have promised
+
+    def _make_budget(self) -> Ledger:
+        return Ledger(
+            self.config,
+            inboxes=partial(self.endpoints.held_bytes, FRAME_COST, _ENDPOINT_COST),
+            inbox_of=partial(self.endpoints.held_by, overhead=FRAME_COST),
+            call_later=self._call_later,
+            relieve=self._relieve,
+        )
+
     def _call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, call)
+
+    def budget_of(self, peer_node_id: bytes) -> Share:
+        """Return the budget for the machine of one more session, which leaves it at its end."""
+        return Share(self.budget, peer_node_id)
 
     def held_bytes(self) -> int:
         """Add up what was received and the application has not taken, with a share for each piece.
@@ -200,33 +209,30 @@ class Registry:
         peer = self.peers.get(peer_node_id)
         return (session.traffic for session in (() if peer is None else peer.sessions))
 
-    def budget_of(self, peer_node_id: bytes) -> PeerBudget:
-        """Return the budget for a session's machine."""
-        return PeerBudget(self.budget, peer_node_id, self._held_by)
+    def promised_bytes(self) -> int:
+        """Add up what the peers may send with the credit that they have."""
+        return sum(
+            session.machine.promised_cost
+            for session in (*self.sessions.values(), *self.opening, *self.unconfirmed.values())
+        )
 
-    def _held_by(self, peer_node_id: bytes) -> int:
-        """Add up what this peer has sent and the application has not taken."""
-        held = self.endpoints.held_by(peer_node_id, FRAME_COST)
-        peer = self.peers.get(peer_node_id)
-        if peer is not None:
-            held += sum(s.machine.held_cost for s in (*peer.sessions, *peer.departing))
-        return held
+    def unacknowledged_bytes(self) -> int:
+        """Add up what was accepted for sending and is not acknowledged."""
+        return sum(session.machine.outbox.unacked_cost for session in self.sessions.values())
 
     def _relieve(self) -> None:
-        """End who has kept a message unfinished for too long; give credit to whom it is due."""
+        """End sessions that keep the room for a message that has begun, and do not use it."""
         late = self.loop.time() - _UNFINISHED_SECONDS
-        share = self.budget.share
         for session in list(self.sessions.values()):
-            since = session.machine.unfinished_since
-            if since is not None and since <= late and self._held_by(session.peer_node_id) > share:
+            machine = session.machine
+            since = machine.stuck_since
+            if (
+                since is not None
+                and since <= late
+                and machine.committed > machine.budget.first_window
+            ):
                 error = STTLimitError("a message was left unfinished while memory was short")
                 session.lose(str(error), error)
-            else:
-                session.acknowledge()
-
-    def _give_credit(self) -> None:
-        for session in list(self.sessions.values()):
-            session.acknowledge()
 
     # ---------------------------------------------------------------- connections
 
@@ -296,6 +302,7 @@ class Registry:
     def session_refused(self, session: Session, cause: Exception | None) -> None:
         """Note that a session was never opened."""
         self.runtime.counters.handshakes_failed += 1
+        session.machine.budget.leave()
         if session.dial_address is None:
             del self.unconfirmed[session.session_id]
             if isinstance(cause, STTProtocolError):
@@ -405,6 +412,7 @@ class Registry:
     async def _forget(self, session: Session, peer: Peer) -> None:
         """Let go of what has ended, now that the application knows it."""
         peer_node_id = session.peer_node_id
+        session.machine.budget.leave()
         peer.departing.remove(session)
         self._departing.discard(session)
         gone = not peer.sessions and not peer.departing

@@ -21,7 +21,7 @@ There is no I/O, clock or task here. The owner calls these verbs:
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from .errors import STTLimitError, STTProtocolError
 from .frames import (
@@ -38,15 +38,21 @@ from .frames import (
     Welcome,
     WelcomeStatus,
 )
-from .outbox import FRAME_COST, Outbox
+from .outbox import FRAME_COST, Outbox, longest_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .budget import Budget
     from .config import NodeConfig
     from .outbox import Undelivered
 
-__all__ = ["Budget", "Controls", "Link", "Phase", "SessionMachine"]
+__all__ = ["Controls", "Link", "Phase", "SessionMachine"]
+
+GROWTH_SECONDS = 1.0
+"""The receive window doubles when the application has consumed one within so long, or within two
+round trips if that is longer: it becomes what the peer sends in a second or two, up to
+``receive_window_bytes``, so that no path with a shorter round trip is slowed down by it."""
 
 ACK_SHARE = 4
 """An acknowledgement goes out alone once this share of the receive window is unacknowledged: often
@@ -89,22 +95,6 @@ class Controls:
             raise STTLimitError("a flood of control frames")
 
 
-class Budget(Protocol):
-    """What bounds that which the sessions of a node together hold for their application."""
-
-    @property
-    def shut(self) -> bool:
-        """While it is, the session gives no new credit, but to end a message that has begun."""
-
-    def take(self, cost: int) -> None:
-        """Make room for so many bytes that have arrived.
-
-        Raises:
-            STTLimitError: There is none.
-
-        """
-
-
 class Phase(Enum):
     """Where a session is in its life. A session only moves down this list."""
 
@@ -144,16 +134,20 @@ class SessionMachine:
     __slots__ = (
         "_ack_sent",
         "_ack_sent_cost",
-        "_budget",
         "_close_ack_due",
         "_close_ack_sent",
         "_close_sent",
         "_consumed_cost",
         "_control",
-        "_credit_sent",
+        "_credit_given",
+        "_credit_told",
         "_dialer",
         "_extra_received",
+        "_first_window",
+        "_mark_cost",
+        "_mark_time",
         "_max_receive",
+        "_most_window",
         "_parts",
         "_parts_bytes",
         "_parts_frames",
@@ -164,9 +158,10 @@ class SessionMachine:
         "_pongs",
         "_recv_cost",
         "_recv_next",
-        "_window",
+        "_starved",
         "aborted",
         "asked_at",
+        "budget",
         "controls",
         "epoch",
         "last_ack",
@@ -179,6 +174,7 @@ class SessionMachine:
         "refusal",
         "rtt",
         "session_id",
+        "window",
     )
 
     def __init__(
@@ -215,21 +211,31 @@ class SessionMachine:
         self.asked_at = now
         """When the last PING was sent, or the session began."""
         self._max_receive = config.max_message_bytes
-        self.outbox = Outbox(config, peer_max_message=peer_max_message, credit=peer_credit)
+        self.budget = budget
+        """What it has of its node's; for the owner to tie to itself and to give back."""
+        self.outbox = Outbox(
+            config, peer_max_message=peer_max_message, credit=peer_credit, lender=budget
+        )
         """What was accepted for sending. Its owner calls its `Outbox.send`, and may look."""
         self._close_sent = False  # these three: on the present connection
         self._close_ack_due = False
         self._close_ack_sent = False
 
-        # Receiving: recv_cost >= consumed_cost, and recv_cost <= credit_sent.
-        self._window = config.receive_window_bytes
+        # Receiving: recv_cost >= consumed_cost, and recv_cost <= credit_given.
+        self._most_window = config.receive_window_bytes
+        self._first_window = budget.first_window
+        self.window = min(self._first_window, self._most_window)
+        """How far the peer may be ahead of the application, in bytes: small at first; it grows
+        with what the application consumes, and shrinks when the node has no room for it."""
+        self._mark_cost = 0  # what was received when the window was last considered, and when
+        self._mark_time = now
+        self._starved = False  # whether there was no room for credit; until `retry`
         self._recv_next = 0
         self._recv_cost = 0
         self._consumed_cost = 0
         self._ack_sent = 0
         self._ack_sent_cost = 0
-        self._credit_sent = self._window
-        self._budget = budget
+        self._credit_given = self._credit_told = self.window
         self._parts: list[bytes] | None = None  # of a message that has begun and not ended
         self._parts_bytes = 0
         self._parts_frames = 0
@@ -268,9 +274,63 @@ class SessionMachine:
         return self._recv_next != self._ack_sent or self._credit_gained() > 0
 
     def _credit_gained(self) -> int:
-        """Return how much more than it knows the peer may send."""
-        gained = self._consumed_cost + self._window - self._credit_sent
-        return 0 if gained and self._parts is None and self._budget.shut else gained
+        """Return how much more than it knows the peer may send, if the node has room for it."""
+        if self._starved:
+            return self._credit_given - self._credit_told
+        goal = self._consumed_cost + self.window
+        if self._parts is not None:
+            goal = max(goal, self._credit_needed())
+        return goal - self._credit_told
+
+    def _credit_needed(self) -> int:
+        """Return what the peer needs in all to go on with the message that has begun.
+
+        That is a first window ahead of its parts, which the application cannot consume yet, but no
+        more than what is missing can cost. All of it may not cost more than the longest message
+        twice over: a peer that cuts it into smaller parts has to live with the window.
+        """
+        missing = longest_cost(self._max_receive - self._parts_bytes)
+        spent = self._parts_bytes + self._parts_frames * FRAME_COST
+        left = 2 * longest_cost(self._max_receive) - spent
+        goal = self._recv_cost + min(self._first_window, missing, left)
+        return min(goal, self._consumed_cost + self._most_window)
+
+    def _give_credit(self) -> None:
+        """Let the peer send more, as far as the node has room."""
+        needed = 0
+        wanted = self._consumed_cost + self.window - self._credit_given
+        if self._parts is not None:
+            needed = max(0, self._credit_needed() - self._credit_given)
+            wanted = max(wanted, needed)
+        if wanted <= 0:
+            return
+        promised = self.committed
+        granted = self.budget.grant(promised, wanted, needed)
+        self._credit_given += granted
+        if granted == wanted:
+            return
+        promised += granted
+        if granted < needed or promised < self._first_window:
+            self._starved = True
+            self.budget.wait()
+        else:
+            self.window = promised
+
+    def _consider_window(self) -> None:
+        """Let the window grow if the application has received one quickly."""
+        received = self._consumed_cost - self.budget.in_inbox
+        if received - self._mark_cost < self.window:
+            return
+        if self.last_received - self._mark_time <= max(GROWTH_SECONDS, 2 * (self.rtt or 0)):
+            self.window = min(2 * self.window, self._most_window)
+        self._mark_cost = received
+        self._mark_time = self.last_received
+
+    def retry(self) -> None:
+        """Ask for credit again: there may be room now."""
+        if self._starved:
+            self._starved = False
+            self._give_credit()
 
     def _close_due(self) -> bool:
         return self.phase is Phase.CLOSING and not self._close_sent and not self.outbox.pending
@@ -278,10 +338,10 @@ class SessionMachine:
     def _ack_due(self) -> bool:
         if self._close_sent:
             return False
-        if (self._recv_cost - self._ack_sent_cost) * ACK_SHARE >= self._window:
+        if (self._recv_cost - self._ack_sent_cost) * ACK_SHARE >= self.window:
             return True
         # A sender that has used most of its credit must hear of new credit without delay.
-        running_dry = (self._credit_sent - self._recv_cost) * 2 < self._window
+        running_dry = (self._credit_told - self._recv_cost) * 2 < self.window
         return running_dry and self._credit_gained() > 0
 
     def data_to_send(self, budget: int) -> list[bytes | memoryview]:
@@ -299,7 +359,7 @@ class SessionMachine:
             self._pongs = 0
         if self.ack_owed:
             self._note_ack()
-            buffers.append(Ack(self._ack_sent, self._credit_sent).encode())
+            buffers.append(Ack(self._ack_sent, self._credit_given).encode())
         outbox = self.outbox
         if outbox.pending and not self._close_ack_sent:
             outbox.take(buffers, budget)
@@ -318,7 +378,14 @@ class SessionMachine:
     def _note_ack(self) -> None:
         self._ack_sent = self._recv_next
         self._ack_sent_cost = self._recv_cost
-        self._credit_sent += self._credit_gained()
+        window, consumed = self.window, self._consumed_cost
+        if window < self._most_window and consumed - self._mark_cost >= window:
+            self._consider_window()
+        if not self._starved and (
+            self._parts is not None or consumed + self.window > self._credit_given
+        ):
+            self._give_credit()
+        self._credit_told = self._credit_given
 
     # ---------------------------------------------------------------- receiving
 
@@ -386,9 +453,10 @@ class SessionMachine:
             self._parts.append(run[0])
             run = [b"".join(self._parts), *run[1:]]
             # The application consumes one message: what its other frames cost is given back now.
-            self._consumed_cost += self._parts_frames * FRAME_COST
+            self._consume(self._parts_frames * FRAME_COST)
             self._extra_received += self._parts_frames
             self._parts = None
+            self.budget.finished()
             self._parts_bytes = self._parts_frames = 0
         messages += run
 
@@ -398,7 +466,7 @@ class SessionMachine:
         self._count_received(size, 1)
         if self._parts is None:
             self._parts = []
-            self._parts_since = now
+        self._parts_since = now
         self._parts += part.pieces
         self._parts_bytes += size
         self._parts_frames += 1
@@ -409,17 +477,29 @@ class SessionMachine:
 
     def _count_received(self, size: int, count: int) -> None:
         cost = self._recv_cost + size + count * FRAME_COST
-        if cost > self._credit_sent:
-            raise STTLimitError(f"{cost - self._credit_sent} bytes beyond the credit")
-        self._budget.take(cost - self._recv_cost)
+        if cost > self._credit_given:
+            raise STTLimitError(f"{cost - self._credit_given} bytes beyond the credit")
         self._recv_cost = cost
         self._recv_next += count
         self.controls.count -= count
 
     @property
-    def unfinished_since(self) -> float | None:
-        """When the first part arrived of a message that is not complete; None without one."""
-        return None if self._parts is None else self._parts_since
+    def stuck_since(self) -> float | None:
+        """Since when a message that is not complete has not got on, though the peer had credit.
+
+        None without one.
+        """
+        return None if self._parts is None or self._starved else self._parts_since
+
+    @property
+    def committed(self) -> int:
+        """What the node keeps for the peer: `promised_cost` and `held_cost`."""
+        return self._credit_given - self._consumed_cost
+
+    @property
+    def promised_cost(self) -> int:
+        """Bytes that the peer may still send with the credit that it has."""
+        return self._credit_given - self._recv_cost
 
     @property
     def held_cost(self) -> int:
@@ -428,7 +508,13 @@ class SessionMachine:
 
     def consumed(self, size: int, count: int) -> None:
         """Report that the application has taken ``count`` messages of ``size`` bytes in all."""
-        self._consumed_cost += size + count * FRAME_COST
+        self._consume(size + count * FRAME_COST)
+
+    def _consume(self, cost: int) -> None:
+        beyond = self._credit_given - self._consumed_cost - self._first_window
+        self._consumed_cost += cost
+        if beyond > 0:
+            self.budget.release(min(cost, beyond))
 
     def _on_ack(self, ack: Ack, _messages: list[bytes], now: float) -> None:
         self._acknowledge(ack.recv_next, ack.credit)
@@ -464,7 +550,7 @@ class SessionMachine:
         """
         if self.link is Link.UP and not self._control:
             # No ACK may follow our CLOSE.
-            ack = Ack(self._ack_sent, self._credit_sent)
+            ack = Ack(self._ack_sent, self._credit_told)
             self._control.append(Pad(0).encode() if self._close_sent else ack.encode())
 
     @property
@@ -520,7 +606,7 @@ class SessionMachine:
         self.refusal = None
         self.epoch += 1
         self._note_ack()
-        return self.epoch, self._recv_next, self._credit_sent
+        return self.epoch, self._recv_next, self._credit_given
 
     def resume(self, epoch: int, recv_next: int, credit: int) -> None:
         """Go on over a new connection, whose dialer sent this opening (listener).
@@ -544,7 +630,7 @@ class SessionMachine:
     def welcome(self) -> None:
         """Answer the opening (listener). It is the first frame on the connection."""
         self._note_ack()
-        answer = Welcome(WelcomeStatus.ACCEPTED, self._ack_sent, self._credit_sent)
+        answer = Welcome(WelcomeStatus.ACCEPTED, self._ack_sent, self._credit_given)
         self._control.insert(0, answer.encode())
 
     def _on_welcome(self, welcome: Welcome, _messages: list[bytes], _now: float) -> None:
@@ -554,7 +640,7 @@ class SessionMachine:
             self.outbox.send_again()
             # The listener holds the session for established when it hears from us.
             self._note_ack()
-            self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
+            self._control.append(Ack(self._ack_sent, self._credit_given).encode())
             return
         self.refusal = welcome.status
         if welcome.status is WelcomeStatus.ENDED:
@@ -574,6 +660,8 @@ class SessionMachine:
         """Accept no more messages; deliver those accepted, then end. Does nothing when closing."""
         if self.phase is Phase.OPEN:
             self._enter(Phase.CLOSING)
+            # The peer gets no more credit after CLOSE, and is to deliver what it has accepted.
+            self.window = self._most_window
 
     def _on_close(self, close: Close, _messages: list[bytes], _now: float) -> None:
         if close.final != self._recv_next or self._parts is not None:
@@ -597,7 +685,7 @@ class SessionMachine:
         self._acknowledge(self.outbox.accepted, self.outbox.credit)
         self._enter(Phase.CLOSED)
         self._note_ack()
-        self._control.append(Ack(self._ack_sent, self._credit_sent).encode())
+        self._control.append(Ack(self._ack_sent, self._credit_given).encode())
 
     def abort(self) -> list[bytes]:
         """Return the frames that tell the peer that the session is given up, which is to follow."""
@@ -614,6 +702,11 @@ class SessionMachine:
         self._enter(Phase.CLOSED)
         self._drop_link()
         self._parts = None
+        self.budget.finished()
+        unused, self._credit_given = self.promised_cost, self._recv_cost
+        beyond = self.committed + unused - self._first_window
+        if beyond > 0:
+            self.budget.release(min(unused, beyond))
         return self.outbox.abandon()
 
     @property

@@ -20,6 +20,7 @@ from seigr_toolset_transmissions.frames import FrameDecoder, Welcome, WelcomeSta
 from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
 
 if TYPE_CHECKING:
+    from seigr_toolset_transmissions.budget import Waiter
     from seigr_toolset_transmissions.config import NodeConfig
     from seigr_toolset_transmissions.outbox import Undelivered
 
@@ -30,13 +31,37 @@ ALL = 1 << 40
 
 
 class NoBudget:
-    """The budget of a session that is alone in its node: there is always room."""
+    """The budget of a session that is alone in its node: there is always room, from the first."""
+
+    first_window = first_send = ALL
+    in_inbox = 0
 
     def __init__(self) -> None:
-        self.shut = False
+        self.owner: Waiter | None = None
 
-    def take(self, cost: int) -> None:
-        assert cost > 0
+    def grant(self, promised: int, wanted: int, needed: int) -> int:
+        assert promised >= 0
+        assert wanted > 0
+        assert needed <= wanted
+        return wanted
+
+    def finished(self) -> None:
+        pass
+
+    def release(self, cost: int) -> None:
+        raise AssertionError("nothing was granted beyond the first window")
+
+    def lend(self, over: int, wanted: int, *, alone: bool) -> bool:
+        raise AssertionError("no more than the send window is held")
+
+    def give_back(self, size: int) -> None:
+        assert size == 0
+
+    def wait(self) -> None:
+        raise AssertionError("there is always room")
+
+    def leave(self) -> None:
+        pass
 
 
 @dataclass(eq=False)
