@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from helpers.fault_network import FaultNetwork, Kind
 from helpers.nodes import EventLog, Nodes, in_virtual_time, memory_nodes
 from seigr_toolset_transmissions import SendOutcome
+from seigr_toolset_transmissions.errors import STTSessionClosedError
 from seigr_toolset_transmissions.outbox import FRAME_COST
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
@@ -226,3 +228,64 @@ async def test_a_broadcast_may_be_given_no_time_at_all() -> None:
         outcomes = await hub.endpoints.broadcast(bytes(16 * KIB), timeout=0)
         assert outcomes == {pair.dialer.node_id: SendOutcome.FULL}
         assert loop.time() == before
+
+
+def standstill_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if "answer from a task of your own" in line]
+
+
+@in_virtual_time
+async def test_two_handlers_that_wait_for_each_other_are_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_nodes(**SETTINGS) as nodes:
+        pair = await nodes.pair()
+        flooding = []
+        for node, session in ((pair.dialer, pair.near), (pair.listener, pair.far)):
+
+            async def answer(session_id: bytes, data: bytes, node: STTNode = node) -> None:
+                own = node.get_session(session_id)
+                assert own is not None
+                await own.send(data)
+
+            async def flood(session: Session = session) -> None:
+                with suppress(STTSessionClosedError):
+                    while True:
+                        await session.send(bytes(10 * KIB))
+
+            node.events.register("data_received", answer)
+            flooding.append(asyncio.create_task(flood()))
+        await asyncio.sleep(30)
+        lines = standstill_warnings(caplog)
+        assert len(lines) == 2  # one for each node
+        assert pair.near.session_id.hex() in lines[0]
+        await asyncio.sleep(600)
+        assert len(standstill_warnings(caplog)) == 2
+        await pair.dialer.kick(pair.listener.node_id)
+        await pair.listener.kick(pair.dialer.node_id)
+        await asyncio.wait(flooding)
+
+
+@in_virtual_time
+async def test_a_handler_that_takes_its_time_or_another_task_that_waits_is_no_standstill(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_nodes(**SETTINGS) as nodes:
+        pair = await nodes.pair()
+
+        @pair.listener.events.on("data_received")
+        async def work(session_id: bytes, data: bytes) -> None:
+            await asyncio.sleep(10)
+
+        async def flood(session: Session) -> None:
+            with suppress(STTSessionClosedError):
+                while True:
+                    await session.send(bytes(10 * KIB))
+
+        flooding = [asyncio.create_task(flood(session)) for session in (pair.near, pair.far)]
+        await asyncio.sleep(100)
+        assert not standstill_warnings(caplog)
+        await pair.dialer.kick(pair.listener.node_id)
+        await pair.listener.kick(pair.dialer.node_id)
+        await asyncio.wait(flooding)

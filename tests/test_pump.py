@@ -51,6 +51,9 @@ class Node:
     def time_is_over(self) -> bool:
         return self.runtime.time_is_over
 
+    def stands_still(self, session: object) -> None:
+        raise AssertionError("nobody sends here")
+
     def undelivered(self, session: object, messages: tuple[bytes, ...]) -> Step:
         self.left_over += messages
         return partial(self.emit, "undelivered", messages=messages)

@@ -325,6 +325,8 @@ class Session:
         senders.append(turn)
         self._wait_for_room()
         self.ping()  # the PONG brings an acknowledgement along, and with it room
+        if self._pump is not None:
+            self._pump.answers()
         try:
             await turn
             while not self.machine.outbox.send(message):
@@ -658,6 +660,8 @@ class Session:
         connection = self._connection
         if connection is None:
             return
+        if self._senders and self._pump is not None:
+            self._pump.check(now)
         machine, config = self.machine, self._owner.config
         stalled, asked, heard = connection.stalled(now), machine.ping_time, machine.last_received
         if stalled is not None:

@@ -55,6 +55,13 @@ _OFFER_MESSAGES = 1024
 """Messages offered to an inbox at a time, and messages there of which watchers have yet to hear."""
 
 
+STANDSTILL_SECONDS = 5.0
+"""A handler that waits so long to answer over the session whose messages it handles may wait for
+ever: its peer may do the same."""
+
+_NOT_ANSWERING = (-1, 0.0)
+
+
 class PumpOwner(Protocol):
     """What a pump needs of the node."""
 
@@ -90,6 +97,9 @@ class PumpOwner(Protocol):
     async def emit(self, event: str, **details: Any) -> None:
         """Emit an event. Raises only if the task is cancelled, or to interrupt the program."""
 
+    def stands_still(self, session: Any) -> None:
+        """Warn that a handler waits long to send over the session whose messages it handles."""
+
     def undelivered(self, session: Any, messages: tuple[bytes, ...]) -> Step:
         """Note messages that cannot be handed on any more; return the step that tells of them."""
 
@@ -119,6 +129,7 @@ class Pump:
     """Hands on what it is given until there is nothing left."""
 
     __slots__ = (
+        "_answering",
         "_delivery",
         "_handed",
         "_messages",
@@ -145,6 +156,7 @@ class Pump:
         self._task: asyncio.Task[None] | None = None  # works it all off
         self._turn: asyncio.Future[None] | None = None  # that task waits for it
         self._room: asyncio.Task[None] | None = None  # while the inbox is full
+        self._answering = _NOT_ANSWERING  # at which message a handler waits to send, since when
         self._until: float | None = None  # when this pump's time ends, after it has queued for it
 
     # ------------------------------------------------------------------ what comes in
@@ -163,6 +175,18 @@ class Pump:
     def add_step(self, step: Step) -> None:
         """Take a step behind all that came before."""
         self._steps.append((self._handed + len(self._messages), step))
+
+    def answers(self) -> None:
+        """Note that the caller waits to send over the session, if it handles these messages."""
+        if asyncio.current_task() is self._task:
+            self._answering = (self._handed, self._owner.loop.time())
+
+    def check(self, now: float) -> None:
+        """Say so if a handler waits long to send over the session, and messages wait for it."""
+        handed, since = self._answering
+        if handed == self._handed and now - since >= STANDSTILL_SECONDS and self._messages:
+            self._answering = _NOT_ANSWERING  # once for each wait
+            self._owner.stands_still(self._session)
 
     def take_back(self, step: Step | None) -> bool:
         """Drop ``step`` if nothing came after it and its turn has not come; whether so."""

@@ -8,6 +8,7 @@ and emits the events in the order that ``docs/events.md`` promises.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from .frames import WelcomeStatus
 from .live_session import Session, SessionState
 from .loop_time import LoopTime
 from .outbox import FRAME_COST
+from .pump import STANDSTILL_SECONDS
 from .reconnect import Reconnects
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ if TYPE_CHECKING:
     from .transports.base import Address, Transport
 
 __all__ = ["Peer", "Registry"]
+
+logger = logging.getLogger(__name__)
+
+_QUIET_SECONDS = 60.0
+"""The log says at most once in this time that a session stands still."""
 
 _UNFINISHED_SECONDS = 30.0
 """How long a message that has begun may make no progress while others wait for the room it has."""
@@ -107,6 +114,7 @@ class Registry:
         self.clones = Clones(runtime)
         self._departing: set[Session] = set()  # those of all peers
         self._tombstones: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
+        self._quiet_until = float("-inf")  # once it was said that a session stands still
         self._turn: FlushTurn
         self.loop_time: LoopTime
         self.budget = self._make_budget()
@@ -122,6 +130,7 @@ class Registry:
         # What a handler that could not be ended has left of a former life.
         self._departing.clear()
         self.peers.clear()
+        self._quiet_until = float("-inf")  # this loop's clock may be another
 
     def end(self) -> None:
         """End it, when all sessions have ended."""
@@ -431,6 +440,22 @@ class Registry:
             "messages": messages,
         }
         return partial(self.runtime.emit_error, "undelivered", details)
+
+    def stands_still(self, session: Session) -> None:
+        """Warn that a handler waits long to send over the session whose messages it handles."""
+        now = self.loop.time()
+        if now < self._quiet_until:
+            return
+        self._quiet_until = now + _QUIET_SECONDS
+        logger.warning(
+            "a handler of data_received has waited for %g s in send() over the very session whose "
+            "messages it handles (%s, with %s), and more of them wait for it. If the peer does the "
+            "same, both wait for ever: answer from a task of your own behind a bounded queue, or "
+            "with send_nowait()",
+            STANDSTILL_SECONDS,
+            session.session_id.hex(),
+            session.peer_node_id.hex(),
+        )
 
     def tell(self, session: Session, event: str) -> None:
         """Emit that a session was suspended or resumed, in order with all else about it.
