@@ -385,7 +385,12 @@ async def test_what_is_no_address_is_an_os_error(
 
     client = Recorder()
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    for attempt in (TcpNetwork().dial(client, host, port), TcpNetwork().resolve(host, port)):
+
+    async def resolve_and_dial() -> None:
+        for address in await TcpNetwork().resolve(host, port):
+            await TcpNetwork().dial(client, *address)
+
+    for attempt in (TcpNetwork().dial(client, host, port), resolve_and_dial()):
         with pytest.raises(OSError):  # noqa: PT011 - the message is partly the system's
             await attempt
     with pytest.raises(OSError):  # noqa: PT011
@@ -455,6 +460,14 @@ async def test_a_dial_cancelled_when_much_was_written_ends_the_connection() -> N
                     read += len(data)
             assert read < 16 * MIB
     client.check()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%lo"])
+async def test_a_numeric_address_stands_for_itself_and_is_not_looked_up(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "look_up", None)
+    assert await TcpNetwork().resolve(host, 7) == [(host, 7)]
 
 
 async def test_a_name_stands_for_its_addresses_the_families_in_turn(

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import sys
+from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -289,6 +290,9 @@ class TcpNetwork(Network):
             OSError: The name is unknown, or can be none.
 
         """
+        with contextlib.suppress(ValueError):
+            ip_address(host)
+            return [(host, port)]  # a name has to be looked up, and this would take as long
         infos = _alternate_families(await look_up(host, port, urgent=urgent))
         return [_address(info[4]) for info in infos]
 
