@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A shell has those that it runs in the background ignore Ctrl-C, and so would all programs that the
 # tests start and interrupt.
@@ -32,3 +35,16 @@ if sys.version_info >= (3, 12):
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+@pytest.fixture(params=[0, 1, 2], ids=["alone", "with_one_more", "with_two_more"])
+def crowd(request: pytest.FixtureRequest) -> int:
+    """How many more handlers there are: a single handler is run in another way than several."""
+    count: int = request.param
+    return count
+
+
+@pytest.fixture
+def no_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    assert not caplog.get_records("call")

@@ -21,7 +21,7 @@ ALLOWED = {
     "payload": {"errors"},
     "forks": set[str](),
     # They stand alone: no node, session or transport.
-    "events": FOUNDATION,
+    "events": FOUNDATION | {"events"},
     "fanout": FOUNDATION,
     "waiting": FOUNDATION,
     "room": FOUNDATION | {"waiting"},

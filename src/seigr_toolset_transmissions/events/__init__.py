@@ -1,0 +1,12 @@
+"""Named events, the async handlers registered for them, and how both are run.
+
+What an event means is up to the code that emits it. An emitter belongs to one event loop and is
+not thread-safe.
+"""
+
+from .delivery import Delivery
+from .emitter import EventEmitter
+from .handlers import Handler
+from .watching import Occurrence
+
+__all__ = ["Delivery", "EventEmitter", "Handler", "Occurrence"]
