@@ -126,7 +126,7 @@ async def test_an_emit_with_one_handler() -> None:
     with Calls() as calls:
         for value in range(1000):
             await events.emit("event", value=value)
-    assert calls.count / 1000 <= 3
+    assert calls.count / 1000 <= 5.1  # two of them keep the handler's context variables to itself
 
 
 @in_virtual_time

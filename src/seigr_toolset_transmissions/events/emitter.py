@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .delivery import Delivery
 from .emission import Emission
 from .handlers import Handler, check_handler, check_name, describe, is_async, log, log_failure
-from .isolation import Lane, finish, new_lane
+from .isolation import SpareLane, finish, new_lane
 from .registrations import Registration, Registrations
 from .scopes import Scope, below_error, is_cancellation, timed_out
 from .watching import Occurrence, Stream, Waiter, Watcher
@@ -52,7 +52,7 @@ class EventEmitter:
         self._any: Registrations[Handler] = Registrations()
         # By event, the handler whose call is all that an emit has to do.
         self._only: dict[str, Handler] = {}
-        self._lanes: list[Lane] = []  # at most one; none while it is in use
+        self._spare = SpareLane()
         self.followers: set[Callable[[], None]] = set()
         """Called whenever `changes` changes, within the change; for the emitter's owner."""
 
@@ -215,14 +215,13 @@ class EventEmitter:
                 check_name(name)
             return []
         try:
-            lanes = self._lanes
-            lane = lanes.pop() if lanes else new_lane()
+            spare = self._spare
+            lane, spare.lane = spare.lane or new_lane(), None  # the handler may emit, too, or wait
             context = copy_context()
             results = context.run(lane, handler(*args, **kwargs))
             if type(results) is not list:
                 results = await finish(context, lane, results)
-            if not lanes:
-                lanes.append(lane)
+            spare.lane = lane
             return results  # noqa: TRY300 - faster here than in an `else` block
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise

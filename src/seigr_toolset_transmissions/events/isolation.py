@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from contextvars import Context
 
-__all__ = ["Lane", "finish", "new_lane"]
+__all__ = ["Lane", "SpareLane", "finish", "new_lane"]
 
 _Coroutine: Any = types.CoroutineType
 
@@ -24,6 +24,15 @@ as the only item of a list. It may then be called again.
 It is the ``send`` of a generator: to send to the handler itself would tell its result by an
 exception, which costs as much as two short handlers.
 """
+
+
+class SpareLane:
+    """Keeps a lane for the next emit; None while an emit uses it."""
+
+    __slots__ = ("lane",)
+
+    def __init__(self) -> None:
+        self.lane: Lane | None = None
 
 
 @types.coroutine
