@@ -29,7 +29,7 @@ Report = Callable[[str, Handler, BaseException], Coroutine[Any, Any, None]]
 
 
 class Emission:
-    """One emit to several: make it, and `run` it once.
+    """One emit to several: make it, `run` it, and ask for its `results`.
 
     Watchers are told first. As long as no handler has to wait, they run one after the other in the
     caller's task: a task of its own costs more than most handlers. The first that waits keeps the
@@ -113,22 +113,22 @@ class Emission:
         self._base.run(self._scope.enter)
         self._context = self._base.copy()  # in which those run that do not wait
 
-    async def run(self) -> list[Any]:
-        """Tell the watchers, make the calls and wait for their ends; return the handlers' results.
+    async def run(self) -> None:
+        """Tell the watchers, make the calls and wait for their ends.
 
         What it raises is as of `EventEmitter.emit`.
         """
-        results: list[Any] = []
         try:
             self._tell_watchers()
             await self._start()
             await self._wait_for_others()
-            results += [outcome for outcome in self._outcomes[self._any :] if outcome is not _UNSET]
         except GeneratorExit:
             self._cancel()  # the emit is closed: nothing can be awaited any more
+            self._outcomes = []
             raise
         except BaseException:
             await self._cancel_and_wait()
+            self._outcomes = []
             if self._fatal is None:
                 raise
             if self._interrupted and self._owner is not None:
@@ -138,9 +138,16 @@ class Emission:
         try:
             if fatal is not None:
                 raise fatal
-            return results
         finally:
             del fatal  # its traceback leads here: no cycle of references
+
+    def results(self) -> list[Any]:
+        """Hand over the handlers' results, when `run` has ended.
+
+        They are kept nowhere else: a failure's traceback leads to all that runs in the emit.
+        """
+        outcomes, self._outcomes = self._outcomes[self._any :], []
+        return [outcome for outcome in outcomes if outcome is not _UNSET]
 
     def _tell_watchers(self) -> None:
         for registration in self._watchers:
@@ -342,7 +349,6 @@ class Emission:
         for index in self._scheduled:
             self._calls[index].due -= 1
         fatal, self._fatal, self._handled, self._owner = self._fatal, None, None, None
-        self._outcomes = []
         self._tasks = []
         return fatal
 

@@ -398,7 +398,8 @@ class EventEmitter:
             partial(self._end, self._registered, name),
             self._report,
         )
-        return await emission.run()
+        await emission.run()
+        return emission.results()
 
     async def _report(self, name: str, handler: Handler, exc: BaseException) -> None:
         """Emit the event ``error`` about a failure, which is in the log."""
