@@ -7,6 +7,7 @@ not thread-safe.
 from .delivery import Delivery
 from .emitter import EventEmitter
 from .handlers import Handler
+from .scopes import task_of_emit
 from .watching import Occurrence
 
-__all__ = ["Delivery", "EventEmitter", "Handler", "Occurrence"]
+__all__ = ["Delivery", "EventEmitter", "Handler", "Occurrence", "task_of_emit"]

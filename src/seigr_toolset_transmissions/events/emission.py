@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery
 from .handlers import Handler, log_failure
-from .scopes import Scope, is_cancellation
+from .scopes import Scope, is_cancellation, mark_task
 from .watching import Occurrence, Room, Watcher
 
 if TYPE_CHECKING:
@@ -252,7 +252,9 @@ class Emission:
     def _start_task(self, index: int | None, coroutine: Coroutine[Any, Any, None]) -> None:
         # Not create_task: an eager one would run within the handler that waits.
         loop = asyncio.get_running_loop()
-        task = asyncio.Task(coroutine, loop=loop, context=self._base.copy())
+        context = self._base.copy()
+        task = asyncio.Task(coroutine, loop=loop, context=context)
+        mark_task(task, context)
         self._tasks.append((index, task))
 
     async def _wait_for_others(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError, current_task
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
+from weakref import ref
 
-__all__ = ["Scope", "below_error", "is_cancellation", "timed_out"]
+__all__ = ["Scope", "below_error", "is_cancellation", "mark_task", "task_of_emit", "timed_out"]
 
 
 class Scope:
@@ -65,6 +67,20 @@ def below_error() -> bool:
     """Tell whether an emit of ``error``, of any emitter, is what led here and has not ended."""
     scope = _innermost.get()
     return scope is not None and scope.is_below_error()
+
+
+_of_emit: ContextVar[ref[asyncio.Task[None]] | None] = ContextVar("_of_emit", default=None)
+
+
+def mark_task(task: asyncio.Task[None], context: Context) -> None:
+    """Note in the context of a task that an emit has made it and waits for it."""
+    context.run(_of_emit.set, ref(task))
+
+
+def task_of_emit() -> asyncio.Task[None] | None:
+    """Return the task, made by an emit that waits for it, in or on whose behalf this is called."""
+    task = _of_emit.get()
+    return None if task is None else task()
 
 
 def is_cancellation(failure: BaseException, handled: BaseException | None) -> bool:
