@@ -205,7 +205,7 @@ async def _connect_late(node: STTNode, address: tuple[str, int]) -> None:
 
 
 def library_sources() -> Iterator[ast.Module]:
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("events/*.py")]):
         yield ast.parse(path.read_text(encoding="utf-8"))
 
 
