@@ -364,24 +364,24 @@ def _change_context() -> Generator[Any, Any, None]:
 class _Observed:
     """What a task waits for; tells, by a call in the context of whatever cancels it, when it is."""
 
-    __slots__ = ("_asyncio_future_blocking", "_awaited", "_cancelled")
+    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_fut_waiter")
 
     def __init__(self, awaited: Any, cancelled: Callable[[], None]) -> None:
         # The protocol of tasks with what they await: the awaited one is marked, and unmarked by
         # the task that begins to wait for it.
         self._asyncio_future_blocking = True
         awaited._asyncio_future_blocking = False  # noqa: SLF001
-        self._awaited = awaited
+        self._fut_waiter = awaited  # a task's name for it, by which a stopping node finds it
         self._cancelled = cancelled
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        loop: asyncio.AbstractEventLoop = self._awaited.get_loop()
+        loop: asyncio.AbstractEventLoop = self._fut_waiter.get_loop()
         return loop
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
-        self._awaited.add_done_callback(callback, context=context)
+        self._fut_waiter.add_done_callback(callback, context=context)
 
     def cancel(self, msg: object = None) -> bool:
         self._cancelled()
-        cancelled: bool = self._awaited.cancel(msg=msg)
+        cancelled: bool = self._fut_waiter.cancel(msg=msg)
         return cancelled
