@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from functools import partial
 from typing import TYPE_CHECKING
@@ -124,9 +125,12 @@ class Dialer:
             raise
         except OSError as error:
             self._runtime.counters.handshakes_failed += 1
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                advice = "close some, or allow this process more (ulimit -n)"
+            else:
+                advice = "is the node there running, and listening?"
             raise STTConnectError(
-                f"cannot reach {host} port {port}: {reason_of(error)}; "
-                "is the node there running, and listening?"
+                f"cannot reach {host} port {port}: {reason_of(error)}; {advice}"
             ) from error
         except STTConnectError:
             self._runtime.counters.handshakes_failed += 1

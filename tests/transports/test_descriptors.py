@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.nodes import Nodes, address_of, memory_nodes, until
+from seigr_toolset_transmissions.errors import STTConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +70,18 @@ async def test_a_connection_that_cannot_be_accepted_makes_little_noise_and_is_ac
         for dialer in dialers:
             dialer.close()
         alice = await nodes.start("alice")
+        await nodes.connect(alice, hub)
+
+
+async def test_a_dial_without_a_descriptor_says_what_to_do() -> None:
+    async with Nodes() as nodes:
+        hub = await nodes.listen()
+        alice = await nodes.start()
+        with (
+            no_descriptor_left(),
+            pytest.raises(STTConnectError, match=r"Too many open files; close some, .*ulimit -n"),
+        ):
+            await alice.connect(*address_of(hub))
         await nodes.connect(alice, hub)
 
 
