@@ -362,3 +362,29 @@ def test_a_suspended_wanted_endpoint_is_resumed_and_not_dialled_besides() -> Non
             await hub.stop()
 
     run_virtual(main())
+
+
+def test_a_handler_whose_task_is_cancelled_does_not_end_the_dialling() -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        hub = hub_of(network)
+        async with peer_of(network) as peer:
+            told = 0
+
+            @peer.events.on("error")
+            async def give_up(error_type: str, details: dict[str, Any]) -> None:
+                nonlocal told
+                told += 1
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+
+            await peer.endpoints.add_endpoint(hub.node_id, ADDRESS, connect=True)
+            await asyncio.sleep(30)
+            assert told > 1
+            await hub.start(server_mode=True)
+            await peer.events.wait_for("peer_connected", timeout=60)
+            await hub.stop()
+
+    run_virtual(main())

@@ -56,10 +56,9 @@ class Keeper:
             kept.retry.set()
 
     def stop(self) -> None:
-        """Dial nobody any more. A task that waits for the node's stop ends by itself."""
+        """Dial nobody any more."""
         for kept in self._kept.values():
-            if not self._runtime.is_spared(kept.task):
-                kept.task.cancel()
+            kept.task.cancel()
 
     async def _keep(self, endpoint_id: bytes, kept: _Kept) -> None:
         runtime = self._runtime
@@ -79,7 +78,9 @@ class Keeper:
                         "reason": str(error),
                         "attempts": attempts,
                     }
-                    await runtime.emit_error("connect_failed", details)
+                    # In a task of their own: what handlers do to it does not end this one.
+                    telling = runtime.own(runtime.emit_error("connect_failed", details))
+                    await asyncio.wait((telling,))
                 else:
                     began = runtime.loop.time()
                     await session.wait_closed()

@@ -268,10 +268,6 @@ class Runtime:
             if worker is not None:
                 worker.leave(task)
 
-    def is_spared(self, task: asyncio.Task[Any]) -> bool:
-        """Whether the task waits for the node's stop, so that the stop must not wait for it."""
-        return task in self._stop_callers
-
     def tasks(self) -> set[asyncio.Task[Any]]:
         """Return the tasks that run, but for those that wait for the node's stop."""
         return self._tasks.keys() - self._stop_callers
