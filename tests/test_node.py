@@ -17,6 +17,7 @@ import pytest
 
 from helpers.fault_network import Fault, FaultNetwork
 from helpers.nodes import (
+    BUILT_IN,
     SHARED_SEED,
     EventLog,
     Nodes,
@@ -29,11 +30,12 @@ from helpers.nodes import (
     until,
 )
 from helpers.relay import Direction, Kind, Relay
-from seigr_toolset_transmissions import NodeConfig, SendOutcome, STTNode
+from seigr_toolset_transmissions import EventEmitter, NodeConfig, SendOutcome, STTNode
 from seigr_toolset_transmissions.errors import (
     STTConnectError,
     STTEndpointError,
     STTError,
+    STTEventError,
     STTHandshakeError,
     STTIdentityError,
     STTListenError,
@@ -278,6 +280,69 @@ async def test_whoever_waits_for_a_message_hears_that_the_node_was_stopped() -> 
             assert not isinstance(ended.value, TimeoutError)
         with pytest.raises(STTTimeoutError):
             await endpoints.receive_any(timeout=0)
+
+
+@pytest.mark.parametrize("event", sorted(BUILT_IN))
+@in_virtual_time
+async def test_whoever_waits_for_an_event_hears_that_the_node_was_stopped(event: str) -> None:
+    async with memory_nodes() as nodes:
+        node = await nodes.listen()
+
+        async def read() -> None:
+            async with node.events.stream(event) as stream:
+                async for _ in stream:
+                    raise AssertionError("nothing was emitted")
+
+        waiting = [
+            asyncio.create_task(node.events.wait_for(event)),
+            asyncio.create_task(node.events.wait_for(event, lambda _: False, timeout=1000)),
+            asyncio.create_task(read()),
+        ]
+        own = asyncio.create_task(node.events.wait_for("an event of the program"))
+        await asyncio.sleep(1)
+        await node.stop()
+        for task in waiting:
+            with pytest.raises(STTEventError, match="the node was stopped"):
+                await task
+        for_the_next_life = asyncio.create_task(node.events.wait_for("peer_connected"))
+        await asyncio.sleep(1)
+        assert not own.done()
+        own.cancel()
+        await node.start(server_mode=True)
+        await nodes.connect(await nodes.start("alice"), node)
+        await for_the_next_life
+
+
+@in_virtual_time
+async def test_what_a_stream_has_seen_is_read_before_it_ends_with_the_node() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        async with pair.listener.events.stream("data_received", maxsize=2) as stream:
+            for data in (b"1", b"2"):
+                await pair.near.send(data)
+            await asyncio.sleep(1)
+            await pair.listener.stop()
+            for data in (b"1", b"2"):
+                assert (await anext(stream)).kwargs["data"] == data
+            for _ in range(2):
+                with pytest.raises(STTEventError, match="the node was stopped"):
+                    await anext(stream)
+
+
+@in_virtual_time
+async def test_nodes_that_share_an_emitter_end_its_waits_with_the_last_of_them() -> None:
+    async with memory_nodes() as nodes:
+        events = EventEmitter()
+        one = await nodes.start("alice", events=events)
+        other = await nodes.start("bob", events=events)
+        waiting = asyncio.create_task(events.wait_for("peer_connected"))
+        await asyncio.sleep(1)
+        await one.stop()
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        await other.stop()
+        with pytest.raises(STTEventError, match="the node was stopped"):
+            await waiting
 
 
 @in_virtual_time

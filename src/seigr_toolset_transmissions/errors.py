@@ -70,7 +70,10 @@ class STTSeedError(STTError, ValueError):
 
 
 class STTEventError(STTError):
-    """A handler that cannot be registered; the message names it and says what to write."""
+    """A handler that cannot be registered, or a wait for an event that nobody emits any more.
+
+    The message names the handler and says what to write, or says who has ended.
+    """
 
 
 class STTListenError(STTError):

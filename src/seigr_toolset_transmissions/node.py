@@ -58,7 +58,17 @@ __all__ = ["NodeStats", "STTNode"]
 logger = logging.getLogger(__name__)
 
 _INCARNATION_BYTES = 16
-_STOPPED = "the node was stopped: no message comes any more"
+_STOPPED = "the node was stopped"
+_EVENTS = (
+    "session_created",
+    "peer_connected",
+    "data_received",
+    "session_suspended",
+    "session_resumed",
+    "session_closed",
+    "peer_disconnected",
+    "error",
+)
 
 _deriving = Workers("stt-keys", 1)
 """Keys are derived one after the other anyway (`identity`), and must not wait for anything else."""
@@ -324,8 +334,9 @@ class STTNode:
         waits for the handler until the time is over.) If cancelled, the node goes on stopping.
 
         What waits in the inboxes can be received after that. Whoever waits for more gets
-        STTEndpointError, until the node is started again. (On a node that has never been started
-        nor stopped a receive waits.)
+        STTEndpointError, until the node is started again. Whoever waits for one of the node's
+        events in `wait_for` or `stream` gets STTEventError, unless another node that runs has the
+        same emitter. (On a node that has never been started nor stopped a receive waits.)
 
         Args:
             drain: Seconds; ``close_timeout`` if None.
@@ -345,12 +356,12 @@ class STTNode:
         self._runtime.check_caller()
         if not self._runtime.running:
             lost = StopReport(await self._clear_remains())
-            self.endpoints.close_inboxes(_STOPPED)
+            self._end_waits()
             return lost
         runtime = self._runtime
         if not self._started:  # `start` is under way: it gives up when it sees this
             runtime.end()
-            self.endpoints.close_inboxes(_STOPPED)
+            self._end_waits()
             return StopReport()
         runtime.spare_caller()
         if self._stopping is None:
@@ -398,7 +409,7 @@ class STTNode:
         registry.left_over.clear()
         registry.end()
         runtime.end()
-        self.endpoints.close_inboxes(_STOPPED)
+        self._end_waits()
         return report
 
     async def _clear_remains(self) -> tuple[STTSessionLostError, ...]:
@@ -424,6 +435,13 @@ class STTNode:
                 len(lost),
             )
         return lost
+
+    def _end_waits(self) -> None:
+        """Let nobody wait for what only a running node brings."""
+        self.endpoints.close_inboxes(f"{_STOPPED}: no message comes any more")
+        sharing = [node for node in _nodes if node.events is self.events]
+        if not any(node._runtime.running for node in sharing):  # noqa: SLF001  of this class
+            self.events.give_up(_EVENTS, f"{_STOPPED}: it emits nothing any more")
 
     async def __aenter__(self) -> Self:
         if not self._runtime.running:

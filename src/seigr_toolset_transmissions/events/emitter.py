@@ -19,7 +19,7 @@ from .scopes import Scope, below_error, is_cancellation, timed_out
 from .watching import Occurrence, Stream, Waiter, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
 __all__ = ["EventEmitter"]
 
@@ -285,6 +285,7 @@ class EventEmitter:
 
         Raises:
             TimeoutError: Nothing fitted in `timeout` seconds.
+            STTEventError: Whoever emits it has ended, as a node that is stopped: see `give_up`.
             TypeError: `name` is not a ``str``, or `predicate` is async.
             Exception: Whatever `predicate` raised; the emit is not affected.
 
@@ -322,6 +323,8 @@ class EventEmitter:
         Raises:
             TypeError: On entering: `name` is not a ``str``.
             ValueError: On entering: `maxsize` is less than 1.
+            STTEventError: On reading, when everything that had come was read: whoever emits it has
+                ended: see `give_up`. A node does when it is stopped.
 
         """
         check_name(name)
@@ -334,6 +337,16 @@ class EventEmitter:
         finally:
             self._end(self._watchers, name, registration)
             stream.close()
+
+    def give_up(self, names: Iterable[str], reason: str) -> None:
+        """End each `wait_for` and `stream` of these events, for whoever emits them has ended.
+
+        They raise `STTEventError` with this reason; a stream does so when all that waits in it
+        has been read. What begins to wait later does wait. Handlers are not concerned.
+        """
+        for name in names:
+            for registration in self._watchers.get(name, ()):
+                registration.handler.give_up(reason)
 
     def _register(self, name: str, handler: Handler, *, once: bool) -> None:
         check_name(name)

@@ -7,8 +7,11 @@ therefore see all emits in the order in which these began.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..errors import STTEventError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +36,9 @@ class Watcher(Protocol):
     def see(self, occurrence: Occurrence) -> Room | None:
         """Take note of an emit; return the room that the emit must wait for, if any."""
 
+    def give_up(self, reason: str) -> None:
+        """Expect no further emit: raise `STTEventError` once all that was seen has been read."""
+
 
 class Waiter:
     """Waits for the first occurrence for which a predicate is true."""
@@ -56,6 +62,12 @@ class Waiter:
         except BaseException as exc:  # noqa: BLE001 - `result` raises it
             self._failure = exc
         self.settled.set_result(None)
+
+    def give_up(self, reason: str) -> None:
+        """Settle with an error."""
+        if not self.settled.done() and not self.settled.get_loop().is_closed():
+            self._failure = STTEventError(reason)
+            self.settled.set_result(None)
 
     def result(self) -> Occurrence | None:
         """Return what was found, or None if nothing was; raise what the predicate has raised."""
@@ -96,10 +108,11 @@ class Stream:
         self._blocked: OrderedDict[Room, None] = OrderedDict()  # in order of their emits
         self._arrived = asyncio.Event()
         self._closed = False
+        self._given_up: str | None = None  # the reason
 
     def see(self, occurrence: Occurrence) -> Room | None:
         """Add an occurrence, if need be as soon as there is room for it."""
-        if self._closed:
+        if self._closed or self._given_up is not None:
             return None
         if len(self._queue) < self._maxsize:  # then no other emit waits for room
             self._queue.append(occurrence)
@@ -108,6 +121,12 @@ class Stream:
         room = Room(self, occurrence)
         self._blocked[room] = None
         return room
+
+    def give_up(self, reason: str) -> None:
+        """Fail every iteration, once what waits has been read."""
+        self._given_up = reason
+        with contextlib.suppress(RuntimeError):  # its loop may have been closed
+            self._arrived.set()
 
     def withdraw(self, room: Room) -> None:
         """Forget what waits for room."""
@@ -129,6 +148,8 @@ class Stream:
         while not self._queue:
             if self._closed:
                 raise StopAsyncIteration
+            if self._given_up is not None:
+                raise STTEventError(self._given_up)
             self._arrived.clear()
             await self._arrived.wait()
         occurrence = self._queue.popleft()
