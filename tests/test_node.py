@@ -1679,3 +1679,15 @@ async def test_a_peer_that_comes_again_and_again_cannot_fill_its_inbox_without_e
         while listener.stats().buffered_bytes:
             await listener.endpoints.receive_any(timeout=1)
         await send_and_leave()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("events", "STTNode(events="), ("config", "STTNode(config="), ("endpoints", "add_endpoint(")],
+)
+def test_what_a_node_is_made_of_cannot_be_replaced(name: str, remedy: str) -> None:
+    node = STTNode(bytes(16), bytes(range(16)))
+    before = getattr(node, name)
+    with pytest.raises(AttributeError, match=re.escape(remedy)):
+        setattr(node, name, before)
+    assert getattr(node, name) is before

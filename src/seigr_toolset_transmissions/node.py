@@ -154,10 +154,10 @@ class STTNode:
         self._identity: Identity | None = None  # derived when needed
         self._host = host
         self._port = port
-        self.events = EventEmitter() if events is None else events
-        self.config = NodeConfig() if config is None else config
+        self._events = EventEmitter() if events is None else events
+        self._config = NodeConfig() if config is None else config
         self._routes: dict[bytes, Session] = {}
-        self.endpoints = EndpointManager(
+        self._endpoints = EndpointManager(
             self._send_to_peer,
             inbox_messages=self.config.inbox_messages,
             inbox_bytes=self.config.inbox_bytes,
@@ -196,6 +196,35 @@ class STTNode:
         return f"<STTNode {self.node_id.hex()[:16]} {state}>"
 
     # ------------------------------------------------------------------ lifecycle
+
+    @property
+    def events(self) -> EventEmitter:
+        """Where handlers are registered."""
+        return self._events
+
+    @events.setter
+    def events(self, _: EventEmitter) -> Never:
+        raise AttributeError("a node keeps its emitter: give yours to STTNode(events=...)")
+
+    @property
+    def config(self) -> NodeConfig:
+        """The limits and time-outs."""
+        return self._config
+
+    @config.setter
+    def config(self, _: NodeConfig) -> Never:
+        raise AttributeError("a node keeps its settings: give yours to STTNode(config=...)")
+
+    @property
+    def endpoints(self) -> EndpointManager:
+        """The node's peers, and what they have sent."""
+        return self._endpoints
+
+    @endpoints.setter
+    def endpoints(self, _: EndpointManager) -> Never:
+        raise AttributeError(
+            "a node's endpoints are its own: add peers with node.endpoints.add_endpoint(...)"
+        )
 
     @property
     def node_id(self) -> bytes:
