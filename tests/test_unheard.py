@@ -191,3 +191,24 @@ async def test_a_member_that_is_refused_is_a_warning(caplog: pytest.LogCaptureFi
         [line] = lines(caplog)
         assert "peer_denied: the peer is not among the node ids that are allowed" in line
         assert dialer.node_id.hex() in line
+
+
+@in_virtual_time
+async def test_a_session_that_cannot_be_resumed_is_a_warning_long_before_it_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        assert pair.listener._listener is not None
+        await pair.listener._listener.close()
+        for connection in [*pair.dialer._registry.connections]:
+            connection.drop()
+        for connection in [*pair.listener._registry.connections]:
+            connection.drop()
+        pair.near.cut("the network is gone")
+        await asyncio.sleep(60)
+        assert pair.near.state == "suspended"
+        [first, *sums] = lines(caplog)
+        assert first.startswith("connect_failed: cannot reach")
+        assert pair.near.session_id.hex() in first
+        assert len(sums) <= 6

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reconnects"]
 
+_NO_ANSWER = "the peer did not answer in time"
+
 
 class _Owner(Protocol):
     """What is needed of who owns the sessions."""
@@ -166,7 +168,14 @@ class Reconnects:
                 if self._suspensions.get(session) is not suspension:
                     return  # it was resumed in the very turn in which the time ran out
                 cause = error
-                session.cut("the peer did not answer in time")
+                session.cut(_NO_ANSWER)
+                details = {
+                    "session_id": session.session_id,
+                    "peer_node_id": session.peer_node_id,
+                    "reason": str(error) or _NO_ANSWER,
+                    "attempts": session.attempts,
+                }
+                self._runtime.warn_if_unheard("connect_failed", details)
 
     async def _resume(self, session: Session, suspension: _Suspension) -> bool:
         """Dial, and ask the peer to resume; return whether that settles the matter."""

@@ -332,11 +332,15 @@ class Runtime:
 
         See ``docs/events.md``.
         """
+        self.warn_if_unheard(error_type, details)
+        await self.emit("error", error_type=error_type, details=details)
+
+    def warn_if_unheard(self, error_type: str, details: dict[str, Any]) -> None:
+        """Warn in the log, unless somebody has asked for errors: then it is told, or will be."""
         if not self.events.subscribed("error"):
             self._unheard.note(error_type, details)
             if self._loop is None:
                 self._unheard.flush()  # it belongs to the life that has ended: nobody else will
-        await self.emit("error", error_type=error_type, details=details)
 
     def report(self, error_type: str, details: dict[str, Any]) -> None:
         """Emit the event ``error`` about what others may bring about at will.
