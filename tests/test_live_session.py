@@ -1236,6 +1236,33 @@ async def test_a_late_look_at_a_session_reads_what_has_arrived_first(
         assert pair.near.rtt is not None
 
 
+@pytest.mark.parametrize("sign", ["what waits goes out", "the peer acknowledges"])
+@in_virtual_time
+async def test_a_connection_that_takes_bytes_slowly_is_not_given_up(
+    monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    """As long as it moves: what counts is progress, and not how much waits."""
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network, write_timeout=10, ping_timeout=1e6) as nodes:
+        pair = await nodes.pair()
+        connection = pair.near._connection
+        assert connection is not None
+        waiting = 1000
+        monkeypatch.setattr(type(network.cables[0]), "waiting", property(lambda _: waiting))
+        connection.pause_writing()
+        for _ in range(100):
+            await asyncio.sleep(9)
+            if sign == "what waits goes out":
+                waiting -= 1
+            else:
+                pair.far.machine.reassure()
+                assert pair.far._connection is not None
+                pair.far._connection.flush()
+        assert pair.near.stats.resumes == 0
+        await asyncio.sleep(13)
+        assert pair.near.stats.resumes == 1
+
+
 @in_virtual_time
 async def test_a_connection_that_takes_no_bytes_is_given_up(
     monkeypatch: pytest.MonkeyPatch,

@@ -34,6 +34,7 @@ STRIDE = 31
 @pytest.fixture(autouse=True)
 def _short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "MAX_DATA_BYTES", PART_BYTES)
+    monkeypatch.setattr(outbox, "FIRST_PART_BYTES", PART_BYTES // 3)
 
 
 def offsets(direction: Direction) -> Iterator[int]:

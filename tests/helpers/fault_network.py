@@ -136,6 +136,10 @@ class Cable(Transport, Receiver):
     def peer_address(self) -> Address:
         return self._transport.peer_address
 
+    @property
+    def waiting(self) -> int:
+        return self._transport.waiting
+
     def hand_over(self, receiver: Receiver) -> None:
         self._receiver = receiver
 

@@ -27,6 +27,10 @@ class _Guarded:
     def peer_address(self) -> Address:
         return self.inner.peer_address
 
+    @property
+    def waiting(self) -> int:
+        return self.inner.waiting
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._call(lambda: self.inner.write(data))
 

@@ -21,6 +21,8 @@ from helpers.lossless import messages, run_scenario
 from seigr_toolset_transmissions import outbox
 
 PART_BYTES = 100
+FIRST_PART_BYTES = 40
+"""After a cut; so what was under way goes on in other frames than before."""
 SIZES = [0, 1, 64, 99, 100, 101, 250, 30, 5, 7, 400, 2, 33, 199, 200, 201, 12, 90, 3, 10]
 TO_LISTENER = messages(b"out", SIZES)
 TO_DIALER = messages(b"in", SIZES)
@@ -28,7 +30,7 @@ TO_DIALER = messages(b"in", SIZES)
 
 def cut_at(fault: Fault) -> str | None:
     """Run the scenario with this fault; return what went wrong, or None."""
-    vars(outbox)["MAX_DATA_BYTES"] = PART_BYTES
+    vars(outbox).update(MAX_DATA_BYTES=PART_BYTES, FIRST_PART_BYTES=FIRST_PART_BYTES)
     outcome = run_scenario(TO_LISTENER, TO_DIALER, [fault])
     if outcome.at_listener == TO_LISTENER and outcome.at_dialer == TO_DIALER:
         return None
@@ -43,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stride", type=int, default=1, help="try every n-th offset (default 1)")
     stride: int = parser.parse_args().stride
-    vars(outbox)["MAX_DATA_BYTES"] = PART_BYTES
+    vars(outbox).update(MAX_DATA_BYTES=PART_BYTES, FIRST_PART_BYTES=FIRST_PART_BYTES)
     passed = run_scenario(TO_LISTENER, TO_DIALER).cables[0].passed
     faults = [
         Fault(direction, offset, kind)

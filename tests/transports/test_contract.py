@@ -259,6 +259,21 @@ async def test_the_writer_is_paused_and_resumed_and_nothing_is_lost(place: Place
         assert server.data == chunk * (BURST // len(chunk))
 
 
+async def test_what_waits_is_told_and_becomes_less_as_the_peer_reads(place: Place) -> None:
+    client, server = Recorder(), Recorder()
+    async with connected(place, client, server):
+        assert client.transport.waiting == 0
+        chunk = pattern(64 * 1024)
+        for _ in range(BURST // len(chunk)):
+            client.transport.write(chunk)
+        before = client.transport.waiting
+        assert before > WRITE_HIGH_BYTES
+        await client.until(lambda: not client.paused)
+        assert client.transport.waiting < before
+        await server.until_received(BURST)
+        assert client.transport.waiting == 0
+
+
 async def test_a_writer_that_heeds_the_pauses_keeps_little_waiting(place: Place) -> None:
     message, step = pattern(8 * MIB), 256 * 1024
     sent = 0
