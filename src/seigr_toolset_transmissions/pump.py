@@ -430,7 +430,8 @@ class Pump:
         self._steps.extend(reversed(later))
 
     async def _watch(self, data: bytes) -> None:
-        if self._owner.events.observed("data_received"):
+        # When the time of handlers is over, there may be more of these than can be cancelled.
+        if not self._owner.time_is_over and self._owner.events.observed("data_received"):
             name = Delivery("data_received", watch_only=True)
             await self._owner.emit(name, session_id=self._session.session_id, data=data)
 
