@@ -13,11 +13,12 @@ import seigr_toolset_transmissions
 PACKAGE = "seigr_toolset_transmissions"
 ROOT = Path(seigr_toolset_transmissions.__file__).parent
 
-FOUNDATION = {"callables", "errors", "config", "forks", "payload"}
+FOUNDATION = {"callables", "config", "errors", "figures", "forks", "payload"}
 ALLOWED = {
     "callables": set[str](),
     "errors": set[str](),
     "config": {"errors"},
+    "figures": set[str](),
     "payload": {"errors"},
     "forks": set[str](),
     # They stand alone: no node, session or transport.
@@ -38,18 +39,29 @@ ALLOWED = {
     "session": FOUNDATION | {"budget", "frames", "outbox"},
     # Where the protocol meets the transports.
     "loop_time": FOUNDATION,
+    "flushers": FOUNDATION,
     "connection": FOUNDATION
     | {"frames", "loop_time", "noise", "outbox", "records", "session", "transports"},
     "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
     "pump": FOUNDATION | {"endpoints", "events", "loop_time", "outbox", "session"},
     "live_session": FOUNDATION
-    | {"connection", "endpoints", "events", "frames", "pump", "session", "transports"},
+    | {
+        "connection",
+        "endpoints",
+        "events",
+        "flushers",
+        "frames",
+        "pump",
+        "session",
+        "transports",
+    },
     "checked_session": FOUNDATION | {"live_session"},
     "backoff": FOUNDATION,
     # The parts of a node.
     "access": FOUNDATION | {"identity"},
     "admission": FOUNDATION | {"transports"},
     "unheard": FOUNDATION,
+    "unread": FOUNDATION | {"endpoints", "events"},
     "runtime": FOUNDATION | {"endpoints", "events", "unheard"},
     "stopping": FOUNDATION | {"runtime"},
     "dial_slots": FOUNDATION,

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .endpoints import EndpointManager, SendOutcome
     from .errors import STTError
     from .events import EventEmitter, Occurrence
+    from .figures import NodeStats, SessionStats
     from .identity import generate_seed
-    from .live_session import Session, SessionState, SessionStats
-    from .node import NodeStats, STTNode
+    from .live_session import Session, SessionState
+    from .node import STTNode
     from .stopping import StopReport
 
 __all__ = [
@@ -43,14 +44,14 @@ _HOMES = {
     "EndpointManager": "endpoints",
     "EventEmitter": "events",
     "NodeConfig": "config",
-    "NodeStats": "node",
+    "NodeStats": "figures",
     "Occurrence": "events",
     "STTError": "errors",
     "STTNode": "node",
     "SendOutcome": "endpoints",
     "Session": "live_session",
     "SessionState": "live_session",
-    "SessionStats": "live_session",
+    "SessionStats": "figures",
     "StopReport": "stopping",
     "generate_seed": "identity",
 }

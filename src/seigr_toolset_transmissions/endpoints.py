@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from .callables import is_async
 from .errors import STTConfigError, STTEndpointError
 from .fanout import Route, SendOutcome, fan_out
+from .figures import Traffic
 from .forks import Orphan
 from .inbox import Inboxes
 from .payload import as_bytes
@@ -25,17 +26,6 @@ __all__ = ["EndpointManager", "SendOutcome", "Traffic"]
 
 #: Stands for "not given" where None is a value.
 _NOT_GIVEN: Any = object()
-
-
-class Traffic(NamedTuple):
-    """What went to and fro between a transport and an endpoint."""
-
-    bytes_sent: int
-    """Bytes of messages accepted for sending."""
-    bytes_received: int
-    """Bytes of messages that have come."""
-    last_activity: float | None
-    """When a message last came or went, in seconds since the epoch; None if none ever did."""
 
 
 class _Endpoint(Inbox):

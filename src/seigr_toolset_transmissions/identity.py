@@ -20,7 +20,7 @@ import secrets
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
-from typing import Final, Never
+from typing import TYPE_CHECKING, Final, Never
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -29,6 +29,9 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from .errors import STTSeedError
 from .forks import in_child
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MIN_SEED_BYTES",
@@ -40,6 +43,7 @@ __all__ = [
     "STATIC_KEY_PURPOSE",
     "Identity",
     "check_seed",
+    "check_shared_seeds",
     "derive_psk",
     "generate_seed",
     "node_id_of",
@@ -122,6 +126,20 @@ def check_seed(seed: object, name: str) -> bytes:
         )
         raise STTSeedError(msg)
     return seed
+
+
+def check_shared_seeds(shared_seed: bytes | Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return the shared seeds, the one to dial with first.
+
+    Raises:
+        STTSeedError: There is none, or one cannot be used.
+
+    """
+    if isinstance(shared_seed, list | tuple):
+        if not shared_seed:
+            raise STTSeedError("shared_seed is empty: give one seed, or several while it changes")
+        return tuple(check_seed(seed, "shared_seed") for seed in shared_seed)
+    return (check_seed(shared_seed, "shared_seed"),)
 
 
 def derive_psk(shared_seed: bytes) -> bytes:

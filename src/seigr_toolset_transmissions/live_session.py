@@ -15,12 +15,10 @@ import asyncio
 import contextlib
 from collections import deque
 from copy import copy
-from dataclasses import dataclass
 from enum import StrEnum
 from time import time
 from typing import TYPE_CHECKING, Never, Protocol
 
-from .endpoints import Traffic
 from .errors import (
     STTAuthenticationError,
     STTEndpointError,
@@ -29,6 +27,8 @@ from .errors import (
     STTSessionLostError,
     STTWindowFullError,
 )
+from .figures import SessionStats, Traffic
+from .flushers import Flushers
 from .frames import WelcomeStatus
 from .payload import as_bytes
 from .pump import Pump, PumpOwner
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .session import SessionMachine
     from .transports.base import Address
 
-__all__ = ["Session", "SessionOwner", "SessionState", "SessionStats"]
+__all__ = ["Session", "SessionOwner", "SessionState"]
 
 _PEER_CLOSED, _CLOSED = Phase.PEER_CLOSED, Phase.CLOSED  # see `session`
 
@@ -60,24 +60,6 @@ class SessionState(StrEnum):
     CLOSING = "closing"
     """Takes no more messages; those accepted are being delivered."""
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionStats:
-    """Totals since the session began."""
-
-    messages_sent: int
-    """Messages accepted for sending."""
-    messages_received: int
-    """Messages of which every byte has come, whatever has become of them since."""
-    bytes_sent: int
-    """What the messages in ``messages_sent`` have together."""
-    bytes_received: int
-    """What those in ``messages_received`` have together."""
-    unacknowledged_bytes: int
-    """Accepted and not yet acknowledged: what the send window holds now, overhead included."""
-    resumes: int
-    """How often the session went on over a new connection."""
 
 
 class SessionOwner(PumpOwner, Protocol):
@@ -188,7 +170,7 @@ class Session:
         self.resumption: Step | None = None
         """What was told of the last one; for the owner."""
         self._senders: deque[asyncio.Future[None]] | None = None
-        self._flushers: list[tuple[int, asyncio.Future[None]]] | None = None
+        self._flushers: Flushers | None = None
         self._ended: asyncio.Event | None = None  # made for who waits for the end
         self._pump: Pump | None = None  # while there is something to hand on
 
@@ -371,16 +353,15 @@ class Session:
             return
         if self._closed:
             raise self._end_error()
-        waiter = self._owner.loop.create_future()
         if self._flushers is None:
-            self._flushers = []
-        self._flushers.append((target, waiter))
+            self._flushers = Flushers()
+        waiter = self._owner.loop.create_future()
+        self._flushers.add(target, waiter)
         self.ping()  # the PONG brings the acknowledgement along
         try:
             await waiter
-        except asyncio.CancelledError:
-            self._settle_flushers()  # lets go of it
-            raise
+        finally:
+            self._settle_flushers()  # lets go of one that was cancelled
 
     async def close(self) -> None:
         """Accept no more, deliver what was accepted, and end the session on both sides.
@@ -458,10 +439,9 @@ class Session:
         """Record the end and tell everybody who waits for something of this session."""
         self._settle(cause, reason)
         self._leave_open()
-        for _, flusher in self._flushers or ():
-            if not flusher.done():
-                flusher.set_exception(self._end_error())
-        self._flushers = None
+        if self._flushers is not None:
+            self._flushers.fail(self._end_error)
+            self._flushers = None
         if self._ended is not None:
             self._ended.set()
         if self._pump is not None:
@@ -564,7 +544,7 @@ class Session:
                 self.go_live()
         if self._senders:
             self._wake_sender()
-        if self._flushers:
+        if self._flushers is not None:
             self._settle_flushers()
         connection = self._connection
         if connection is None:
@@ -605,16 +585,8 @@ class Session:
             self.lose("the peer does not know the session any more")
 
     def _settle_flushers(self) -> None:
-        acked = self.machine.outbox.messages_acked
-        waiting = []
-        for target, waiter in self._flushers or ():
-            if waiter.done():
-                continue  # cancelled
-            if target > acked:
-                waiting.append((target, waiter))
-            else:
-                waiter.set_result(None)
-        self._flushers = waiting or None
+        if self._flushers is not None and self._flushers.settle(self.machine.outbox.messages_acked):
+            self._flushers = None
 
     def acknowledge(self) -> None:
         """See that the peer hears, soon enough, of what was received and consumed."""

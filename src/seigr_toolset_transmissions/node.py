@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self
 from weakref import WeakSet
@@ -26,15 +25,15 @@ from .dialing import Dialer
 from .endpoints import EndpointManager, SendOutcome
 from .errors import (
     STTListenError,
-    STTSeedError,
     STTSessionClosedError,
     STTSessionLostError,
     reason_of,
 )
 from .events import EventEmitter
 from .fanout import fan_out
+from .figures import NodeStats
 from .forks import in_child
-from .identity import Identity, check_seed, derive_psk
+from .identity import Identity, check_seed, check_shared_seeds, derive_psk
 from .keeper import Keeper
 from .live_session import Session, SessionState
 from .noise import Handshake
@@ -43,6 +42,7 @@ from .registry import Registry
 from .runtime import Counters, Runtime
 from .stopping import StopReport, end_tasks
 from .transports.tcp import TcpNetwork, descriptor_limit
+from .unread import UnreadWarnings
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .access import Allow
-    from .endpoints import Traffic
+    from .figures import Traffic
     from .transports.base import Address, Listener, Network
 
-__all__ = ["NodeStats", "STTNode"]
+__all__ = ["STTNode"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,38 +74,6 @@ _deriving = Workers("stt-keys", 1)
 """Keys are derived one after the other anyway (`identity`), and must not wait for anything else."""
 _CHECK_SECONDS = 1.0
 """How often sessions are looked at for silence: a fraction of the shortest sensible time-out."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStats:
-    """What a node has done since it was made, and what it holds now."""
-
-    sessions: int
-    """Sessions now, with those that have no connection and those not used by their dialer yet."""
-    suspended: int
-    """Of these, how many have no connection."""
-    peers: int
-    half_open: int
-    """Connections to this node that are in their handshake."""
-    buffered_bytes: int
-    """Received and not yet taken by the application, 64 for each message included, and 1,536 for
-    each peer that has gone while messages of it wait. What handlers have taken in the last few
-    milliseconds may be among it."""
-    promised_bytes: int
-    """What the peers may send at any time with the credit that they have, counted alike."""
-    unacknowledged_bytes: int
-    """Accepted for sending and not acknowledged yet, counted alike; a message that was broadcast
-    counts for each recipient. These three together never exceed ``max_buffered_bytes``."""
-    sessions_opened: int
-    sessions_lost: int
-    """Sessions that ended without an acknowledged close."""
-    resumes: int
-    handshakes_failed: int
-    """Connections that did not become a session, in either direction."""
-    handshakes_dropped: int
-    """Connections to this node that were dropped because there were too many in a handshake."""
-    peers_denied: int
-    """Connections of members that are not allowed or banned."""
 
 
 class STTNode:
@@ -150,7 +118,7 @@ class STTNode:
         allow: Allow | None = None,
     ) -> None:
         self._node_seed = check_seed(node_seed, "node_seed")
-        self._shared_seeds = _check_shared_seeds(shared_seed)
+        self._shared_seeds = check_shared_seeds(shared_seed)
         self._identity: Identity | None = None  # derived when needed
         self._host = host
         self._port = port
@@ -171,8 +139,7 @@ class STTNode:
         self._network = TcpNetwork() if network is None else network
         self._access = Access(allow)
         self._make_parts(Counters())
-        self._warned = False
-        self._warned_of_unread = False
+        self._unread = UnreadWarnings(self._events)
         _nodes.add(self)
 
     def _make_parts(self, counters: Counters) -> None:
@@ -324,7 +291,7 @@ class STTNode:
 
         """
         self._runtime.check_caller()
-        self._shared_seeds = _check_shared_seeds(shared_seed)
+        self._shared_seeds = check_shared_seeds(shared_seed)
         if self._started and self._runtime.running:
             await self._use_seeds()
 
@@ -503,7 +470,7 @@ class STTNode:
         # Something may have kept the loop from reading what has arrived by now. It reads in its
         # next turn, and behind what is due in it: the turn after that one judges.
         loop.call_soon(loop.call_soon, self._registry.check, now)
-        self._warn_of_unread()
+        self._unread.check(self.endpoints)
 
     # ---------------------------------------------------------------- peers
 
@@ -691,26 +658,7 @@ class STTNode:
 
     def _receiver_waits(self) -> None:
         self._runtime.check_caller()
-        if not self._warned and self.events.handled("data_received"):
-            self._warned = True
-            logger.warning(
-                "receive_from/receive_any wait, but a handler is registered for data_received "
-                "and takes all messages: remove it, or have it call node.endpoints.deliver()"
-            )
-
-    def _warn_of_unread(self) -> None:
-        """Tell of messages that no handler will get: they came before there was one."""
-        if (
-            not self._warned_of_unread
-            and self.endpoints.has_unasked
-            and self.events.handled("data_received")
-        ):
-            self._warned_of_unread = True
-            logger.warning(
-                "messages that came before the first handler for data_received wait in the "
-                "inboxes: take them with node.endpoints.receive_any(timeout=0), or register the "
-                "handler before the node is started"
-            )
+        self._unread.receiver_waits()
 
     def stats(self) -> NodeStats:
         """Return what the node has done and holds."""
@@ -742,17 +690,3 @@ def _orphan_nodes() -> None:
 
 
 in_child(_orphan_nodes)
-
-
-def _check_shared_seeds(shared_seed: bytes | Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return the shared seeds, the one to dial with first.
-
-    Raises:
-        STTSeedError: There is none, or one cannot be used.
-
-    """
-    if isinstance(shared_seed, list | tuple):
-        if not shared_seed:
-            raise STTSeedError("shared_seed is empty: give one seed, or several while it changes")
-        return tuple(check_seed(seed, "shared_seed") for seed in shared_seed)
-    return (check_seed(shared_seed, "shared_seed"),)

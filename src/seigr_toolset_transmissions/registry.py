@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
     from .config import NodeConfig
     from .dialing import Dialer
-    from .endpoints import EndpointManager, Traffic
+    from .endpoints import EndpointManager
     from .events import EventEmitter
+    from .figures import Traffic
     from .noise import Channel
     from .pump import Pump, Step
     from .runtime import Runtime

@@ -43,7 +43,7 @@ would wait for itself."""
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened since the node was made; see `node.NodeStats`."""
+    """What has happened since the node was made; see `figures.NodeStats`."""
 
     sessions_opened: int = 0
     sessions_lost: int = 0

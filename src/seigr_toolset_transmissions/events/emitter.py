@@ -10,9 +10,10 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..callables import is_async
 from .delivery import Delivery
 from .emission import Emission
-from .handlers import Handler, check_handler, check_name, describe, is_async, log, log_failure
+from .handlers import Handler, check_handler, check_name, describe, log, log_failure
 from .isolation import SpareLane, finish, new_lane
 from .registrations import Registration, Registrations
 from .scopes import Scope, below_error, is_cancellation, timed_out

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..callables import is_async
 from ..errors import STTEventError
 
-__all__ = ["Handler", "check_handler", "check_name", "describe", "is_async", "log", "log_failure"]
+__all__ = ["Handler", "check_handler", "check_name", "describe", "log", "log_failure"]
 
 log = logging.getLogger(__package__)
 
@@ -24,18 +23,6 @@ def check_name(name: object) -> None:
     if not isinstance(name, str):
         hint = "; write @events.on('name')" if callable(name) else ""
         raise TypeError(f"an event's name is a str, not {type(name).__name__}{hint}")
-
-
-def is_async(handler: object) -> bool:
-    """Tell whether a call of `handler` returns something to await."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    call = getattr(type(handler), "__call__", None)  # noqa: B004 - its kind is asked for
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
-        return True
-    if sys.version_info >= (3, 13):
-        return False
-    return asyncio.iscoroutinefunction(handler)  # `create_autospec` marks its functions for it
 
 
 def check_handler(handler: object, purpose: str) -> None:
