@@ -1,6 +1,7 @@
 """Say who may come in: by a list of node ids, and by throwing somebody out."""
 
 import asyncio
+from typing import Any
 
 from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.errors import STTConnectError
@@ -10,6 +11,12 @@ async def main() -> None:
     shared_seed = generate_seed()
     guest, stranger = (STTNode(generate_seed(), shared_seed) for _ in range(2))
     hub = STTNode(generate_seed(), shared_seed, allow={guest.node_id})
+
+    @hub.events.on("error")
+    async def on_error(error_type: str, details: dict[str, Any]) -> None:
+        if error_type == "peer_denied" and details["peer_node_id"] == stranger.node_id:
+            print("the hub refused the stranger:", details["reason"])
+
     host, port = await hub.start(server_mode=True) or ("", 0)
     async with hub, guest, stranger:
         session = await guest.connect(host, port)

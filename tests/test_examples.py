@@ -70,6 +70,7 @@ cellar: UNREACHABLE
 """,
     "access": r"""
 the guest is in: open
+the hub refused the stranger: the peer is not among the node ids that are allowed
 the stranger is not: the peer does not allow this node to connect
 the guest, banned: the peer does not allow this node to connect
 and forgiven: open

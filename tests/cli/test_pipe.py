@@ -120,11 +120,16 @@ def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> N
 def test_senders_wait_while_the_one_before_them_is_written_for_a_slow_reader(
     tmp_path: Path,
 ) -> None:
-    with Stt("listen", ANY_PORT, "--raw", "--keep") as listener:
-        for data in (BYTES, b"and more"):
-            (tmp_path / "file").write_bytes(data)
-            assert run(["send", listener.address(), str(tmp_path / "file")]) == 0
+    (tmp_path / "first").write_bytes(BYTES)  # more than the listener takes before it is read
+    (tmp_path / "second").write_bytes(b"and more")
+    with (
+        Stt("listen", ANY_PORT, "--raw", "--keep") as listener,
+        Stt("send", listener.address(), str(tmp_path / "first")) as first,
+    ):
+        first.until("connected to")
+        assert run(["send", listener.address(), str(tmp_path / "second")]) == 0
         assert listener.stdout.read(len(BYTES)) == BYTES
+        assert first.end() == 0
         assert listener.stdout.read(8) == b"and more"
         listener.until(f"{received(BYTES)}{received(b'and more')}")
 
