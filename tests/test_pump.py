@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from helpers.clock import run_virtual
 from helpers.nodes import in_virtual_time, until
 from seigr_toolset_transmissions import EndpointManager, EventEmitter, NodeConfig
+from seigr_toolset_transmissions.errors import STTTimeoutError
 from seigr_toolset_transmissions.loop_time import LoopTime
 from seigr_toolset_transmissions.outbox import FRAME_COST
 from seigr_toolset_transmissions.pump import Pump
 from seigr_toolset_transmissions.runtime import Counters, Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seigr_toolset_transmissions.pump import Step
 
@@ -103,6 +104,7 @@ class User:
 
     async def run(self) -> None:
         """Run the pump until it has handed on everything."""
+        self.ended = False
         self.pump.start()
         await until(lambda: self.ended)
 
@@ -120,6 +122,15 @@ class User:
 
 async def told(log: list[Any], what: Any) -> None:
     log.append(what)
+
+
+async def take_all(node: Node) -> list[bytes]:
+    """Return what the inboxes hold."""
+    taken = []
+    with suppress(STTTimeoutError):
+        while True:
+            taken.append((await node.endpoints.receive_any(timeout=0))[0])
+    return taken
 
 
 @in_virtual_time
@@ -608,12 +619,18 @@ def test_an_interruption_goes_on_to_the_loop_and_the_rest_is_handed_on_when_that
     assert user.machine.messages == 3
 
 
+PASSED_ON = pytest.mark.parametrize("pass_on", [lambda name: name, str, "{}".format])
+"""What a wrapper of ``emit`` may do to an event's name."""
+
+
 @pytest.mark.parametrize(
-    ("times", "pushed", "pulled"), [(0, [], [b"1", b"2"]), (2, [b"1", b"1", b"2", b"2"], [])]
+    ("times", "pushed", "pulled"),
+    [(0, [], [b"1", b"2"]), (1, [b"1", b"2"], []), (2, [b"1", b"1", b"2", b"2"], [])],
 )
+@PASSED_ON
 @in_virtual_time
 async def test_a_wrapper_of_emit_decides_how_often_handlers_are_called(
-    times: int, pushed: list[bytes], pulled: list[bytes]
+    pass_on: Callable[[str], str], times: int, pushed: list[bytes], pulled: list[bytes]
 ) -> None:
     node, log = Node(), list[bytes]()
     user = User(node)
@@ -621,7 +638,7 @@ async def test_a_wrapper_of_emit_decides_how_often_handlers_are_called(
 
     async def emit(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
         for _ in range(times):
-            await original(name, *args, **kwargs)
+            await original(pass_on(name), *args, **kwargs)
         return []
 
     node.events.emit = emit  # type: ignore[method-assign]
@@ -633,19 +650,22 @@ async def test_a_wrapper_of_emit_decides_how_often_handlers_are_called(
     user.add([b"1", b"2"])
     await user.run()
     assert log == pushed
-    assert [(await node.endpoints.receive_any(timeout=0))[0] for _ in pulled] == pulled
+    assert await take_all(node) == pulled
     assert user.machine.messages == 2
 
 
+@PASSED_ON
 @in_virtual_time
-async def test_a_wrapper_that_emits_later_hands_no_message_on_twice() -> None:
+async def test_a_wrapper_that_emits_later_hands_no_message_on_twice(
+    pass_on: Callable[[str], str],
+) -> None:
     node, log = Node(), list[bytes]()
     user = User(node)
     original = node.events.emit
     later = set[asyncio.Task[Any]]()
 
     async def emit(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
-        later.add(asyncio.create_task(original(name, *args, **kwargs)))
+        later.add(asyncio.create_task(original(pass_on(name), *args, **kwargs)))
         return []
 
     node.events.emit = emit  # type: ignore[method-assign]
@@ -658,4 +678,64 @@ async def test_a_wrapper_that_emits_later_hands_no_message_on_twice() -> None:
     await user.run()
     await asyncio.gather(*later)
     assert log == []
-    assert [(await node.endpoints.receive_any(timeout=0))[0] for _ in range(2)] == [b"1", b"2"]
+    assert await take_all(node) == [b"1", b"2"]
+
+
+@PASSED_ON
+@in_virtual_time
+async def test_a_wrapper_calls_no_handler_for_what_is_in_the_inbox(
+    pass_on: Callable[[str], str],
+) -> None:
+    node, log = Node(), list[bytes]()
+    user = User(node)
+    original = node.events.emit
+
+    async def emit(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        if not node.events.handled("data_received"):
+            node.events.register("data_received", handle)
+        return await original(pass_on(name), *args, **kwargs)
+
+    node.events.emit = emit  # type: ignore[method-assign]
+
+    async def handle(session_id: bytes, data: bytes) -> None:
+        log.append(data)
+
+    user.add([b"1", b"2"])
+    await user.run()
+    user.add([b"3"])
+    await user.run()
+    assert await take_all(node) == [b"1", b"2"]
+    assert log == [b"3"]
+
+
+@in_virtual_time
+async def test_what_a_handler_emits_by_itself_below_a_wrapper_is_an_emit_of_its_own() -> None:
+    node, log = Node(), list[bytes]()
+    user = User(node)
+    original = node.events.emit
+
+    async def emit(name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        return await original(str(name), *args, **kwargs)
+
+    async def emit_later(data: bytes) -> None:
+        await handled.wait()
+        await node.events.emit("data_received", data=data)
+
+    @node.events.on_any
+    async def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs["data"] == b"1":
+            later.append(asyncio.create_task(emit_later(b"2")))
+
+    handled, later = asyncio.Event(), list[asyncio.Task[None]]()
+    node.events.emit = emit  # type: ignore[method-assign]
+    user.add([b"1"])
+    await user.run()
+
+    @node.events.on("data_received")
+    async def handle(data: bytes) -> None:
+        log.append(data)
+
+    handled.set()
+    await asyncio.gather(*later)
+    assert await take_all(node) == [b"1"]
+    assert log == [b"2"]

@@ -298,7 +298,7 @@ class Runtime:
         name = event if isinstance(event, Delivery) else Delivery(event)
         failure: BaseException | None = None
         try:
-            await self.events.emit(name, **details)
+            await self.events.deliver(name, **details)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except Exception:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from .handlers import Handler
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "announced"]
 
 
 class Delivery(str):
     """An event's name that tells, when its emit has ended, whether a handler was called.
 
-    For what must go elsewhere if none was. It is the event's name for all else, and a wrapper of
-    ``emit`` passes it on like any other.
+    For what must go elsewhere if none was. It is the event's name for all else.
 
     Attributes:
         handler: The handler that was called last; None: none yet.
@@ -33,3 +33,11 @@ class Delivery(str):
         delivery.handler = None
         delivery.watch_only = watch_only
         return delivery
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)  # to whoever keeps it, it is a name
+
+
+announced: ContextVar[tuple[object, Delivery] | None] = ContextVar("announced", default=None)
+"""An emitter, and what code that has replaced its ``emit`` was given to pass on: it may pass on
+another string of the same name. None within handlers, whose own emits are their own."""

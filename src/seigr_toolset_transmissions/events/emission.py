@@ -11,7 +11,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from .delivery import Delivery
+from .delivery import Delivery, announced
 from .handlers import Handler, log_failure
 from .scopes import Scope, is_cancellation, mark_task
 from .watching import Occurrence, Room, Watcher
@@ -109,6 +109,8 @@ class Emission:
         self._fatal: BaseException | None = None  # why, unless the caller's task was cancelled
         self._interrupted = False  # whether we have cancelled the caller's task therefore
         self._base = copy_context()  # what each handler finds
+        if announced.get() is not None:
+            self._base.run(announced.set, None)
         self._scope = Scope(is_error=name == "error")
         self._base.run(self._scope.enter)
         self._context = self._base.copy()  # in which those run that do not wait

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..callables import is_async
-from .delivery import Delivery
+from .delivery import Delivery, announced
 from .emission import Emission
 from .handlers import Handler, check_handler, check_name, describe, log, log_failure
 from .isolation import SpareLane, finish, new_lane
@@ -20,7 +20,7 @@ from .scopes import Scope, below_error, is_cancellation, timed_out
 from .watching import Occurrence, Stream, Waiter, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 __all__ = ["EventEmitter"]
 
@@ -53,6 +53,8 @@ class EventEmitter:
         self._any: Registrations[Handler] = Registrations()
         # By event, the handler whose call is all that an emit has to do.
         self._only: dict[str, Handler] = {}
+        # Events that a replaced `emit` may have been given as a `Delivery`, and lost that.
+        self._announced: set[str] = set()
         self._spare = SpareLane()
         self.followers: set[Callable[[], None]] = set()
         """Called whenever `changes` changes, within the change; for the emitter's owner."""
@@ -234,6 +236,26 @@ class EventEmitter:
         finally:
             del failure  # its traceback leads here: no cycle of references
 
+    def deliver(self, delivery: Delivery, **kwargs: Any) -> Awaitable[object]:
+        """Emit an event so that ``delivery`` hears of it, whatever a replaced `emit` does with it.
+
+        The caller awaits what this returns. A replacement may pass on another string of the same
+        name. What it emits after ``delivery`` became ``watch_only`` reaches only those who watch.
+        """
+        if self._emit_is_replaced():
+            return self._announce(delivery, kwargs)
+        return self.emit(delivery, **kwargs)
+
+    async def _announce(self, delivery: Delivery, kwargs: dict[str, Any]) -> None:
+        if delivery not in self._announced:
+            self._announced.add(str(delivery))
+            self._changed(delivery)
+        announced.set((self, delivery))
+        try:
+            await self.emit(delivery, **kwargs)
+        finally:
+            announced.set(None)
+
     def only_handler(self, name: str) -> Handler | None:
         """Return the handler to call if an emit of `name` would do nothing but call it, else None.
 
@@ -387,6 +409,7 @@ class EventEmitter:
                 and not entries[0].once
                 and name != "error"  # what is below it must know
                 and name not in self._watchers
+                and name not in self._announced
                 and not self._any
             ):
                 self._only[name] = entries[0].handler
@@ -402,6 +425,8 @@ class EventEmitter:
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Any]:
         check_name(name)
+        if type(name) is not Delivery and (meant := announced.get()) == (self, name):
+            name = meant[1]
         emission = Emission(
             name,
             args,
