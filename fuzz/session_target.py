@@ -32,7 +32,8 @@ from seigr_toolset_transmissions.frames import (
     encode_part,
 )
 from seigr_toolset_transmissions.outbox import FRAME_COST
-from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
+from seigr_toolset_transmissions.phase import Link, Phase
+from seigr_toolset_transmissions.session import SessionMachine
 
 from .reader import Reader
 

@@ -36,7 +36,9 @@ ALLOWED = {
     "records": FOUNDATION | {"noise"},
     "outbox": FOUNDATION | {"frames"},
     "budget": FOUNDATION | {"frames", "outbox"},
-    "session": FOUNDATION | {"budget", "frames", "outbox"},
+    "controls": FOUNDATION,
+    "phase": FOUNDATION,
+    "session": FOUNDATION | {"budget", "controls", "frames", "outbox", "phase"},
     # Where the protocol meets the transports.
     "loop_time": FOUNDATION,
     "flushers": FOUNDATION,
@@ -51,6 +53,7 @@ ALLOWED = {
         "events",
         "flushers",
         "frames",
+        "phase",
         "pump",
         "session",
         "transports",
@@ -87,6 +90,7 @@ ALLOWED = {
         "checked_session",
         "clones",
         "connection",
+        "controls",
         "dialing",
         "endpoints",
         "events",
@@ -112,6 +116,7 @@ ALLOWED = {
         "live_session",
         "noise",
         "records",
+        "phase",
         "registry",
         "session",
         "transports",
@@ -123,6 +128,7 @@ ALLOWED = {
         "handshaking",
         "hello",
         "live_session",
+        "phase",
         "registry",
         "session",
         "transports",
@@ -134,7 +140,7 @@ ALLOWED = {
 """For each file or folder, what of the package it may import. Who is not named may import all but
 the command line."""
 
-SANS_IO = ["noise", "frames", "hello", "records", "outbox", "session"]
+SANS_IO = ["noise", "frames", "hello", "records", "outbox", "controls", "phase", "session"]
 IMPURE = {
     "asyncio",
     "concurrent",

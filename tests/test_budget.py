@@ -18,7 +18,8 @@ from seigr_toolset_transmissions.budget import Ledger, Share
 from seigr_toolset_transmissions.errors import STTConnectError, STTWindowFullError
 from seigr_toolset_transmissions.frames import Part
 from seigr_toolset_transmissions.outbox import FRAME_COST
-from seigr_toolset_transmissions.session import Link, SessionMachine
+from seigr_toolset_transmissions.phase import Link
+from seigr_toolset_transmissions.session import SessionMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,8 +23,9 @@ from seigr_toolset_transmissions.connection import (
 from seigr_toolset_transmissions.errors import STTAuthenticationError, STTProtocolError
 from seigr_toolset_transmissions.loop_time import LoopTime
 from seigr_toolset_transmissions.noise import TAG_BYTES, Handshake
+from seigr_toolset_transmissions.phase import Link
 from seigr_toolset_transmissions.records import RECORD_HEADER_BYTES, seal
-from seigr_toolset_transmissions.session import Link, SessionMachine
+from seigr_toolset_transmissions.session import SessionMachine
 
 if TYPE_CHECKING:
     from seigr_toolset_transmissions.noise import Channel

@@ -21,6 +21,7 @@ from seigr_toolset_transmissions import (
     STTNode,
     accepting,
     config,
+    controls,
     frames,
     identity,
     noise,
@@ -33,8 +34,9 @@ from seigr_toolset_transmissions.frames import FrameDecoder, FrameType, WelcomeS
 from seigr_toolset_transmissions.hello import Hello, Opening, OpeningKind, Reply
 from seigr_toolset_transmissions.identity import Identity, derive_psk
 from seigr_toolset_transmissions.noise import CipherState, Handshake
+from seigr_toolset_transmissions.phase import Link, Phase
 from seigr_toolset_transmissions.records import seal, unseal
-from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
+from seigr_toolset_transmissions.session import SessionMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -363,8 +365,8 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
     assert session.ACK_SHARE == 4
     assert "has cost a quarter of the receive\n  window" in WIRE
     assert f"more than {session.MAX_PONGS} PINGs" in WIRE
-    assert session.CONTROL_SECONDS == 1
-    assert f"more than\n{session.MAX_CONTROLS:,} control frames" in WIRE
+    assert controls.CONTROL_SECONDS == 1
+    assert f"more than\n{controls.MAX_CONTROLS:,} control frames" in WIRE
 
 
 def test_the_labels_of_the_wire_format_are_those_of_the_source() -> None:

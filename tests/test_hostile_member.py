@@ -50,7 +50,7 @@ from helpers.nodes import (
     memory_nodes,
     until,
 )
-from seigr_toolset_transmissions import session
+from seigr_toolset_transmissions import controls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -234,7 +234,7 @@ offences = pytest.mark.parametrize("offence", OFFENCES.values(), ids=OFFENCES)
 
 @pytest.fixture
 def few_controls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MAX_CONTROLS", 1000)
+    monkeypatch.setattr(controls, "MAX_CONTROLS", 1000)
 
 
 @pytest.mark.usefixtures("few_controls")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.session_pair import SESSION_ID, NoBudget, SessionPair, Side
-from seigr_toolset_transmissions import frames, outbox, session
+from seigr_toolset_transmissions import controls, frames, outbox, session
 from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import (
     STTLimitError,
@@ -28,13 +28,8 @@ from seigr_toolset_transmissions.frames import (
     WelcomeStatus,
 )
 from seigr_toolset_transmissions.outbox import FRAME_COST, Outbox, Undelivered
-from seigr_toolset_transmissions.session import (
-    ACK_SHARE,
-    MAX_PONGS,
-    Link,
-    Phase,
-    SessionMachine,
-)
+from seigr_toolset_transmissions.phase import Link, Phase
+from seigr_toolset_transmissions.session import ACK_SHARE, MAX_PONGS, SessionMachine
 
 PART = 64
 """Longest payload of a frame where the fixture `short_parts` is used."""
@@ -1153,8 +1148,8 @@ def test_what_was_sent_stays_unknown_while_there_is_no_connection() -> None:
 @pytest.mark.parametrize("record", [[Ack(0, CREDIT)], [Pad(0)], []], ids=str)
 def test_a_flood_of_what_brings_nothing_is_refused(record: list[Frame]) -> None:
     one = machine()
-    for k in range(session.MAX_CONTROLS):
-        one.receive(record, NOW + k / session.MAX_CONTROLS / 2)
+    for k in range(controls.MAX_CONTROLS):
+        one.receive(record, NOW + k / controls.MAX_CONTROLS / 2)
     with pytest.raises(STTLimitError, match="a flood of control frames"):
         one.receive(record, NOW + 0.6)
 
@@ -1162,8 +1157,8 @@ def test_a_flood_of_what_brings_nothing_is_refused(record: list[Frame]) -> None:
 def test_control_frames_over_time_are_no_flood() -> None:
     one = machine()
     for k in range(2):
-        for _ in range(session.MAX_CONTROLS):
-            one.receive([Ack(0, CREDIT)], NOW + k * session.CONTROL_SECONDS)
+        for _ in range(controls.MAX_CONTROLS):
+            one.receive([Ack(0, CREDIT)], NOW + k * controls.CONTROL_SECONDS)
 
 
 def test_as_many_control_frames_as_messages_are_no_flood_however_fast() -> None:
@@ -1171,7 +1166,7 @@ def test_as_many_control_frames_as_messages_are_no_flood_however_fast() -> None:
     sent(one, b"x", b"x")
     one.receive([[b"y"] * 3], NOW)
     one.receive([Ack(2, CREDIT)], NOW)
-    for _ in range(session.MAX_CONTROLS + 4):
+    for _ in range(controls.MAX_CONTROLS + 4):
         one.receive([Ack(2, CREDIT)], NOW)
     with pytest.raises(STTLimitError, match="a flood of control frames"):
         one.receive([Ack(2, CREDIT)], NOW)

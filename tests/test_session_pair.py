@@ -28,7 +28,7 @@ from seigr_toolset_transmissions.config import NodeConfig
 from seigr_toolset_transmissions.errors import STTMessageSizeError, STTSessionClosedError
 from seigr_toolset_transmissions.frames import WelcomeStatus
 from seigr_toolset_transmissions.outbox import FRAME_COST
-from seigr_toolset_transmissions.session import Link, Phase
+from seigr_toolset_transmissions.phase import Link, Phase
 
 PART = 128
 """Longest payload of a frame in these runs, so that short messages go in parts."""

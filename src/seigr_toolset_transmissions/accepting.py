@@ -11,8 +11,9 @@ from .frames import Welcome, WelcomeStatus
 from .handshaking import Answering, FirstMessages
 from .hello import VERSION, Opening, OpeningKind, Reply
 from .identity import node_id_of
+from .phase import Link
 from .records import seal
-from .session import Link, SessionMachine
+from .session import SessionMachine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,8 @@ from .dial_slots import Rank, Turn
 from .dialing import dial_address
 from .errors import STTConnectError, STTEndpointError
 from .hello import Opening, OpeningKind
-from .session import Link, SessionMachine
+from .phase import Link
+from .session import SessionMachine
 
 if TYPE_CHECKING:
     from .dialing import Dialer

@@ -31,8 +31,8 @@ from .figures import SessionStats, Traffic
 from .flushers import Flushers
 from .frames import WelcomeStatus
 from .payload import as_bytes
+from .phase import Link, Phase
 from .pump import Pump, PumpOwner
-from .session import Link, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

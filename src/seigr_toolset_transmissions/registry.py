@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from .config import NodeConfig
+    from .controls import Controls
     from .dialing import Dialer
     from .endpoints import EndpointManager
     from .events import EventEmitter
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from .noise import Channel
     from .pump import Pump, Step
     from .runtime import Runtime
-    from .session import Controls, SessionMachine
+    from .session import SessionMachine
     from .transports.base import Address, Transport
 
 __all__ = ["Peer", "Registry"]

@@ -20,9 +20,9 @@ There is no I/O, clock or task here. The owner calls these verbs:
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+from .controls import Controls
 from .errors import STTLimitError, STTProtocolError
 from .frames import (
     MAX_DATA_BYTES,
@@ -39,6 +39,7 @@ from .frames import (
     WelcomeStatus,
 )
 from .outbox import FRAME_COST, Outbox, longest_cost
+from .phase import Link, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from .config import NodeConfig
     from .outbox import Undelivered
 
-__all__ = ["Controls", "Link", "Phase", "SessionMachine"]
+__all__ = ["SessionMachine"]
 
 GROWTH_SECONDS = 1.0
 """The receive window doubles when the application has consumed one within so long, or within two
@@ -60,62 +61,6 @@ enough that the sender's credit never runs dry, seldom enough to cost little."""
 
 MAX_PONGS = 64
 """PONGs that may wait for a connection that takes no bytes, before its peer counts as flooding."""
-
-MAX_CONTROLS = 100_000
-"""Control frames, and records without a whole frame, that a peer may send within a second over all
-of its sessions, beyond one for each message, of either side. An honest one sends some dozens, and
-if its application waits for each message's acknowledgement or measures one round trip after the
-other, as many as there are round trips: 25,000 were measured. A flood of them costs work and brings
-nothing."""
-
-CONTROL_SECONDS = 1.0
-
-
-class Controls:
-    """What a peer has sent lately, over all of its sessions, that brings nothing."""
-
-    __slots__ = ("count", "since")
-
-    def __init__(self, now: float) -> None:
-        self.count = 0  # since then, less one for each message
-        self.since = now
-
-    def add(self, now: float) -> None:
-        """Count one control frame.
-
-        Raises:
-            STTLimitError: There were too many.
-
-        """
-        if now - self.since >= CONTROL_SECONDS:
-            self.since = now
-            self.count = 0
-        self.count += 1
-        if self.count > MAX_CONTROLS:
-            raise STTLimitError("a flood of control frames")
-
-
-class Phase(Enum):
-    """Where a session is in its life. A session only moves down this list."""
-
-    __hash__ = object.__hash__  # that of Enum is a Python function, and asked for each frame
-
-    OPEN = "open"
-    CLOSING = "closing"
-    """Closed by us: what was accepted still goes out, then CLOSE; the peer's CLOSE_ACK ends it."""
-    PEER_CLOSED = "peer closed"
-    """Closed by the peer, whose messages are all here: its answer to our CLOSE_ACK ends it."""
-    CLOSED = "closed"
-
-
-class Link(Enum):
-    """Whether the session has a connection."""
-
-    DOWN = "down"
-    OPENING = "opening"
-    """The dialer has sent its opening and waits for WELCOME."""
-    UP = "up"
-
 
 # Python 3.11 takes as long to find a member in its class as to call a function.
 _OPEN, _CLOSED, _UP = Phase.OPEN, Phase.CLOSED, Link.UP

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from seigr_toolset_transmissions.errors import STTProtocolError
 from seigr_toolset_transmissions.frames import FrameDecoder, Welcome, WelcomeStatus
-from seigr_toolset_transmissions.session import Link, Phase, SessionMachine
+from seigr_toolset_transmissions.phase import Link, Phase
+from seigr_toolset_transmissions.session import SessionMachine
 
 if TYPE_CHECKING:
     from seigr_toolset_transmissions.budget import Waiter
