@@ -17,7 +17,7 @@ from seigr_toolset_transmissions import NodeConfig, SendOutcome
 from seigr_toolset_transmissions.budget import Ledger, Share
 from seigr_toolset_transmissions.errors import STTConnectError, STTWindowFullError
 from seigr_toolset_transmissions.frames import Part
-from seigr_toolset_transmissions.outbox import FRAME_COST
+from seigr_toolset_transmissions.outbox import FRAME_COST, longest_cost
 from seigr_toolset_transmissions.phase import Link
 from seigr_toolset_transmissions.session import SessionMachine
 
@@ -94,6 +94,34 @@ def test_by_default_there_is_a_first_window_for_each_session_that_there_may_be()
         ledger.enter()
     assert ledger.committed == config.max_sessions * each
     assert ledger.room > config.max_buffered_bytes // 5
+
+
+def test_sessions_beyond_those_expected_leave_the_room_that_ends_messages() -> None:
+    book = Book(max_buffered_bytes=16 * MIB)
+    shares: list[Share] = []
+    while book.ledger.admits:
+        shares.append(book.share(bytes([len(shares)])))
+    assert len(shares) > book.ledger._expected
+    whole = longest_cost(book.config.max_message_bytes)
+    first = shares[-1].first_window
+    assert shares[-1].grant(first, whole - first, whole - first) == whole - first
+    assert book.ledger.committed <= book.config.max_buffered_bytes
+
+
+def test_a_message_in_tiny_parts_gets_no_more_than_is_kept_for_one_and_counts_as_stuck() -> None:
+    book = Book(**SMALL)
+    hostile, honest = Peer(book, 0), Peer(book, 1)
+    book.inboxes[b"others"] = book.ledger.room
+    for peer, size in (hostile, 1), (honest, 4000):
+        peer.to_send.extend([(size, False)] * (8000 // size))
+        peer.to_send.append((8, True))
+        for _ in range(1000):
+            while peer.send(now=0.0):
+                pass
+            book.timers.fire()
+    assert hostile.machine.committed <= longest_cost(book.config.max_message_bytes)
+    assert hostile.machine.stuck_since == 0.0  # not excused as one that waits for room
+    assert not honest.to_send
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ class Ledger:
     @property
     def admits(self) -> bool:
         """Whether there is room for one more session."""
-        return self.used + self._each + self._inboxes() <= self.limit - self.lane_size
+        left = self.limit - self.lane_size - self.used - self._inboxes() - self._each
+        # Room is kept for those that are expected. Others must not take what ends messages.
+        return left >= (0 if self._shares < self._expected else self._finishing_size)
 
     def enter(self) -> None:
         """Note that there is one more share."""

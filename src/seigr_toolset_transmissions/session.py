@@ -231,12 +231,12 @@ class SessionMachine:
         """Return what the peer needs in all to go on with the message that has begun.
 
         That is a first window ahead of its parts, which the application cannot consume yet, but no
-        more than what is missing can cost. All of it may not cost more than the longest message
-        twice over: a peer that cuts it into smaller parts has to live with the window.
+        more than what is missing can cost, and all of it no more than the longest message: that
+        much is kept for a message that has begun. A peer that cuts it into smaller parts has to
+        live with the window, lest it holds for ever what others need to end theirs.
         """
         missing = longest_cost(self._max_receive - self._parts_bytes)
-        spent = self._parts_bytes + self._parts_frames * FRAME_COST
-        left = 2 * longest_cost(self._max_receive) - spent
+        left = longest_cost(self._max_receive) - self._parts_bytes - self._parts_frames * FRAME_COST
         goal = self._recv_cost + min(self._first_window, missing, left)
         return min(goal, self._consumed_cost + self._most_window)
 
