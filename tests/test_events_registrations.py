@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -213,6 +214,50 @@ async def test_once_is_removed_by_the_handler_itself() -> None:
     assert await events.emit("x") == []
 
 
+# Removing
+
+
+class Unhashable:
+    """A handler that equals others of its number."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unhashable) and other.number == self.number
+
+    async def __call__(self) -> int:
+        return self.number
+
+
+async def test_handlers_that_have_no_hash_are_removed_too() -> None:
+    events = EventEmitter()
+    plain = returning(3)
+    for handler in (Unhashable(1), plain, Unhashable(2), Unhashable(1)):
+        events.register("x", handler)
+    events.remove_handler("x", plain)
+    events.remove_handler("x", Unhashable(1))
+    assert await events.emit("x") == [2, 1]
+    events.register("x", plain)
+    events.remove_handler("x", Unhashable(3))
+    events.remove_handler("x", plain)
+    assert await events.emit("x") == [2, 1]
+
+
+async def test_a_handler_that_was_removed_is_not_kept() -> None:
+    events = EventEmitter()
+    add_crowd(events, "x", 10)
+    handler = Recorder()
+    for _ in range(2):
+        events.register("x", handler)
+        events.remove_handler("x", handler)
+    kept = ref(handler)
+    del handler
+    assert kept() is None
+
+
 # Many
 
 
@@ -261,7 +306,31 @@ async def clear(number: int) -> None:
     assert events._handlers == {}
 
 
-@pytest.mark.parametrize("work", [emit_to_once, cancel_waits, clear])
+async def remove_newest_first(number: int) -> None:
+    events = EventEmitter()
+    handlers = [returning(1) for _ in range(number)]
+    for handler in handlers:
+        events.register("x", handler)
+    for handler in reversed(handlers):
+        events.remove_handler("x", handler)
+    assert events._handlers == {}
+
+
+async def remove_between_once(number: int) -> None:
+    events = EventEmitter()
+    handlers = [returning(1) for _ in range(number)]
+    for handler in handlers:
+        events.register("x", handler)
+        events.once("x")(returning(1))
+    await events.emit("x")
+    for handler in reversed(handlers):
+        events.remove_handler("x", handler)
+    assert events._handlers == {}
+
+
+@pytest.mark.parametrize(
+    "work", [emit_to_once, cancel_waits, clear, remove_newest_first, remove_between_once]
+)
 def test_many_registrations_cost_in_proportion_to_their_number(
     work: Callable[[int], Coroutine[Any, Any, None]],
 ) -> None:
