@@ -424,6 +424,28 @@ async def test_an_emit_that_is_closed_closes_the_handler_that_waits(crowd: int) 
     assert task.cancelling() == 0
 
 
+def test_an_emit_whose_loop_was_closed_is_closed_without_an_error() -> None:
+    events = EventEmitter()
+
+    @events.on("x")
+    async def wait() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    @events.on_any
+    async def watch(*_: object) -> None:
+        pass
+
+    emit = events.emit("x")
+
+    async def begin() -> None:
+        emit.send(None)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    emit.close()
+
+
 async def test_an_exit_passes_through_though_the_first_handler_has_ended(no_log: None) -> None:
     events, before, after = EventEmitter(), Hanging(), Hanging()
 

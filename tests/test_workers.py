@@ -67,6 +67,20 @@ async def test_what_a_call_raises_is_raised() -> None:
             await own.run(fail)
 
 
+def test_a_call_whose_loop_was_closed_is_given_up_without_an_error() -> None:
+    blocked, own = Blocked(), Workers("test", 1)
+    call = own.run(partial(blocked.call, 0))
+
+    async def begin() -> None:
+        call.send(None)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    call.close()
+    blocked.gate.set()
+
+
 async def test_a_cancelled_call_that_waits_is_not_begun_and_one_that_runs_is_left_alone() -> None:
     blocked, own = Blocked(), Workers("test", 1)
     tasks = [asyncio.ensure_future(own.run(partial(blocked.call, k))) for k in range(3)]

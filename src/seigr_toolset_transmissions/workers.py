@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
 from threading import Lock, Thread, current_thread
 from time import monotonic
@@ -83,7 +84,8 @@ class Workers(Executor):
                     late()
             return future.result()
         finally:
-            future.cancel()
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                future.cancel()
 
     def _start_thread_if_due(self) -> None:
         with self._lock:

@@ -125,7 +125,9 @@ class Emission:
             await self._start()
             await self._wait_for_others()
         except GeneratorExit:
-            self._cancel()  # the emit is closed: nothing can be awaited any more
+            # The emit is closed: nothing can be awaited any more, and its loop may be closed, too.
+            with suppress(RuntimeError):
+                self._cancel()
             self._outcomes = []
             raise
         except BaseException:
