@@ -54,6 +54,9 @@ async def test_a_child_sends_nothing_on_a_session_of_its_parent() -> None:
             pair.near.close,
             pair.near.wait_closed,
             lambda: pair.dialer.endpoints.send_to_endpoint(peer, b"of the child"),
+            lambda: pair.dialer.endpoints.send_to_endpoint(bytes(32), b"of the child"),
+            lambda: pair.dialer.endpoints.send_to_many([peer], b"of the child"),
+            lambda: pair.dialer.endpoints.broadcast(b"of the child"),
             lambda: pair.dialer.send_to_all(b"of the child"),
             lambda: pair.dialer.send_to_sessions([pair.near.session_id], b"of the child"),
         ):

@@ -185,6 +185,10 @@ async def test_another_running_loop_is_refused_and_told_of() -> None:
         await pair.near.flush()
 
 
+def on_a_loop_of_its_own(make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    asyncio.run(make())
+
+
 async def test_a_call_from_another_thread_is_refused_in_debug_mode() -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
@@ -195,4 +199,22 @@ async def test_a_call_from_another_thread_is_refused_in_debug_mode() -> None:
         for call in (pair.near.send_nowait, pair.near.try_send):
             with pytest.raises(RuntimeError):
                 await asyncio.to_thread(call, b"from another thread")
+        endpoints, peer = pair.dialer.endpoints, pair.listener.node_id
+
+        async def update() -> None:
+            endpoints.update_endpoint(peer, metadata={})
+
+        calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            lambda: endpoints.add_endpoint(bytes(32), None),
+            update,
+            lambda: endpoints.remove_endpoint(peer),
+            lambda: endpoints.send_to_endpoint(peer, b"from another thread"),
+            lambda: endpoints.send_to_many([peer], b"from another thread"),
+            lambda: endpoints.broadcast(b"from another thread"),
+            endpoints.receive_any,
+        ]
+        for make in calls:
+            with pytest.raises(RuntimeError):
+                await asyncio.to_thread(on_a_loop_of_its_own, make)
+        assert endpoints.list_endpoints() == [peer]
         assert pair.near.stats.messages_sent == 0

@@ -89,6 +89,7 @@ class EndpointManager:
             such a connection ends, the transport calls `note_traffic`.
         on_wait: Called whenever a receive begins to wait because there is no message for it.
         on_wanted: Called with the id when an endpoint was added with ``connect=True``.
+        check_caller: Called first by what changes endpoints or sends to several; may raise.
 
     Raises:
         STTConfigError: A bound is not a positive integer, or the time not a positive number.
@@ -109,6 +110,7 @@ class EndpointManager:
         traffic: Callable[[bytes], Iterable[Traffic]] | None = None,
         on_wait: Callable[[], None] | None = None,
         on_wanted: Callable[[bytes], None] | None = None,
+        check_caller: Callable[[], None] = lambda: None,
     ) -> None:
         bounds: dict[str, Any] = {"inbox_messages": inbox_messages, "inbox_bytes": inbox_bytes}
         for name, bound in bounds.items():
@@ -137,6 +139,7 @@ class EndpointManager:
         self._status = status
         self._traffic = traffic
         self._on_wanted = on_wanted
+        self._check_caller = check_caller
         self._endpoints: dict[bytes, _Endpoint] = {}
         self._room = Room(inbox_messages, inbox_bytes)
         self._inboxes = Inboxes(self._room, self._on_drained, on_wait)
@@ -185,6 +188,7 @@ class EndpointManager:
         An endpoint that is retiring (see `retire_endpoint`) is added anew, as the youngest, and
         keeps the messages that it still has; no error.
         """
+        self._check_caller()
         _check_id(endpoint_id)
         _check_metadata(metadata)
         endpoint = self._endpoints.get(endpoint_id)
@@ -216,6 +220,7 @@ class EndpointManager:
             STTEndpointError: The endpoint is unknown.
 
         """
+        self._check_caller()
         endpoint = self._get(endpoint_id)
         if metadata is not _NOT_GIVEN:
             _check_metadata(metadata)
@@ -233,6 +238,7 @@ class EndpointManager:
             STTEndpointError: The endpoint is unknown.
 
         """
+        self._check_caller()
         self._remove(self._get(endpoint_id))
 
     def retire_endpoint(self, endpoint_id: bytes) -> None:
@@ -435,6 +441,7 @@ class EndpointManager:
         """
         endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
         if endpoint is None:
+            self._check_caller()
             endpoint = self._get(endpoint_id)  # which raises, but for a subclass of bytes
         if type(data) is not bytes:
             data = as_bytes(data)
@@ -515,6 +522,7 @@ class EndpointManager:
     async def _send(
         self, recipients: list[bytes], data: bytes, timeout: float | None
     ) -> dict[bytes, SendOutcome]:
+        self._check_caller()
         outcomes = await fan_out(
             recipients,
             data,
@@ -672,13 +680,10 @@ def _matches(
     predicate: Callable[[dict[str, Any]], object] | None,
     wanted: Mapping[str, Any],
 ) -> bool:
-    for key, value in wanted.items():
-        if key not in metadata or metadata[key] != value:
-            return False
-    if predicate is None:
-        return True
+    if any(key not in metadata or metadata[key] != value for key, value in wanted.items()):
+        return False
     try:
-        return bool(predicate(metadata))
+        return predicate is None or bool(predicate(metadata))
     except KeyError:
         return False
 

@@ -135,6 +135,7 @@ class STTNode:
             traffic=self._peer_traffic,
             on_wait=self._receiver_waits,
             on_wanted=self._connect_wanted,
+            check_caller=self._check_thread,
         )
         self._network = TcpNetwork() if network is None else network
         self._access = Access(allow)
@@ -655,6 +656,9 @@ class STTNode:
         self._runtime.check_thread()
         if self._started and self._runtime.running and not self._runtime.stopping:
             self._keeper.want(endpoint_id)
+
+    def _check_thread(self) -> None:
+        self._runtime.check_thread()
 
     def _receiver_waits(self) -> None:
         self._runtime.check_caller()
