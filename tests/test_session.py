@@ -29,7 +29,12 @@ from seigr_toolset_transmissions.frames import (
 )
 from seigr_toolset_transmissions.outbox import FRAME_COST, Outbox, Undelivered
 from seigr_toolset_transmissions.phase import Link, Phase
-from seigr_toolset_transmissions.session import ACK_SHARE, MAX_PONGS, SessionMachine
+from seigr_toolset_transmissions.session import (
+    ACK_SHARE,
+    CREDIT_SHARE,
+    MAX_PONGS,
+    SessionMachine,
+)
 
 PART = 64
 """Longest payload of a frame where the fixture `short_parts` is used."""
@@ -1230,6 +1235,38 @@ def test_the_first_window_is_what_the_budget_says_and_grows_with_what_is_consume
     assert budget.granted == one.committed - budget.first_window
 
 
+def test_a_grown_window_is_renewed_once_a_good_part_of_it_is_consumed() -> None:
+    one = machine(budget=Share())
+    while one.window < CREDIT:
+        use_a_window(one, NOW)
+    while one.committed < one.window:
+        one.receive([[bytes(100)]], NOW)
+        one.consumed(100, 1)
+        output(one)
+    one.receive([[bytes(100)]], NOW)
+    output(one)
+    one.consumed(100, 1)
+    output(one)
+    assert MESSAGE_COST <= CREDIT // CREDIT_SHARE
+    assert one.committed == one.window - MESSAGE_COST
+    one.receive([[bytes(100)]], NOW)
+    output(one)
+    one.consumed(100, 1)
+    assert one.ack_owed
+    output(one)
+    assert one.committed == one.window
+
+
+def test_a_small_window_is_renewed_with_each_message() -> None:
+    one = machine(budget=Share())
+    one.receive([[bytes(1)]], NOW)
+    output(one)
+    one.consumed(1, 1)
+    assert one.ack_owed
+    output(one)
+    assert one.committed == one.window
+
+
 def test_the_window_of_a_slow_peer_stays_small() -> None:
     one = machine(budget=Share())
     for turn in range(1, 10):
@@ -1270,7 +1307,7 @@ def test_the_window_shrinks_to_what_there_is_room_for_and_grows_again() -> None:
         one.receive([[bytes(100)]], NOW)
         one.consumed(100, 1)
         output(one)
-        assert one.window == max(800, one.committed)
+        assert 0 <= one.window - max(800, one.committed) <= one.window // CREDIT_SHARE
     assert one.committed == 800
     assert budget.granted == budget.waits == 0  # what is its own needs no waiting
     budget.room = 1 << 20

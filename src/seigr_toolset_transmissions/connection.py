@@ -234,6 +234,7 @@ class Connection:
                 if messages:
                     user.messages_arrived(messages)
                 count += len(frames) or 1
+                del record, plaintext, frames, messages  # whose memory the next one takes
                 if count >= most and done < end:
                     count = 0
                     if self._time.until() is None:

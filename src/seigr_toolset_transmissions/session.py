@@ -59,6 +59,10 @@ ACK_SHARE = 4
 """An acknowledgement goes out alone once this share of the receive window is unacknowledged: often
 enough that the sender's credit never runs dry, seldom enough to cost little."""
 
+CREDIT_SHARE = 16
+"""Once the application has consumed this share of a grown receive window the peer gets new credit:
+to account for it at each short message would cost as much as to decrypt one."""
+
 MAX_PONGS = 64
 """PONGs that may wait for a connection that takes no bytes, before its peer counts as flooding."""
 
@@ -89,6 +93,7 @@ class SessionMachine:
         "_dialer",
         "_extra_received",
         "_first_window",
+        "_grain",
         "_mark_cost",
         "_mark_time",
         "_max_receive",
@@ -172,6 +177,7 @@ class SessionMachine:
         self.window = min(self._first_window, self._most_window)
         """How far the peer may be ahead of the application, in bytes: small at first; it grows
         with what the application consumes, and shrinks when the node has no room for it."""
+        self._grain = 0  # credit is given when there is more to give than this
         self._mark_cost = 0  # what was received when the window was last considered, and when
         self._mark_time = now
         self._starved = False  # whether there was no room for credit; until `retry`
@@ -224,8 +230,9 @@ class SessionMachine:
             return self._credit_given - self._credit_told
         goal = self._consumed_cost + self.window
         if self._parts is not None:
-            goal = max(goal, self._credit_needed())
-        return goal - self._credit_told
+            return max(goal, self._credit_needed()) - self._credit_told
+        gained = goal - self._credit_told
+        return gained if gained > self._grain else 0
 
     def _credit_needed(self) -> int:
         """Return what the peer needs in all to go on with the message that has begun.
@@ -259,7 +266,12 @@ class SessionMachine:
             self._starved = True
             self.budget.wait()
         else:
-            self.window = promised
+            self._set_window(promised)
+
+    def _set_window(self, window: int) -> None:
+        self.window = window
+        # Of a small one the peer may need every byte to send a frame.
+        self._grain = window // CREDIT_SHARE if window >= 2 * self._first_window else 0
 
     def _consider_window(self) -> None:
         """Let the window grow if the application has received one quickly."""
@@ -267,7 +279,7 @@ class SessionMachine:
         if received - self._mark_cost < self.window:
             return
         if self.last_received - self._mark_time <= max(GROWTH_SECONDS, 2 * (self.rtt or 0)):
-            self.window = min(2 * self.window, self._most_window)
+            self._set_window(min(2 * self.window, self._most_window))
         self._mark_cost = received
         self._mark_time = self.last_received
 
@@ -327,7 +339,7 @@ class SessionMachine:
         if window < self._most_window and consumed - self._mark_cost >= window:
             self._consider_window()
         if not self._starved and (
-            self._parts is not None or consumed + self.window > self._credit_given
+            self._parts is not None or consumed + self.window - self._credit_given > self._grain
         ):
             self._give_credit()
         self._credit_told = self._credit_given
@@ -607,6 +619,7 @@ class SessionMachine:
             self._enter(Phase.CLOSING)
             # The peer gets no more credit after CLOSE, and is to deliver what it has accepted.
             self.window = self._most_window
+            self._grain = 0
 
     def _on_close(self, close: Close, _messages: list[bytes], _now: float) -> None:
         if close.final != self._recv_next or self._parts is not None:
