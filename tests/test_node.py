@@ -858,7 +858,7 @@ async def test_an_error_names_the_address_once(host: str, port: int) -> None:
     async with Nodes() as nodes:
         node = await nodes.start()
         with pytest.raises(STTConnectError) as caught:
-            await node.connect(host, port, timeout=5)
+            await node.connect(host, port, timeout=1)
         assert str(caught.value).count(host) == 1
         assert str(caught.value).count(f"port {port}") == 1
         if host != "127.0.0.1":
