@@ -29,6 +29,8 @@ from helpers.independent import (
     frame,
     number,
     numbers,
+    recipient_of,
+    start_noise,
 )
 from helpers.nodes import SHARED_SEED, EventLog, in_virtual_time, memory_nodes
 from seigr_toolset_transmissions.errors import STTConnectError, STTHandshakeError, STTIdentityError
@@ -75,7 +77,7 @@ NO_WELCOME = {
     "a message": [frame(DATA, b"x")],
     "an ACK": [numbers(0, CREDIT)],
     "a PING": [number(PING, 1)],
-    "an unknown frame": [frame(9)],
+    "an unknown frame": [frame(10)],
     "a welcome of what was never sent": [Welcome(ACCEPTED, 1, CREDIT).encode()],
     "an end of what was never sent": [Welcome(ENDED, 1, 0).encode()],
     "two welcomes": [Welcome(ACCEPTED, 0, CREDIT).encode()] * 2,
@@ -105,12 +107,22 @@ async def test_who_is_left_waiting_gives_up_in_time() -> None:
 
 
 @in_virtual_time
-async def test_who_expects_somebody_else_tells_mallory_nothing() -> None:
+async def test_an_unexpected_listener_learns_nothing_about_the_dialer() -> None:
+    """Not even whom it wants: it gets a first message for another node, and nothing after that."""
     async with memory_nodes() as nodes, scene(nodes) as here:
         bob = await nodes.listen("bob")
         connecting = asyncio.ensure_future(here.node.connect(*here.address, expect=bob.node_id))
+        stream = await here.streams.get()
+        noise = start_noise(here.mallory, initiator=False)
+        hello = noise.read_message(await stream.read(64))
+        recipient = hello[8:]
+        assert recipient not in (bytes(8), recipient_of(hello[2:8], here.mallory.node_id))
+        for known in (bob.node_id, here.node.node_id):
+            assert known[:8] not in hello
+        reply = Reply(1, 1 << 22, here.mallory.incarnation)
+        stream.transport.write(bytes(noise.write_message(reply.encode())))
         with pytest.raises(EOFError):
-            await here.answer()
+            await stream.read(1)
         with pytest.raises(STTIdentityError):
             await connecting
 
