@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from seigr_toolset_transmissions.transports.base import Address, Network, Transport
 
 __all__ = [
+    "ABORT",
     "ACCEPTED",
     "ACK",
     "CLOSE",
@@ -69,7 +70,7 @@ __all__ = [
 
 # Frames
 
-DATA, PART, WELCOME, ACK, PING, PONG, CLOSE, CLOSE_ACK, PAD = range(9)
+DATA, PART, WELCOME, ACK, PING, PONG, CLOSE, CLOSE_ACK, PAD, ABORT = range(10)
 ACCEPTED, ENDED, UNKNOWN, REFUSED, FORBIDDEN = range(5)
 NEW, RESUME = range(2)
 
