@@ -1081,6 +1081,7 @@ async def test_messages_go_to_the_handlers_while_there_are_some_and_to_the_inbox
         await pair.near.flush()
         assert await receive(pair.listener, 99) == messages[101:]
         assert pushed == messages[:101]
+        await until(lambda: len(seen) == len(messages))  # the inbox does not wait for watchers
         assert seen == messages
 
 
