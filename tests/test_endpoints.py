@@ -163,7 +163,7 @@ async def test_the_status_function_adds_to_the_description() -> None:
 async def test_adding_twice_fails_and_changes_nothing() -> None:
     manager = EndpointManager()
     await manager.add_endpoint(A, "first", {"n": 1})
-    with pytest.raises(STTEndpointError, match=f"{A.hex()} is present already"):
+    with pytest.raises(STTEndpointError, match=f"{A.hex()} already exists"):
         await manager.add_endpoint(A, "second", {"n": 2})
     info = manager.get_endpoint(A)
     assert info is not None
@@ -696,7 +696,7 @@ async def test_a_send_that_somebody_else_cancels_has_failed(
 
     manager = manager_with([A, B], callback)
     assert await manager.broadcast(b"x") == {A: SendOutcome.FAILED, B: SendOutcome.ACCEPTED}
-    assert f"sending to {A.hex()} was cancelled by somebody else" in caplog.text
+    assert f"sending to {A.hex()} was cancelled by other code" in caplog.text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -138,21 +138,21 @@ def test_the_coroutine_of_a_call_is_refused() -> None:
 @pytest.mark.parametrize("name", [None, 3, b"x"])
 async def test_an_event_name_is_a_str(name: Any) -> None:
     events = EventEmitter()
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         events.register(name, Recorder())
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         events.on(name)
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         events.once(name)
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         await events.emit(name)
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         await events.wait_for(name)
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         async with events.stream(name):
             pass
     events.on_any(Recorder())
-    with pytest.raises(TypeError, match="name is a str"):
+    with pytest.raises(TypeError, match="name must be a str"):
         await events.emit(name)
     assert events._handlers == {}
 

@@ -739,7 +739,7 @@ async def test_an_aborted_session_is_lost_on_both_sides_at_once(who: str) -> Non
         await until(lambda: far.state == "closed")
         assert asyncio.get_running_loop().time() - before < 1
         assert far.error is not None
-        assert str(far.error).startswith("the peer has given the session up: ")
+        assert str(far.error).startswith("the peer aborted the session: ")
         assert near.error is not None
         assert str(near.error).startswith("for this test: ")
         for log in logs:

@@ -847,7 +847,7 @@ async def test_a_host_that_does_not_exist_is_told_of() -> None:
 async def test_a_port_that_is_none_is_told_of(port: int) -> None:
     async with Nodes() as nodes:
         node = await nodes.start()
-        with pytest.raises(STTConnectError, match="a port is a number from 0 to 65535") as caught:
+        with pytest.raises(STTConnectError, match="a port must be a number from 0 to") as caught:
             await node.connect("127.0.0.1", port)
         assert str(caught.value).count("127.0.0.1") == str(caught.value).count(str(port)) == 1
 
@@ -1641,7 +1641,7 @@ async def test_a_listener_that_sends_and_closes_cannot_fill_its_dialers_inbox_ei
             for _ in range(20):
                 await hear_and_leave()
 
-        with pytest.raises(STTConnectError, match="waits to be received"):
+        with pytest.raises(STTConnectError, match="wait to be received"):
             await until_refused()
         await until(lambda: not listener.sessions)
         assert dialer.endpoints.held_bytes() < 3 * 4000
@@ -1675,7 +1675,7 @@ async def test_a_peer_that_comes_again_and_again_cannot_fill_its_inbox_without_e
         assert 2 * 4000 < listener.stats().buffered_bytes < 3 * 4000
         ((name, details),) = log.errors
         assert name == "limit_reached"
-        assert "waits to be received" in details["reason"]
+        assert "wait to be received" in details["reason"]
         while listener.stats().buffered_bytes:
             await listener.endpoints.receive_any(timeout=1)
         await send_and_leave()

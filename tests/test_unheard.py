@@ -56,10 +56,10 @@ async def test_a_flood_is_one_line_and_then_one_sum_for_each_while(
     await asyncio.sleep(60)
     sums = lines(caplog)[1:]
     assert [line.partition(";")[0] for line in sums] == [
-        "session_lost: 999 more since it was last logged",
-        "session_lost: 900 more since it was last logged",
+        "session_lost: 999 more since the last log line",
+        "session_lost: 900 more since the last log line",
     ]
-    assert sums[0].endswith("messages not delivered: 1998")
+    assert sums[0].endswith("undelivered messages: 1998")
     unheard.note("session_lost", loss(SECRET))
     assert "the peer is gone" in lines(caplog)[-1]
 
@@ -83,7 +83,7 @@ async def test_what_is_left_out_is_summed_up_at_the_end(caplog: pytest.LogCaptur
         unheard.note("session_lost", loss(SECRET))
     unheard.flush()
     assert lines(caplog)[1:] == [
-        "session_lost: 2 more since it was last logged; messages not delivered: 2"
+        "session_lost: 2 more since the last log line; undelivered messages: 2"
     ]
     await asyncio.sleep(60)
     assert len(lines(caplog)) == 2
@@ -162,7 +162,7 @@ async def test_a_stop_whose_result_tells_of_many_losses_logs_them_in_two_lines(
         assert len(await pair.dialer.stop(drain=0)) == 10
         first, rest = lines(caplog)
         assert "session_lost: the node was stopped" in first
-        assert rest == "session_lost: 9 more since it was last logged; messages not delivered: 9"
+        assert rest == "session_lost: 9 more since the last log line; undelivered messages: 9"
 
 
 @in_virtual_time

@@ -40,7 +40,7 @@ class Access:
         self._banned: set[bytes] = set()
         if callable(allow):
             if is_async(allow):  # what it returns would be true for everybody
-                raise TypeError("the function given as allow must not be async: use `def`")
+                raise TypeError("the allow function must not be async: write it with `def`")
             self._predicate = allow
         elif allow is not None:
             if isinstance(allow, bytes | bytearray | memoryview | str):
@@ -50,8 +50,8 @@ class Access:
     def refusal(self, node_id: bytes) -> str | None:
         """Return why this peer may have no session; None if it may.
 
-        If the application's function raises, or returns what is to be awaited, the peer may not,
-        and the log tells why.
+        If the application's function raises or returns an awaitable, the peer is refused, and the
+        log says why.
         """
         if node_id in self._banned:
             return "the peer is banned"
@@ -62,14 +62,14 @@ class Access:
         try:
             welcome = self._predicate(node_id)
         except Exception:
-            logger.exception("the function given as allow failed; the peer is refused")
-            return "the function given as allow failed"
+            logger.exception("the allow function failed; the peer is refused")
+            return "the allow function failed"
         if isinstance(welcome, Awaitable):
             if isinstance(welcome, Coroutine):
                 welcome.close()
-            logger.error("the function given as allow is async; the peer is refused")
-            return "the function given as allow failed"
-        return None if welcome else "the function given as allow has refused the peer"
+            logger.error("the allow function returned an awaitable; the peer is refused")
+            return "the allow function failed"
+        return None if welcome else "the allow function has refused the peer"
 
     def ban(self, node_id: bytes) -> None:
         """Refuse this peer from now on."""

@@ -1,8 +1,8 @@
-"""Two live processes with one identity, as when a container was copied with its node seed.
+"""Detects two live processes with one identity, as when a container is copied with its node seed.
 
-Each start of a node draws an incarnation, which it shows in every handshake. A peer with another
-one than before was restarted, and the former one never comes back. If it does, or if it answers a
-PING that was sent after the later one was seen, both live.
+A node draws an incarnation each time it starts and shows it in every handshake. A new incarnation
+normally means that the peer has restarted, and that the former one never returns. If the former one
+does return, or answers a PING sent after the later one was seen, both processes are alive.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["Clones"]
 logger = logging.getLogger(__name__)
 
 _PEERS = 4096
-"""Peers remembered, those of which something was seen last."""
+"""Peers remembered: the most recently seen."""
 
 _FORMER = 4
-"""Incarnations remembered of each peer besides the present one: as many copies are told apart."""
+"""Incarnations remembered for each peer besides the current one: how many copies are told apart."""
 
 _SUSPECTS = 1024
-"""Connections of former incarnations that are looked at, at once."""
+"""Connections of former incarnations that are watched at a time."""
 
 _LOG_SECONDS = 10.0
-"""The log gets at most one line about clones in this time."""
+"""The log gets at most one line about clones in this period."""
 
 
 class _Suspect:
@@ -45,7 +45,7 @@ class _Suspect:
 
 
 class Clones:
-    """Notices identities that several live processes have.
+    """Notices when several live processes share an identity.
 
     Args:
         runtime: Whose ``report`` emits the error.
@@ -95,7 +95,7 @@ class Clones:
 
     def _tell(self, peer_node_id: bytes, one: Address, other: Address, now: float) -> None:
         reason = (
-            f"two live processes have the identity {peer_node_id.hex()}: "
+            f"two live processes share the identity {peer_node_id.hex()}: "
             f"one at {one[0]} port {one[1]}, one at {other[0]} port {other[1]}; "
             "give each a node seed of its own"
         )

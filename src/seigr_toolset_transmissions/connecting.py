@@ -100,13 +100,14 @@ class Connector:
         if self._runtime.endpoints.is_overfull(peer):
             dialed.transport.abort()
             raise STTConnectError(
-                "what earlier sessions with the peer have brought waits to be received: "
-                "there is no new one before that"
+                "too many messages from earlier sessions with this peer wait to be received: "
+                "receive them, then connect again"
             )
         if not registry.budget.admits:
             dialed.transport.abort()
             raise STTConnectError(
-                "this node holds, and has promised to take, all that it may (max_buffered_bytes)"
+                "this node already holds, or has promised to accept, as much as it may "
+                "(max_buffered_bytes)"
             )
         budget = registry.budget_of(peer)
         channel = dialed.open(

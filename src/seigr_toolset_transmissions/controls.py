@@ -1,4 +1,4 @@
-"""The bound on what a peer sends that brings nothing: control frames, and empty records."""
+"""Limits how much a peer sends that carries no message: control frames and empty records."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from .errors import STTLimitError
 __all__ = ["Controls"]
 
 MAX_CONTROLS = 100_000
-"""Control frames, and records without a whole frame, that a peer may send within a second over all
-of its sessions, beyond one for each message, of either side. An honest one sends some dozens, and
-if its application waits for each message's acknowledgement or measures one round trip after the
-other, as many as there are round trips: 25,000 were measured. A flood of them costs work and brings
-nothing."""
+"""Control frames, and records without a whole frame, that a peer may send in a second over all of
+its sessions, beyond one for each message in either direction. An honest peer sends some dozens. If
+its application waits for each acknowledgement, or measures one round trip after another, it sends
+one for each round trip: 25,000 were measured. A flood of them costs work and carries nothing."""
 
 CONTROL_SECONDS = 1.0
 
 
 class Controls:
-    """What a peer has sent lately, over all of its sessions, that brings nothing."""
+    """What a peer has recently sent, over all of its sessions, that carries no message."""
 
     __slots__ = ("count", "since")
 

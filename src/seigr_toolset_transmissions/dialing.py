@@ -173,7 +173,9 @@ class Dialer:
                     await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
         others = "has another shared_seed, or is not an STT node, or is overloaded"
         if expect is None:
-            raise STTHandshakeError(f"{host} port {port} closed during the handshake: it {others}")
+            raise STTHandshakeError(
+                f"{host} port {port} closed the connection during the handshake: it {others}"
+            )
         raise STTSilenceError(
             f"{host} port {port} does not answer as node {expect.hex()}: "
             f"it is another node, or {others}"

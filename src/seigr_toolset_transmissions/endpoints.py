@@ -199,7 +199,7 @@ class EndpointManager:
             self._retiring -= 1
         else:
             raise STTEndpointError(
-                f"endpoint {printable_id(endpoint_id)} is present already; "
+                f"endpoint {printable_id(endpoint_id)} already exists; "
                 "change it with update_endpoint, or remove it first"
             )
         endpoint.begin(address, metadata, connect=connect, temporary=temporary)
@@ -383,7 +383,7 @@ class EndpointManager:
         if predicate is not None and not callable(predicate):
             raise TypeError(
                 f"the predicate must be callable, not {type(predicate).__name__}; "
-                'equalities go by keyword: find(type="relay")'
+                'to compare values, use keywords: find(type="relay")'
             )
         if is_async(predicate):
             raise TypeError("the predicate must not be async: write it with `def`")

@@ -68,7 +68,7 @@ async def fan_out(
     Args:
         recipients: Ids; one that is given twice is sent to once.
         data: The message.
-        known: Who is known; others get `SendOutcome.UNKNOWN`.
+        known: The known recipients; others get `SendOutcome.UNKNOWN`.
         routes: Ways to recipients, tried first: ``send`` is awaited for who has none, or declines.
         send: Returns when the message was accepted. Without it, there is no way to send.
         timeout: After so many seconds a ``send`` still under way is cancelled, and its outcome is
@@ -123,7 +123,7 @@ async def _send_concurrently(
         elif task in late:
             outcomes[recipient] = SendOutcome.FULL
         else:
-            _logger.error("sending to %s was cancelled by somebody else", recipient.hex())
+            _logger.error("sending to %s was cancelled by other code", recipient.hex())
             outcomes[recipient] = SendOutcome.FAILED
     return outcomes
 

@@ -10,24 +10,24 @@ __all__ = ["NodeStats", "SessionStats", "Traffic"]
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
-    """What a node has done since it was made, and what it holds now."""
+    """What a node has done since it was created, and what it holds now."""
 
     sessions: int
-    """Sessions now, with those that have no connection and those not used by their dialer yet."""
+    """Sessions now, including those without a connection or not yet used by their dialer."""
     suspended: int
-    """Of these, how many have no connection."""
+    """How many of these have no connection."""
     peers: int
     half_open: int
     """Connections to this node that are in their handshake."""
     buffered_bytes: int
-    """Received and not yet taken by the application, 64 for each message included, and 1,536 for
-    each peer that has gone while messages of it wait. What handlers have taken in the last few
-    milliseconds may be among it."""
+    """Received and not yet taken by the application, plus 64 for each message, and 1,536 for each
+    peer that has gone while its messages wait. Messages that handlers took in the last few
+    milliseconds may still be included."""
     promised_bytes: int
-    """What the peers may send at any time with the credit that they have, counted alike."""
+    """What peers may still send with the credit they have, counted in the same way."""
     unacknowledged_bytes: int
-    """Accepted for sending and not acknowledged yet, counted alike; a message that was broadcast
-    counts for each recipient. These three together never exceed ``max_buffered_bytes``."""
+    """Accepted for sending and not yet acknowledged, counted in the same way; a broadcast message
+    counts once for each recipient. These three together never exceed ``max_buffered_bytes``."""
     sessions_opened: int
     sessions_lost: int
     """Sessions that ended without an acknowledged close."""
@@ -35,9 +35,9 @@ class NodeStats:
     handshakes_failed: int
     """Connections that did not become a session, in either direction."""
     handshakes_dropped: int
-    """Connections to this node that were dropped because there were too many in a handshake."""
+    """Connections to this node that were dropped because too many were in their handshake."""
     peers_denied: int
-    """Connections of members that are not allowed or banned."""
+    """Connections of members that are banned or not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class SessionStats:
     messages_sent: int
     """Messages accepted for sending."""
     messages_received: int
-    """Messages of which every byte has come, whatever has become of them since."""
+    """Messages received in full, whatever has become of them since."""
     bytes_sent: int
-    """What the messages in ``messages_sent`` have together."""
+    """Total size of the messages in ``messages_sent``."""
     bytes_received: int
-    """What those in ``messages_received`` have together."""
+    """Total size of the messages in ``messages_received``."""
     unacknowledged_bytes: int
     """Accepted and not yet acknowledged: what the send window holds now, overhead included."""
     resumes: int
@@ -59,11 +59,11 @@ class SessionStats:
 
 
 class Traffic(NamedTuple):
-    """What went to and fro between a transport and an endpoint."""
+    """What a transport and an endpoint have exchanged."""
 
     bytes_sent: int
     """Bytes of messages accepted for sending."""
     bytes_received: int
-    """Bytes of messages that have come."""
+    """Bytes of messages received."""
     last_activity: float | None
-    """When a message last came or went, in seconds since the epoch; None if none ever did."""
+    """When a message was last sent or received, in seconds since the epoch; None if never."""

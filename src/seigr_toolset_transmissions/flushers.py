@@ -12,7 +12,7 @@ __all__ = ["Flushers"]
 
 
 class Flushers:
-    """Those of one session."""
+    """The waiting flushes of one session."""
 
     __slots__ = ("_waiting",)
 
@@ -24,7 +24,7 @@ class Flushers:
         self._waiting.append((target, waiter))
 
     def settle(self, acked: int) -> bool:
-        """Note how many messages are acknowledged; return whether nobody waits any more."""
+        """Note how many messages are acknowledged; return whether none is left waiting."""
         still = []
         for target, waiter in self._waiting:
             if waiter.done():

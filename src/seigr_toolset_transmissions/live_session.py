@@ -171,7 +171,7 @@ class Session:
         """What was told of the last one; for the owner."""
         self._senders: deque[asyncio.Future[None]] | None = None
         self._flushers: Flushers | None = None
-        self._ended: asyncio.Event | None = None  # made for who waits for the end
+        self._ended: asyncio.Event | None = None  # made when a task first waits for the end
         self._pump: Pump | None = None  # while there is something to hand on
 
     def __repr__(self) -> str:
@@ -250,7 +250,7 @@ class Session:
 
         Raises as `send_nowait`, but for a full window.
         """
-        # Who waits already comes first.
+        # Tasks that already wait come first.
         if self._senders:
             return False
         try:
@@ -283,10 +283,10 @@ class Session:
         if not self.try_send(as_bytes(data)):
             outbox = self.machine.outbox
             raise STTWindowFullError(
-                "the node holds, and has promised to take, all that it may (max_buffered_bytes): "
-                "await send(), or raise max_buffered_bytes"
+                "the node already holds, or has promised to accept, as much as it may "
+                "(max_buffered_bytes): await send(), or raise max_buffered_bytes"
                 if outbox.short
-                else f"{outbox.unacked_cost} bytes wait for the peer's acknowledgement: "
+                else f"{outbox.unacked_cost} bytes await the peer's acknowledgement: "
                 "await send(), or raise send_window_bytes or send_window_messages"
             )
 
@@ -395,9 +395,9 @@ class Session:
     def abort(self, reason: str = "aborted by this side") -> None:
         """End the session at once, delivering nothing more. Does nothing if it has ended.
 
-        The peer is told, if there is a connection: its session is lost at once, and it knows that
-        something may be missing. Without one, it finds out when the two meet again, or after its
-        ``resume_window``. What was not delivered is told as of any lost session.
+        If there is a connection, the peer is told: its session is lost at once, and it knows that
+        messages may be missing. Without one, it finds out when the two meet again, or after its
+        ``resume_window``. Undelivered messages are reported as for any lost session.
         """
         if self._closed:
             return
@@ -424,7 +424,7 @@ class Session:
         if self._opened:
             self.start_closing()
         else:
-            self.lose("given up")
+            self.lose("this side gave up before the session was established")
 
     def lose(self, reason: str, cause: Exception | None = None) -> None:
         """End the session without the peer's consent. Does nothing if it has ended."""
@@ -436,7 +436,7 @@ class Session:
         self._finish(cause or STTSessionClosedError(reason), reason)
 
     def _finish(self, cause: Exception | None, reason: str) -> None:
-        """Record the end and tell everybody who waits for something of this session."""
+        """Record the end and tell every task that waits for something of this session."""
         self._settle(cause, reason)
         self._leave_open()
         if self._flushers is not None:
@@ -470,7 +470,7 @@ class Session:
     def orphan(self, reason: str) -> None:
         """Be over without a word, and without the loop: it is closed, or that of another process.
 
-        Whoever waits for something of this session waits in that loop too.
+        Tasks that wait for something of this session wait in that loop too.
         """
         if self._closed:
             return
@@ -558,7 +558,7 @@ class Session:
             self._connection = None
             connection.finish()
             if machine.aborted:
-                reason = "the peer has given the session up"
+                reason = "the peer aborted the session"
                 self._finish(STTSessionClosedError(reason), reason)
             else:
                 self._finish(None, "the session was closed")
@@ -580,9 +580,9 @@ class Session:
         elif machine.phase is Phase.CLOSED:
             self._finish(None, "the session had ended, with all messages delivered")
         elif machine.refusal is WelcomeStatus.FORBIDDEN:
-            self.lose("the peer allows no session with this node any more")
+            self.lose("the peer no longer allows sessions with this node")
         else:
-            self.lose("the peer does not know the session any more")
+            self.lose("the peer no longer knows the session")
 
     def _settle_flushers(self) -> None:
         if self._flushers is not None and self._flushers.settle(self.machine.outbox.messages_acked):
@@ -638,7 +638,7 @@ class Session:
         stalled, asked, heard = connection.stalled(now), machine.ping_time, machine.last_received
         if stalled is not None:
             if now - max(stalled, machine.last_ack) >= config.write_timeout:
-                self.cut("the connection took no bytes")
+                self.cut("the connection accepted no bytes in time")
                 return
             heard = max(heard, stalled)  # a PING waits behind what goes out slowly
         if asked is None:

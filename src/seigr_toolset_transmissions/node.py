@@ -85,9 +85,9 @@ class STTNode:
     Args:
         node_seed: This node's own secret, at least 16 bytes. The same seed gives the same
             `node_id`; no two nodes that run at once may share one.
-        shared_seed: The group's secret, at least 16 bytes: who knows it may connect. Or several,
-            while the group changes from one to another: the first is used to dial, all are
-            accepted. See `set_shared_seed`.
+        shared_seed: The group's secret, at least 16 bytes: anyone who knows it may connect. Or
+            several, while the group changes from one to another: the first is used to dial, all
+            are accepted. See `set_shared_seed`.
         host: Where to listen: an IPv4 or IPv6 address or a name; ``""`` for all addresses.
         port: The port to listen on; 0 for any free one (`start` returns it).
         events: The emitter to use; a new one if None.
@@ -172,7 +172,9 @@ class STTNode:
 
     @events.setter
     def events(self, _: EventEmitter) -> Never:
-        raise AttributeError("a node keeps its emitter: give yours to STTNode(events=...)")
+        raise AttributeError(
+            "a node's emitter cannot be replaced: pass yours to STTNode(events=...)"
+        )
 
     @property
     def config(self) -> NodeConfig:
@@ -181,7 +183,9 @@ class STTNode:
 
     @config.setter
     def config(self, _: NodeConfig) -> Never:
-        raise AttributeError("a node keeps its settings: give yours to STTNode(config=...)")
+        raise AttributeError(
+            "a node's settings cannot be replaced: pass yours to STTNode(config=...)"
+        )
 
     @property
     def endpoints(self) -> EndpointManager:
@@ -191,7 +195,7 @@ class STTNode:
     @endpoints.setter
     def endpoints(self, _: EndpointManager) -> Never:
         raise AttributeError(
-            "a node's endpoints are its own: add peers with node.endpoints.add_endpoint(...)"
+            "a node's endpoints cannot be replaced: add peers with node.endpoints.add_endpoint(...)"
         )
 
     @property
@@ -230,7 +234,7 @@ class STTNode:
         """
         self._runtime.check_caller()
         if self._runtime.running:
-            raise RuntimeError("the node runs already: stop it first")
+            raise RuntimeError("the node is already running: stop it first")
         await self._clear_remains()
         runtime = self._runtime
         incarnation = secrets.token_bytes(_INCARNATION_BYTES)
@@ -311,8 +315,8 @@ class STTNode:
         most = self.config.max_sessions
         if limit is not None and limit <= most and isinstance(self._network, TcpNetwork):
             logger.warning(
-                "this process may have only %d descriptors open, and each of up to %d sessions "
-                "(max_sessions) takes one: raise the limit (ulimit -n, LimitNOFILE=, "
+                "this process may open only %d file descriptors, but up to %d sessions "
+                "(max_sessions) need one each: raise the limit (ulimit -n, LimitNOFILE=, "
                 "resource.setrlimit), or lower max_sessions",
                 limit,
                 most,
@@ -418,7 +422,7 @@ class STTNode:
         self._acceptor.abort()
         self._make_parts(runtime.counters)
         runtime.end()
-        lost = registry.orphan("the event loop was closed while the node ran")
+        lost = registry.orphan("the event loop was closed while the node was running")
         self._routes.clear()
         for endpoint_id in self.endpoints:
             if self.endpoints.is_temporary(endpoint_id):
@@ -427,18 +431,19 @@ class STTNode:
             await listener.close()
         if lost:
             logger.warning(
-                "the event loop was closed while the node ran, and messages of %d of its sessions "
-                "are lost: stop a node before its loop ends, for instance with `async with node`",
+                "the event loop was closed while the node was running, and messages of %d of its "
+                "sessions are lost: stop a node before its loop ends, for instance with "
+                "`async with node`",
                 len(lost),
             )
         return lost
 
     def _end_waits(self) -> None:
         """Let nobody wait for what only a running node brings."""
-        self.endpoints.close_inboxes(f"{_STOPPED}: no message comes any more")
+        self.endpoints.close_inboxes(f"{_STOPPED}: no more messages will arrive")
         sharing = [node for node in _nodes if node.events is self.events]
         if not any(node._runtime.running for node in sharing):  # noqa: SLF001  of this class
-            self.events.give_up(_EVENTS, f"{_STOPPED}: it emits nothing any more")
+            self.events.give_up(_EVENTS, f"{_STOPPED}: it emits no more events")
 
     async def __aenter__(self) -> Self:
         if not self._runtime.running:
@@ -556,7 +561,7 @@ class STTNode:
 
     @property
     def banned(self) -> frozenset[bytes]:
-        """The node ids of who is banned now."""
+        """The node ids of the peers that are banned now."""
         return self._access.banned
 
     def retry_now(self, endpoint_id: bytes) -> None:

@@ -444,15 +444,15 @@ class Registry:
         return partial(self.runtime.emit_error, "undelivered", details)
 
     def stands_still(self, session: Session) -> None:
-        """Warn that a handler waits long to send over the session whose messages it handles."""
+        """Warn that a handler waits long to send on the session whose messages it handles."""
         now = self.loop.time()
         if now < self._quiet_until:
             return
         self._quiet_until = now + _QUIET_SECONDS
         logger.warning(
-            "a handler of data_received has waited for %g s in send() over the very session whose "
-            "messages it handles (%s, with %s), and more of them wait for it. If the peer does the "
-            "same, both wait for ever: answer from a task of your own behind a bounded queue, or "
+            "a handler of data_received has waited %g s in send() on the session whose messages it "
+            "handles (%s, with %s), while more of them wait for it. If the peer does the same, "
+            "both wait forever: answer from a task of your own that reads a bounded queue, or "
             "with send_nowait()",
             STANDSTILL_SECONDS,
             session.session_id.hex(),
@@ -462,8 +462,8 @@ class Registry:
     def tell(self, session: Session, event: str) -> None:
         """Emit that a session was suspended or resumed, in order with all else about it.
 
-        A resumption that is over again, and of which nobody has heard yet, is left out: a peer that
-        resumes all the time does not make events pile up for a slow handler.
+        A resumption that ended before anyone heard of it is left out, so that a peer that resumes
+        all the time does not make events pile up for a slow handler.
         """
         step = partial(self.emit, event, session_id=session.session_id)
         if event == "session_resumed":

@@ -37,8 +37,8 @@ _REPORT_SECONDS = 1.0
 so that a flood of it does not become a flood of events and tasks."""
 
 _inside: ContextVar[ref[asyncio.Task[Any]] | None] = ContextVar("_inside", default=None)
-"""The task of a node in which, or on whose behalf, the present code runs: who waits for its end
-would wait for itself."""
+"""The task of a node in which, or on whose behalf, the present code runs. Code that waits for that
+task waits for itself."""
 
 
 @dataclass(slots=True)
@@ -176,8 +176,8 @@ class Runtime:
         self.check_process()
         if self.running and asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(
-                "the node runs in another event loop: use it there, from another thread by "
-                "asyncio.run_coroutine_threadsafe(), or stop it there first"
+                "the node runs in another event loop: use it there (from another thread, with "
+                "asyncio.run_coroutine_threadsafe()), or stop it there first"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""The end of a node: what it still does for its handlers, and what it reports."""
+"""How a node ends: what it still does for its handlers, and what it reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StopReport", "end_tasks"]
 logger = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 1.0
-"""How long a handler that was cancelled may take to end."""
+"""How long a cancelled handler may take to end."""
 
 _CANCELS = 6
 """How many handlers of one session, one after the other, are cancelled: of the message at hand,
@@ -26,13 +26,13 @@ _CANCELS = 6
 
 
 class StopReport(tuple[STTSessionLostError, ...]):
-    """What a node could not do in the time that it had to stop.
+    """What a node could not do in the time it had to stop.
 
     A tuple with one error for each session that could not deliver all of its messages to its peer.
 
     Attributes:
-        undelivered: By node id, what that peer has sent, what this node has acknowledged to it, and
-            what could not be handed on to handlers; oldest first, session by session.
+        undelivered: For each peer, by node id: the messages that this node acknowledged to it but
+            could not hand to a handler in time; oldest first, session by session.
 
     """
 
@@ -43,7 +43,7 @@ class StopReport(tuple[STTSessionLostError, ...]):
         lost: Iterable[STTSessionLostError] = (),
         undelivered: Mapping[bytes, Iterable[bytes]] | None = None,
     ) -> Self:
-        """Report what was lost on its way to peers, and what on its way to handlers."""
+        """Combine what was lost on the way to peers with what was lost on the way to handlers."""
         report = super().__new__(cls, lost)
         report.undelivered = {
             peer_node_id: tuple(messages) for peer_node_id, messages in (undelivered or {}).items()
@@ -58,7 +58,7 @@ class StopReport(tuple[STTSessionLostError, ...]):
 
 
 async def end_tasks(runtime: Runtime) -> None:
-    """Cancel what still runs. What is left to be told is told all the same, in other tasks."""
+    """Cancel what still runs. Events that are still due are emitted in other tasks."""
     runtime.time_is_over = True
     resisting: set[asyncio.Task[Any]] = set()
 

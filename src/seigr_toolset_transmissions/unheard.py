@@ -1,4 +1,4 @@
-"""Errors that no handler hears of: they go to the log, a line now and then, without payload."""
+"""Errors without a handler: they are summarised in the log, without any message contents."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["UnheardErrors"]
 logger = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
-"""Each type of error gets at most one line in this time; the next line adds up what it left out."""
+"""Each type of error gets at most one line in this period; the next line counts those left out."""
 
 _NO_LINE = frozenset({"handshake_failed", "identity_conflict"})
-"""Whoever knows no seed writes no line into the log; two nodes with one have a line in any case."""
+"""A stranger must not be able to fill the log; an identity conflict is logged in any case."""
 
 _TOLD = ("session_id", "peer_node_id", "address", "attempts", "count")
 """What a line says of an error besides its reason. Messages are counted, never shown."""
@@ -80,8 +80,8 @@ class UnheardErrors:
 
 def _sum_up(error_type: str, quiet: _Quiet) -> None:
     if quiet.count:
-        lost = f"; messages not delivered: {quiet.undelivered}" if quiet.undelivered else ""
-        logger.warning("%s: %d more since it was last logged%s", error_type, quiet.count, lost)
+        lost = f"; undelivered messages: {quiet.undelivered}" if quiet.undelivered else ""
+        logger.warning("%s: %d more since the last log line%s", error_type, quiet.count, lost)
 
 
 def _shown(fact: object) -> object:

@@ -1,4 +1,4 @@
-"""Warnings in the log about messages that nobody will take where they are."""
+"""Warnings about messages that wait where nothing will ever take them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class UnreadWarnings:
-    """Those of one node, each given at most once."""
+    """Writes each warning of one node at most once."""
 
     def __init__(self, events: EventEmitter) -> None:
         self._events = events
@@ -23,7 +23,7 @@ class UnreadWarnings:
         self._warned_of_early = False
 
     def receiver_waits(self) -> None:
-        """Note that a receiver waits for a message: a handler may take them all."""
+        """Warn if a receiver waits although a handler takes all messages."""
         if not self._warned_receiver and self._events.handled("data_received"):
             self._warned_receiver = True
             logger.warning(
@@ -33,7 +33,7 @@ class UnreadWarnings:
             )
 
     def check(self, endpoints: EndpointManager) -> None:
-        """Look for messages that came before there was a handler: it never gets them."""
+        """Warn about messages that arrived before the first handler, which never gets them."""
         if (
             not self._warned_of_early
             and endpoints.has_unasked

@@ -48,7 +48,7 @@ def test_only_who_has_the_groups_seed_and_finds_whom_it_expects_gets_a_session(
         monkeypatch.setenv("STT_SHARED_SEED", "not the shared seed")
         assert run(["connect", address]) == 1
         assert re.fullmatch(
-            "stt: .* closed during the handshake: it has another shared_seed, .*\n",
+            "stt: .* closed the connection during the handshake: it has another shared_seed, .*\n",
             capfd.readouterr().err,
         )
         listener.until(r"stt: a handshake with 127\.0\.0\.1 failed: ")

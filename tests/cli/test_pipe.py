@@ -96,7 +96,7 @@ def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> N
             assert interrupted.end() == 130
             assert re.search("stt: [0-9a-f]{8} was not told that this was all", interrupted.stderr)
         listener.until("stt: received 4 bytes, and not the end\n")
-        listener.until("stt: the session was lost: the peer has given the session up")
+        listener.until("stt: the session was lost: the peer aborted the session")
 
         with Stt("connect", address, "--raw", columns=80) as typed:
             typed.until("connected to")

@@ -127,7 +127,7 @@ def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path: Path) -> Non
         assert "Traceback" not in sender.stderr
         assert listener.end() == 1
         assert "stt: received 4 bytes, and not the end\n" in listener.stderr
-        assert "stt: the session was lost: the peer has given the session up" in listener.stderr
+        assert "stt: the session was lost: the peer aborted the session" in listener.stderr
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])

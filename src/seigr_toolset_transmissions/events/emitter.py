@@ -326,7 +326,7 @@ class EventEmitter:
             self._end(self._watchers, name, registration)
         found = waiter.result()
         if found is None:
-            raise TimeoutError(f"no event {name!r} that was waited for within {timeout} s")
+            raise TimeoutError(f"no matching event {name!r} within {timeout} s")
         return found
 
     @asynccontextmanager
@@ -352,7 +352,7 @@ class EventEmitter:
         """
         check_name(name)
         if maxsize < 1:
-            raise ValueError(f"maxsize is a number of occurrences, at least 1, not {maxsize!r}")
+            raise ValueError(f"maxsize must be a number of at least 1, not {maxsize!r}")
         stream = Stream(maxsize)
         registration = self._watch(name, stream)
         try:
@@ -362,10 +362,10 @@ class EventEmitter:
             stream.close()
 
     def give_up(self, names: Iterable[str], reason: str) -> None:
-        """End each `wait_for` and `stream` of these events, for whoever emits them has ended.
+        """End each `wait_for` and `stream` of these events, because their emitting side has ended.
 
-        They raise `STTEventError` with this reason; a stream does so when all that waits in it
-        has been read. What begins to wait later does wait. Handlers are not concerned.
+        They raise `STTEventError` with this reason; a stream does so once all its pending
+        occurrences have been read. Calls that begin later wait as usual. Handlers are unaffected.
         """
         for name in names:
             for registration in self._watchers.get(name, ()):

@@ -22,7 +22,7 @@ def check_name(name: object) -> None:
     """Raise `TypeError` unless `name` can name an event."""
     if not isinstance(name, str):
         hint = "; write @events.on('name')" if callable(name) else ""
-        raise TypeError(f"an event's name is a str, not {type(name).__name__}{hint}")
+        raise TypeError(f"an event's name must be a str, not {type(name).__name__}{hint}")
 
 
 def check_handler(handler: object, purpose: str) -> None:
@@ -39,7 +39,7 @@ def check_handler(handler: object, purpose: str) -> None:
         remedy = "write it as `async def`"
     else:
         remedy = "it cannot be called; give an `async def` function"
-    raise STTEventError(f"{describe(handler)} is no async handler for {purpose}: {remedy}")
+    raise STTEventError(f"{describe(handler)} is not an async handler for {purpose}: {remedy}")
 
 
 def describe(subject: object) -> str:

@@ -44,14 +44,14 @@ async def look_up(
 
     """
     if not 0 <= port <= 65535:
-        raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
+        raise OSError(errno.EINVAL, "a port must be a number from 0 to 65535")
     numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
     except socket.gaierror:
         pass  # a name
     except ValueError as error:  # a label too long for a domain name, or a zero byte
-        raise OSError(errno.EINVAL, "no host can have that name") from error
+        raise OSError(errno.EINVAL, "that cannot be the name of a host") from error
     name = host or ""
     workers = _urgent if urgent else _slow_others if name in _slow else _others
     late = False
