@@ -378,6 +378,10 @@ class SessionMachine:
                 self._parts_bytes,
             ) = before
             raise
+        freed = self._consumed_cost - before[2]
+        if freed:  # only now: a record that is refused later on gives nothing back
+            self._consumed_cost = before[2]
+            self._consume(freed)
         if messages:
             self.last_message = now
         return messages
@@ -409,8 +413,8 @@ class SessionMachine:
         if self._parts is not None:
             self._parts.append(run[0])
             run = [b"".join(self._parts), *run[1:]]
-            # The application consumes one message: what its other frames cost is given back now.
-            self._consume(self._parts_frames * FRAME_COST)
+            # The application consumes one message: what its other frames cost is given back.
+            self._consumed_cost += self._parts_frames * FRAME_COST
             self._extra_received += self._parts_frames
             self._parts = None
             self.budget.finished()
