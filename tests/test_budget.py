@@ -55,6 +55,7 @@ class Book:
 
     def __init__(self, **limits: Any) -> None:
         self.inboxes: dict[bytes, int] = {}
+        self.awaited: set[bytes] = set()
         self.timers = Timers()
         self.relieved = 0
         self.config = NodeConfig(**limits)
@@ -62,6 +63,7 @@ class Book:
             self.config,
             inboxes=lambda: sum(self.inboxes.values()),
             inbox_of=lambda peer: self.inboxes.get(peer, 0),
+            awaits=lambda peer: peer in self.awaited,
             call_later=self.timers.call_later,
             relieve=self._relieve,
         )
@@ -712,3 +714,34 @@ async def test_large_messages_of_many_peers_arrive_though_there_is_not_room_for_
             assert held_and_promised(hub) <= limit
         await asyncio.gather(*sending)
         assert log.names == []
+
+
+@in_virtual_time
+async def test_a_message_that_is_waited_for_arrives_though_nobody_takes_those_of_other_peers() -> (
+    None
+):
+    limit = 6 * MIB
+    async with memory_nodes(
+        max_message_bytes=512 * KIB,
+        receive_window_bytes=MIB,
+        send_window_bytes=MIB,
+        max_sessions=16,
+    ) as nodes:
+        hub = await nodes.listen(
+            "bob", config=dataclasses.replace(nodes.config, max_buffered_bytes=limit)
+        )
+        dialers = [await nodes.start(f"peer {number}") for number in range(12)]
+        sessions = [await dialer.connect(*address_of(hub)) for dialer in dialers]
+        sending = [
+            asyncio.ensure_future(session.send(bytes(500 * KIB)))
+            for _ in range(2)
+            for session in sessions
+        ]
+        await asyncio.sleep(5)
+        assert not all(map(hub.endpoints.held_by, [dialer.node_id for dialer in dialers]))
+        for dialer in reversed(dialers):
+            for _ in range(2):
+                data, _ = await hub.endpoints.receive_from(dialer.node_id, timeout=5)
+                assert data == bytes(500 * KIB)
+                assert held_and_promised(hub) <= limit
+        await asyncio.gather(*sending)

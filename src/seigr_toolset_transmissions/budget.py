@@ -16,8 +16,9 @@ The limit is divided like this:
   kept for sessions still to come, too, as many as fit into three quarters.
 * One part is kept for ending messages that have begun to arrive, as many at a time as fit in it
   whole: an application cannot take half a message, so without it many half ones could block each
-  other for ever. Another part is kept for a message that a session with nothing else under way
-  wants to send.
+  other for ever. Another part is kept for the message of a peer from which the application wants to
+  receive next, for what others have sent may stay where it is until then. A third is kept for a
+  message that a session with nothing else under way wants to send.
 * The rest goes to the sessions that use it. Each may take from it until it has half as much as is
   left (a dynamic threshold, as in shared switch memory): few get much, many get little, and
   something is always left for the next.
@@ -47,6 +48,9 @@ nobody is slowed down noticeably."""
 
 _RETRIES = 128
 """How many may try each time, so that thousands that wait do not take the processor."""
+
+_AWAITED_TURNS = 5
+"""After so many turns a message is looked for that the application waits for."""
 
 _RELIEF_TURNS = 100
 """After so many turns messages are looked for that do not get on."""
@@ -96,6 +100,7 @@ class Ledger:
         config: The node's settings.
         inboxes: Returns what waits in all inboxes, in bytes, with `FRAME_COST` for each message.
         inbox_of: Returns the same for one peer, by its node id.
+        awaits: Whether somebody waits for a message of this very peer, by its node id.
         call_later: As that of an event loop.
         relieve: Called now and then while messages that have begun wait for room to end: to give up
             those that have the room and do not use it.
@@ -116,6 +121,7 @@ class Ledger:
         *,
         inboxes: Callable[[], int],
         inbox_of: Callable[[bytes], int],
+        awaits: Callable[[bytes], bool],
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
         relieve: Callable[[], None],
     ) -> None:
@@ -132,11 +138,13 @@ class Ledger:
         self.lane_size = min(max(whole, limit // 16), limit // 3)
         self._finishing_size = self.lane_size
         self._most_finishers = max(1, self._finishing_size // whole)
+        self._awaited_size = max(whole, limit // 32) if limit >= 8 * whole else 0
         self._each = self.first_window + self.first_send
-        divisible = limit - self.lane_size - self._finishing_size
+        divisible = limit - self.lane_size - self._finishing_size - self._awaited_size
         self._expected = min(config.max_sessions, divisible * 3 // 4 // self._each)
         self._inboxes = inboxes
         self.inbox_of = inbox_of
+        self.awaits = awaits
         self._call_later = call_later
         self._relieve = relieve
         self.used = 0
@@ -146,6 +154,7 @@ class Ledger:
         self._finishers: set[Share] = set()  # those that have begun to use that part
         self._finishing: dict[Share, None] = {}  # those that wait for that
         self._trying: Share | None = None  # of `_finishing`
+        self._awaited: Share | None = None  # that has begun to use the part kept for it
         self._refused = False  # whether it has tried in vain
         self._turns = 0
         self._timer: asyncio.TimerHandle | None = None  # while somebody waits
@@ -164,14 +173,16 @@ class Ledger:
 
     def _left(self) -> int:
         to_come = max(0, self._expected - self._shares) * self._each
-        return self.limit - self.lane_size - to_come - self.used - self._inboxes()
+        kept = self.lane_size + self._awaited_size
+        return self.limit - kept - to_come - self.used - self._inboxes()
 
     @property
     def admits(self) -> bool:
         """Whether there is room for one more session."""
         left = self.limit - self.lane_size - self.used - self._inboxes() - self._each
         # Room is kept for those that are expected. Others must not take what ends messages.
-        return left >= (0 if self._shares < self._expected else self._finishing_size)
+        kept = self._finishing_size + self._awaited_size
+        return left >= (0 if self._shares < self._expected else kept)
 
     def enter(self) -> None:
         """Note that there is one more share."""
@@ -198,8 +209,11 @@ class Ledger:
         A few at a time, in the order in which they ask; those that have begun can come to their
         ends before others begin.
         """
-        line, enough = self._finishing, wanted <= self._left()
-        if share in self._finishers:
+        line, left = self._finishing, self._left()
+        if share is self._awaited:
+            left += self._awaited_size
+        enough = wanted <= left
+        if share is self._awaited or share in self._finishers:
             return enough
         first = next(iter(line), share) is share or self._trying is share
         if first and enough and len(self._finishers) < self._most_finishers:
@@ -215,6 +229,8 @@ class Ledger:
         """Note that a session has no unfinished message any more."""
         self._finishing.pop(share, None)
         self._finishers.discard(share)
+        if share is self._awaited:
+            self._awaited = None
 
     def _watch(self) -> None:
         if self._timer is None:
@@ -233,10 +249,22 @@ class Ledger:
             self._waiting.pop(share, None)  # if it fails again, it goes to the end of the line
             share.retry()
         self._turns += 1
+        if self._awaited is None and self._turns % _AWAITED_TURNS == 0:
+            self._prefer_awaited()
         if self._finishing and self._turns % _RELIEF_TURNS == 0:
             self._relieve()
         if self._finishing or self._waiting:
             self._watch()
+
+    def _prefer_awaited(self) -> None:
+        """Let a message that the application waits for come to its end before all others."""
+        for share in (*self._finishers, *self._finishing):
+            if share.awaited:
+                self._awaited = share
+                self._finishing.pop(share, None)
+                self._finishers.discard(share)
+                share.retry()
+                return
 
     def stop(self) -> None:
         """Let nobody try again: the node has stopped."""
@@ -299,6 +327,11 @@ class Share:
     def in_inbox(self) -> int:
         """What the peer has sent and waits in its inbox, in bytes."""
         return self._ledger.inbox_of(self._peer_node_id)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a message of this very peer."""
+        return self._ledger.awaits(self._peer_node_id)
 
     def grant(self, promised: int, wanted: int, needed: int) -> int:
         """Return how much more credit the peer gets.

@@ -298,6 +298,11 @@ class EndpointManager:
             return 0
         return endpoint.size + overhead * len(endpoint.messages)
 
+    def awaits(self, endpoint_id: bytes) -> bool:
+        """Whether somebody waits in `receive_from` for a message of this endpoint."""
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and bool(endpoint.receivers)
+
     def is_overfull(self, endpoint_id: bytes) -> bool:
         """Whether more than twice what its inbox is to hold waits there; False if unknown.
 

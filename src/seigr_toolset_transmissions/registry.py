@@ -195,6 +195,7 @@ class Registry:
             self.config,
             inboxes=partial(self.endpoints.held_bytes, FRAME_COST, _ENDPOINT_COST),
             inbox_of=partial(self.endpoints.held_by, overhead=FRAME_COST),
+            awaits=self.endpoints.awaits,
             call_later=self._call_later,
             relieve=self._relieve,
         )
