@@ -90,7 +90,7 @@ async def test_a_node_warns_of_a_limit_below_its_sessions(caplog: pytest.LogCapt
         with descriptors(256):
             await nodes.listen()
     (record,) = caplog.records
-    assert "only 256 descriptors" in record.message
+    assert "only 256 file descriptors" in record.message
     assert "up to 256 sessions (max_sessions)" in record.message
 
 
