@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import resource
 import signal
 import sys
@@ -56,3 +57,9 @@ def crowd(request: pytest.FixtureRequest) -> int:
 def no_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     assert not caplog.get_records("call")
+
+
+@pytest.fixture
+def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each random time be the longest possible."""
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)

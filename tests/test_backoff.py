@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 CONFIG = NodeConfig(reconnect_delay=0.2, reconnect_delay_max=30)
 LONG = 1e6
-
-
-@pytest.fixture
-def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each random time be the longest possible."""
-    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
 
 
 async def duration_of(attempts: int, longest: float = LONG) -> float:

@@ -534,6 +534,7 @@ async def test_a_stop_does_not_wait_for_sessions_that_have_nothing_to_deliver_to
         assert loop.time() - before < 1
 
 
+@pytest.mark.usefixtures("longest_draw")  # or the session is back before it is looked at
 @in_virtual_time
 async def test_a_stop_dials_again_to_deliver_what_was_accepted() -> None:
     network = FaultNetwork(MemoryNetwork())
