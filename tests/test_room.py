@@ -99,7 +99,8 @@ async def test_a_turn_is_that_of_one_task() -> None:
     async def offer() -> int:
         return manager.offer(X, [b"small"])
 
-    other = asyncio.create_task(offer())  # it runs right behind the one that has the turn
+    # It runs right behind the one that has the turn; an eager task would run before it.
+    other = asyncio.Task(offer(), loop=asyncio.get_running_loop())
     assert await other == 0
     assert in_turn.done()
     await large

@@ -364,13 +364,15 @@ class STTNode:
             runtime.end()
             self._end_waits()
             return StopReport()
-        runtime.spare_caller()
         if self._stopping is None:
             runtime.stopping = True
             seconds = self.config.close_timeout if drain is None else drain
             # Not create_task: an eager one might have ended before it is known here.
             self._stopping = asyncio.Task(self._stop(seconds), loop=runtime.loop)
-        return await asyncio.shield(self._stopping)
+        stopping = self._stopping
+        await asyncio.sleep(0)  # an eager task runs before its maker can wait for it
+        runtime.spare_caller()
+        return await asyncio.shield(stopping)
 
     async def _stop(self, drain: float) -> StopReport:
         runtime, registry = self._runtime, self._registry
