@@ -112,7 +112,8 @@ class Dialer:
         if expect is not None and self._access.bans(expect):
             raise _banned(expect)
         turn = turn or Turn()
-        task = self._runtime.own(self._take_turn(host, port, expect, pauses, turn, begun))
+        attempt = self._take_turn(host, port, expect, pauses, turn, begun)
+        task = self._runtime.own(attempt, calls_handlers=False)
         current = _Dial(task, expect)
         self._dials.add(current)
         try:

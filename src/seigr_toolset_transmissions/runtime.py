@@ -207,7 +207,11 @@ class Runtime:
     # ---------------------------------------------------------------------- tasks
 
     def own(
-        self, coroutine: Coroutine[Any, Any, T], worker: Worker | None = None
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        worker: Worker | None = None,
+        *,
+        calls_handlers: bool = True,
     ) -> asyncio.Task[T]:
         """Run a coroutine as a task of the node, which ends with it.
 
@@ -219,7 +223,8 @@ class Runtime:
         context = self._context.copy()
         # Not create_task: an eager task factory would run application code within our own.
         task = asyncio.Task(coroutine, loop=self.loop, context=context)
-        context.run(_inside.set, ref(task))
+        if calls_handlers:  # else nothing in it can stop the node; a connection keeps its context
+            context.run(_inside.set, ref(task))
         self._tasks[task] = worker
         task.add_done_callback(self._disown)
         return task
