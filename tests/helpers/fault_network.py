@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from helpers.between import Between
 from seigr_toolset_transmissions.transports.base import (
-    Address,
     Listener,
     Network,
     Receiver,
@@ -66,14 +66,12 @@ class FaultNetwork(Network):
         return await self._inner.listen(accept, host, port)
 
 
-class Cable(Transport, Receiver):
-    """The dialer's transport, and the real transport's receiver."""
+class Cable(Between):
+    """A connection that breaks when its fault is due."""
 
     def __init__(self, receiver: Receiver, fault: Fault | None) -> None:
-        self._receiver = receiver
+        super().__init__(receiver)
         self._fault = fault
-        self._transport: Transport
-        self._rest = b""
         self.passed = {Direction.OUT: 0, Direction.IN: 0}
         self.broken: Kind | None = None
         self._held: dict[Direction, list[bytes]] | None = None
@@ -126,22 +124,11 @@ class Cable(Transport, Receiver):
             self._transport.close()
             self._lose(None)
 
-    def _lose(self, cause: Exception | None) -> None:
-        receiver, self._receiver = self._receiver, _Nobody()
-        receiver.connection_lost(cause)
-
     # What the dialer calls.
-
-    @property
-    def peer_address(self) -> Address:
-        return self._transport.peer_address
 
     @property
     def waiting(self) -> int:
         return self._transport.waiting
-
-    def hand_over(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._held is not None:
@@ -175,8 +162,7 @@ class Cable(Transport, Receiver):
     # What the real transport calls.
 
     def connection_made(self, transport: Transport) -> None:
-        self._transport = transport
-        self._receiver.connection_made(self)
+        super().connection_made(transport)
         self._break_if_due()
 
     def bytes_received(self, data: memoryview) -> int:
@@ -188,13 +174,6 @@ class Cable(Transport, Receiver):
         self._break_if_due()
         return len(data)
 
-    def _give(self, data: bytes) -> None:
-        whole = self._rest + data
-        if whole and not isinstance(self._receiver, _Nobody):
-            with memoryview(whole) as view:
-                done = self._receiver.bytes_received(view)
-            self._rest = whole[done:]
-
     def pause_writing(self) -> None:
         self._receiver.pause_writing()
 
@@ -204,13 +183,3 @@ class Cable(Transport, Receiver):
     def connection_lost(self, cause: Exception | None) -> None:
         if self.broken is None and self._held is None:
             self._lose(cause)
-
-
-class _Nobody(Receiver):
-    def connection_made(self, transport: Transport) -> None: ...
-    def bytes_received(self, data: memoryview) -> int:
-        return len(data)
-
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
-    def connection_lost(self, cause: Exception | None) -> None: ...

@@ -11,12 +11,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from helpers.between import Between
 from helpers.fault_network import Direction
 from seigr_toolset_transmissions.transports.base import (
-    NOBODY,
     WRITE_HIGH_BYTES,
     WRITE_LOW_BYTES,
-    Address,
     Listener,
     Network,
     Receiver,
@@ -120,16 +119,14 @@ class ThinNetwork(Network):
         return await self._inner.listen(accept, host, port)
 
 
-class _Link(Transport, Receiver):
-    """The dialer's transport, and the real transport's receiver."""
+class _Link(Between):
+    """A connection that carries so many bytes a second."""
 
     def __init__(self, network: ThinNetwork, receiver: Receiver) -> None:
+        super().__init__(receiver)
         self._network = network
-        self._receiver = receiver
-        self._transport: Transport
         self._out = _Pipe(network.line(Direction.OUT), self._gone_out)
         self._in = _Pipe(network.line(Direction.IN), self._come_in)
-        self._rest = b""
         self._paused = False
 
     def cut(self) -> None:
@@ -147,26 +144,13 @@ class _Link(Transport, Receiver):
 
     def _come_in(self, data: bytes) -> None:
         self._network.carried[Direction.IN] += len(data)
-        whole = self._rest + data
-        with memoryview(whole) as view:
-            self._rest = whole[self._receiver.bytes_received(view) :]
-
-    def _lose(self, cause: Exception | None) -> None:
-        receiver, self._receiver = self._receiver, NOBODY
-        receiver.connection_lost(cause)
+        self._give(data)
 
     # What the dialer calls.
 
     @property
-    def peer_address(self) -> Address:
-        return self._transport.peer_address
-
-    @property
     def waiting(self) -> int:
         return self._out.waiting
-
-    def hand_over(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._out.add(bytes(data))
@@ -192,10 +176,6 @@ class _Link(Transport, Receiver):
         self._transport.abort()
 
     # What the real transport calls.
-
-    def connection_made(self, transport: Transport) -> None:
-        self._transport = transport
-        self._receiver.connection_made(self)
 
     def bytes_received(self, data: memoryview) -> int:
         self._in.add(bytes(data))
