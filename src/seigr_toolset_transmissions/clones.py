@@ -36,10 +36,9 @@ _LOG_SECONDS = 10.0
 class _Suspect:
     """A connection of an incarnation that should be over."""
 
-    __slots__ = ("asked", "session", "since")
+    __slots__ = ("asked", "since")
 
-    def __init__(self, session: Session, since: float) -> None:
-        self.session = session
+    def __init__(self, since: float) -> None:
         self.since = since
         self.asked = False  # whether a PING was sent since then
 
@@ -75,13 +74,13 @@ class Clones:
     def suspect(self, session: Session, now: float) -> None:
         """Find out whether the peer still lives in the incarnation of this session."""
         if len(self._suspects) < _SUSPECTS:
-            self._suspects.setdefault(session, _Suspect(session, now))
+            self._suspects.setdefault(session, _Suspect(now))
         session.ping()
 
     def check(self, now: float, patience: float) -> None:
         """Look for answers to the PINGs; ``patience`` is how long they may take, in seconds."""
-        for suspect in list(self._suspects.values()):
-            session, asked = suspect.session, suspect.session.machine.ping_time
+        for session, suspect in list(self._suspects.items()):
+            asked = session.machine.ping_time
             if not (session.connected and session.accepts) or now - suspect.since > 2 * patience:
                 del self._suspects[session]
             elif asked is not None:
