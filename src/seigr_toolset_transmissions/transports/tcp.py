@@ -12,7 +12,6 @@ import sys
 from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakSet
 
 from seigr_toolset_transmissions.forks import in_child
 from seigr_toolset_transmissions.transports.base import (
@@ -68,13 +67,12 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
     When the read in the middle fails, ``get_buffer`` is simply called again later.
     """
 
-    __slots__ = ("__weakref__", "_address", "_stream")
+    __slots__ = ("_address", "_stream")
 
     def __init__(self, receiver: Receiver) -> None:
         super().__init__(receiver)
         self._stream: asyncio.Transport | None = None
         self._address: Address = ("", 0)
-        _sockets.add(self)
 
     @property
     def peer_address(self) -> Address:
@@ -183,6 +181,7 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         """Part of asyncio's protocol interface; called by the loop only."""
         # Selector loops and uvloop turn Nagle's algorithm off (TCP_NODELAY) on their own.
         stream = self._stream = cast("asyncio.Transport", transport)
+        _open_here().add(self)
         stream.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
         name = stream.get_extra_info("peername")
         if name is not None:
@@ -211,6 +210,7 @@ class TcpTransport(StreamTransport, asyncio.BufferedProtocol):
         """Part of asyncio's protocol interface; called by the loop only."""
         if self._stream is not None:
             self._stream = None
+            _forget(self)
             self._end(exc)
 
 
@@ -245,7 +245,7 @@ class _TcpListener(Listener):
         self._address = _address(sockets[0].getsockname())
         self._servers: list[asyncio.Server] = []
         self._closed = False
-        _sockets.add(self)
+        _open_here().add(self)
 
     @property
     def address(self) -> Address:
@@ -274,6 +274,7 @@ class _TcpListener(Listener):
         self._servers.clear()
         for sock in self._sockets:  # of servers that were not made, if starting them has failed
             sock.close()
+        _forget(self)
 
     def _make_transport(self) -> TcpTransport:
         # The loop may have accepted a connection already when the listener is closed.
@@ -336,8 +337,25 @@ class TcpNetwork(Network):
         return listener
 
 
-_sockets: WeakSet[TcpTransport | _TcpListener] = WeakSet()
-"""All of this process."""
+_open: dict[asyncio.AbstractEventLoop, set[TcpTransport | _TcpListener]] = {}
+"""What is open in this process, by its event loop. (To refer to each weakly would cost an idle
+connection more than the rest of what is kept of it here.)"""
+
+
+def _open_here() -> set[TcpTransport | _TcpListener]:
+    """Return what is open in the running loop. The first call in a loop forgets closed loops."""
+    loop = asyncio.get_running_loop()
+    found = _open.get(loop)
+    if found is None:
+        for closed in [other for other in _open if other.is_closed()]:
+            del _open[closed]
+        found = _open[loop] = set()
+    return found
+
+
+def _forget(ended: TcpTransport | _TcpListener) -> None:
+    for found in _open.values():
+        found.discard(ended)
 
 
 def _replace(numbers: list[int]) -> None:
@@ -359,8 +377,9 @@ def _close_in_child() -> None:
     loop and its transports asked: parent and child may share one epoll, from which they would
     remove the parent's sockets. They cannot any more, once the numbers stand for other sockets.
     """
-    _replace([number for sockets in list(_sockets) for number in sockets.descriptors()])
-    _sockets.clear()
+    every = [each for found in _open.values() for each in found]
+    _replace([number for each in every for number in each.descriptors()])
+    _open.clear()
 
 
 in_child(_close_in_child)
