@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks``."""
+"""Compare this library with the ones people use instead: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BROKER_LIMIT = 3 * 3600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, show and write what was found; return the exit status, 0 if nothing has failed."""
+    """Run, then show and write the results; return the exit status, 0 if nothing failed."""
     chosen = _parse(arguments)
     samples = Samples()
     begun = time.monotonic()
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             loops=_loops(chosen.loops, samples),
             peers=_peers(chosen.peers, samples),
         )
-        if Nats.name in setting.peers and {"oneway", "roundtrip"} & set(chosen.only):
+        if Nats.name in setting.peers and {"oneway", "roundtrip", "requests"} & set(chosen.only):
             broker = stack.enter_context(Child(run_broker, material, limit=_BROKER_LIMIT))
             setting.brokers[Nats.name] = broker.link.hear("address")
             stack.callback(broker.link.tell, "done")
@@ -60,26 +60,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round, less of everything")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round, on one loop, with less of everything"
+    )
     parser.add_argument(
         "--only",
         action="append",
         choices=MEASURES,
         metavar="MEASURE",
-        help=f"one of {', '.join(MEASURES)}; may be repeated",
+        help=f"measure only this: {', '.join(MEASURES)}; may be repeated",
     )
-    parser.add_argument("--rounds", type=int, help="how often everything is measured (3; quick: 1)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write a report and plots there")
+    parser.add_argument(
+        "--rounds", type=int, help="how often to measure everything (default: 3; quick: 1)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write a report, plots and all values there"
+    )
     parser.add_argument(
         "--loops",
-        help="asyncio, uvloop, or both with a comma (both where uvloop is installed; quick: one)",
+        help="asyncio, uvloop, or asyncio,uvloop (default: both if installed; quick: asyncio)",
     )
     parser.add_argument(
         "--peers",
         action="append",
         choices=PEERS,
         metavar="PEER",
-        help=f"besides {OWN}, one of {', '.join(PEERS)}; may be repeated (all that are installed)",
+        help=f"compare {OWN} only with this; may be repeated: {'; '.join(PEERS)}",
     )
     chosen = parser.parse_args(arguments)
     chosen.only = list(dict.fromkeys(chosen.only or MEASURES))
@@ -89,7 +95,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         chosen.loops = "asyncio" if chosen.quick else "asyncio,uvloop"
     unknown = set(chosen.loops.split(",")) - {"asyncio", "uvloop"}
     if unknown or chosen.rounds < 1:
-        parser.error(f"no such loop: {', '.join(unknown)}" if unknown else "--rounds is at least 1")
+        parser.error(
+            f"no such loop: {', '.join(unknown)}" if unknown else "--rounds must be at least 1"
+        )
     return chosen
 
 
@@ -121,7 +129,7 @@ def _note_missing(measure: str, samples: Samples) -> None:
 
 
 def _in_turn(cases: list[Case], turn: int) -> list[Case]:
-    """Keep what is compared together, and let another peer begin in each round."""
+    """Keep compared cases together, and let a different peer begin in each round."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.label, []).append(case)
@@ -129,12 +137,12 @@ def _in_turn(cases: list[Case], turn: int) -> list[Case]:
 
 
 def _run(case: Case, turn: int, samples: Samples) -> bool:
-    """Run a case and keep what it yields, or note why it failed; return whether it succeeded."""
+    """Run a case and keep its samples, or note why it failed; return whether it succeeded."""
     print(f"round {turn + 1}: {case.label}: {case.peer}", end="", file=sys.stderr, flush=True)
     begun = time.monotonic()
     try:
         found = case.run()
-    except (Failure, OSError) as error:  # OSError: a side has ended, and its pipe with it
+    except (Failure, OSError) as error:  # OSError: a side ended, and its pipe with it
         reason = str(error).strip() or type(error).__name__
         samples.notes[f"{case.label}: {case.peer}: {reason.splitlines()[-1]}"] = None
         print(f" FAILED\n{reason}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the sides of a measurement share: secrets, keys and certificates, made anew for each run."""
+"""What the sides of a measurement share: secrets, keys and certificates, new for each run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Material:
-    """Made once by the parent, in a directory of its own, and handed to every child."""
+    """Made once by the parent, in its own directory, and handed to every child."""
 
     directory: str
     shared_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
@@ -54,7 +54,7 @@ class Material:
         return str(Path(self.directory) / f"{name}.key")
 
     def server_tls(self, *, mutual: bool = False) -> ssl.SSLContext:
-        """Return what a server presents; ``mutual``: it asks for a certificate as well."""
+        """Return the TLS settings of a server; ``mutual``: it also asks for a certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(self.certificate("server"), self.key("server"))
@@ -64,7 +64,7 @@ class Material:
         return context
 
     def client_tls(self, *, mutual: bool = False) -> ssl.SSLContext:
-        """Return what a client needs to verify the server, and itself if ``mutual``."""
+        """Return the TLS settings of a client; ``mutual``: it also presents a certificate."""
         context = ssl.create_default_context(cafile=self.certificate("authority"))
         if mutual:
             context.load_cert_chain(self.certificate("client"), self.key("client"))

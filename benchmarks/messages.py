@@ -1,9 +1,9 @@
 """Numbered messages, and the proof that all of them arrived, whole and in order.
 
-Message ``i`` is its number in eight bytes and a body that all share. Making them is kept out of
-what is timed. Comparing them is not: it costs all libraries the same, some 20 ns for a small
-message and a few per cent of what a large one takes. To keep them all and compare them afterwards
-would cost more, for a process that grows pays for memory and for the search of it for garbage.
+Message ``i`` is its number in eight bytes, followed by a body that all of them share. Making the
+messages is not timed. Comparing them is: it costs all libraries the same, about 20 ns for a small
+message and a few per cent of what a large one takes. Keeping all messages and comparing them
+afterwards would cost more, because a growing process pays for memory and for garbage collection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BATCH_MESSAGES = 1024
 
 
 class Pool:
-    """The messages of one size; their numbers begin again when the pool is used up."""
+    """The messages of one size; their numbers start over when the pool is used up."""
 
     def __init__(self, size: int) -> None:
         body = Random(size).randbytes(size - _NUMBER_BYTES)  # noqa: S311 - no secret
@@ -38,7 +38,7 @@ class Pool:
         return islice(cycle(self._messages), count)
 
     def batches(self, count: int) -> list[list[bytes]]:
-        """Return ``count`` messages, from message 0 on, in lists that are best compared whole."""
+        """Return ``count`` messages, from message 0 on, in lists best compared as a whole."""
         messages = self.messages(count)
         batches = []
         while batch := list(islice(messages, self._batch)):

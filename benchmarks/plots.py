@@ -1,10 +1,10 @@
-"""Plots: the comparison as bars, and how costs grow with size, which must be flat or a line."""
+"""Plots: the comparison as bars, and how costs grow with size (flat or linear, as expected)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .measures import crowds, events, one_way, round_trip
+from .measures import crowds, events, one_way, requests, round_trip
 from .measures.pairs import BLOCKING
 from .peers import OWN
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["write_plots"]
 
 _SESSIONS = 1_000
-"""Of the crowds, the largest that all have been measured with."""
+"""The largest crowd that all peers are measured with."""
 _COMPARED = (
     *(one_way.pull(size) for size in one_way.SIZES),
     round_trip.MEDIAN,
+    requests.alone(64),
+    requests.rate(64, max(requests.IN_FLIGHT)),
     crowds.broadcast(_SESSIONS),
     crowds.in_all(_SESSIONS),
     crowds.opening(_SESSIONS),
@@ -35,12 +37,12 @@ _OTHER_COLOUR = "#8d99ae"
 
 
 def _total_cost(metric: Metric, value: float) -> float:
-    """Turn what was measured for one of ``size`` into the cost of all of them."""
+    """Turn the cost of one of ``size`` things into the cost of all of them."""
     return value * metric.size
 
 
 def _time_of_message(metric: Metric, value: float) -> float:
-    """Turn messages, or megabytes, in a second into the microseconds of one message."""
+    """Turn messages or megabytes per second into microseconds per message."""
     if metric.unit == "MB/s":
         return metric.size / value
     return 1e6 / value
@@ -51,13 +53,13 @@ def _as_it_is(_metric: Metric, value: float) -> float:
 
 
 _GROWTH: tuple[tuple[str, str, str, Callable[[Metric, float], float]], ...] = (
-    # what is measured, axis, what is expected, how a value becomes a cost
-    ("add an endpoint", "us a call", "flat", _as_it_is),
-    ("get an endpoint", "us a call", "flat", _as_it_is),
-    ("remove an endpoint", "us a call", "flat", _as_it_is),
+    # metric, label of the axis, expected growth, how to turn a value into a cost
+    ("add an endpoint", "us per call", "flat", _as_it_is),
+    ("get an endpoint", "us per call", "flat", _as_it_is),
+    ("remove an endpoint", "us per call", "flat", _as_it_is),
     ("find by metadata, per endpoint", "us for all", "linear", _total_cost),
     ("broadcast of 64 B, per recipient", "us CPU for all", "linear", _total_cost),
-    ("memory of an idle session", "KiB a session", "flat", _as_it_is),
+    ("memory of an idle session", "KiB per session", "flat", _as_it_is),
     ("new sessions", "a second", "flat", _as_it_is),
     ("emit", "us an emit", "linear", _as_it_is),
     ("one way", "us a message", "flat, then linear", _time_of_message),
@@ -65,10 +67,10 @@ _GROWTH: tuple[tuple[str, str, str, Callable[[Metric, float], float]], ...] = (
 
 
 def write_plots(directory: Path, samples: Samples) -> list[Path]:
-    """Write ``comparison.svg`` and ``growth.svg``; return what was written.
+    """Write ``comparison.svg`` and ``growth.svg``; return their paths.
 
     Raises:
-        ImportError: There is no matplotlib.
+        ImportError: matplotlib is not installed.
 
     """
     import matplotlib as mpl
@@ -152,7 +154,7 @@ def _growth(directory: Path, samples: Samples) -> Path:
 
 
 def _widen(axis: Any, values: list[float]) -> None:
-    """Show at least two decades, so that what is flat looks flat."""
+    """Show at least two decades, so that flat lines look flat."""
     low, high = min(values), max(values)
     middle = (low * high) ** 0.5
     axis.set_ylim(min(low / 2, middle / 10), max(high * 2, middle * 10))

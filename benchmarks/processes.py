@@ -1,4 +1,4 @@
-"""Processes for the sides of a measurement: they talk by pipe and never outlive their parent."""
+"""Processes for the sides of a measurement: they talk over pipes and never outlive the parent."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Child", "Failure", "Link", "on_exit"]
 _context = mp.get_context("spawn")
 
 _JOIN_SECONDS = 15.0
-"""How long a process that has reported may take to clean up before it is killed."""
+"""How many seconds a process may take to clean up after its report before it is killed."""
 
 _cleanups: list[Callable[[], object]] = []
 
 
 def on_exit(cleanup: Callable[[], object]) -> None:
-    """Have something called when this child is ended by force: to end what it has started."""
+    """Register a call for when this child is ended by force, to end whatever it has started."""
     _cleanups.append(cleanup)
 
 
@@ -57,7 +57,7 @@ class Link:
         return value
 
     async def listen(self, kind: str) -> Any:
-        """Wait as `hear`, without blocking the event loop."""
+        """Wait like `hear`, without blocking the event loop."""
         return await asyncio.to_thread(self.hear, kind)
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Link:
 class Child:
     """A process that runs ``role(link, *arguments)``; a context manager that ends it.
 
-    ``limit`` is how many seconds it may live. It also ends, at once, when its parent does.
+    ``limit`` is how many seconds it may live. It ends at once if its parent ends.
     """
 
     def __init__(self, role: Callable[..., None], *arguments: Any, limit: float) -> None:

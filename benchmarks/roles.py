@@ -1,8 +1,8 @@
-"""The sides of a measurement, each run in a process of its own; here are the loops that are timed.
+"""The sides of a measurement, each in a process of its own; the timed loops are here.
 
-Both sides use the same clock, `time.perf_counter`, which is the machine's and not the process's.
-What a side reports goes through its `Link`; where it must wait for the other one, the parent
-passes the word on.
+Both sides use the same clock, `time.perf_counter`, which is the machine's and not the process's. A
+side reports through its `Link`. Where it has to wait for the other side, the parent passes the word
+on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import gc
 import resource
 import sys
 import time
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .messages import Pool
@@ -20,27 +22,40 @@ from .peers import PEERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator
 
-    from .peers.base import Crowd, Hub, Job, Sink
+    from .peers.base import Crowd, Hub, Job, Line, Sink
     from .processes import Link
 
-__all__ = ["Broadcast", "Calls", "Stretch", "caller", "crowd", "echo", "hub", "sink", "source"]
+__all__ = [
+    "Broadcast",
+    "Calls",
+    "Requests",
+    "Stretch",
+    "caller",
+    "crowd",
+    "echo",
+    "hub",
+    "requester",
+    "responder",
+    "sink",
+    "source",
+]
 
 _WARM = 200
-"""Messages, or calls, before those that are timed."""
+"""Messages, or calls, before the timed ones."""
 _WARM_BYTES = 16 * 1024 * 1024
 _CONCURRENT_DIALS = 16
 _SETTLE_SECONDS = 0.3
 _AFTERMATH_SECONDS = 0.1
-"""After a broadcast: here a copy too many would come, and acknowledgements go back."""
+"""Seconds after a broadcast, for any surplus copy to arrive and acknowledgements to return."""
 
 
 class Stretch(NamedTuple):
-    """When one side had done its part, and the processor time of its process for it."""
+    """When one side did its part, and the processor time its process spent on it."""
 
     ended: float
     cpu: float
     begun: float = 0.0
-    """Of a side that begins on its own."""
+    """When it began, for a side that begins on its own."""
 
 
 class Calls(NamedTuple):
@@ -50,14 +65,22 @@ class Calls(NamedTuple):
     cpu: float
 
 
+class Requests(NamedTuple):
+    """Requests: the seconds all of them took, those of each, and the process's processor time."""
+
+    elapsed: float
+    seconds: list[float]
+    cpu: float
+
+
 class Broadcast(NamedTuple):
-    """One broadcast as its hub saw it: when it began, and the processor time of its process."""
+    """One broadcast as seen by its hub: when it began, and the processor time it took."""
 
     begun: float
     cpu: float
-    """Until the system had all copies."""
+    """Processor time until the system had all copies."""
     cpu_settled: float
-    """Until nothing more followed: acknowledgements have come."""
+    """Processor time until nothing more followed, acknowledgements included."""
 
 
 def run(main: Coroutine[Any, Any, None], loop: str) -> None:
@@ -72,7 +95,7 @@ def run(main: Coroutine[Any, Any, None], loop: str) -> None:
 
 
 def warm_count(job: Job) -> int:
-    """Return how many messages go before those that are timed."""
+    """Return how many messages precede the timed ones."""
     return max(4, min(_WARM, _WARM_BYTES // job.size))
 
 
@@ -80,7 +103,7 @@ def warm_count(job: Job) -> int:
 
 
 def sink(link: Link, job: Job) -> None:
-    """Receive ``job.count`` messages, look at each, and report the `Stretch`."""
+    """Receive ``job.count`` messages, check each, and report the `Stretch`."""
     if PEERS[job.peer].blocking:
         _sink_blocking(link, job)
     else:
@@ -94,7 +117,7 @@ class _Collector:
         self._batches: Iterator[list[bytes]] = iter(())
         self._expected: list[bytes] = []
         self.received: list[bytes] = []
-        """What is not compared yet."""
+        """Messages not compared yet."""
         self._over = asyncio.Event()
         self._fault = ""
         self.ended = 0.0
@@ -103,8 +126,8 @@ class _Collector:
         self.received.append(data)
         if len(self.received) < len(self._expected):
             return
-        if self.received != self._expected:  # whoever has called us may swallow an exception
-            self._fault = "what was received is not what was sent"
+        if self.received != self._expected:  # the caller may swallow an exception
+            self._fault = "the messages received are not the ones sent"
         self.received.clear()
         self._expected = next(self._batches, [])
         if self._fault or not self._expected:
@@ -112,7 +135,7 @@ class _Collector:
             self._over.set()
 
     def expect(self, batches: list[list[bytes]]) -> None:
-        """Begin again, and wait for these messages."""
+        """Start again, and expect these messages."""
         self._batches = iter(batches)
         self._expected = next(self._batches)
         self._over.clear()
@@ -130,7 +153,7 @@ async def _sink(link: Link, job: Job) -> None:
     collector.expect(warm)
     sink: Sink = await PEERS[job.peer].open_sink(job, collector.take)
     link.tell("address", sink.address)
-    if sink.receive is None:
+    if sink.receive is None and sink.gather is None:
         await collector.all()
         collector.expect(timed)
         link.tell("warm")
@@ -152,12 +175,14 @@ async def _receive(sink: Sink, batches: list[list[bytes]]) -> Stretch:
     cpu = time.process_time()
     for expected in batches:
         receive: Any = sink.receive
-        if sink.pairs:
+        if sink.gather is not None:
+            received = await sink.gather(len(expected))
+        elif sink.pairs:
             received = [(await receive())[0] for _ in expected]
         else:
             received = [await receive() for _ in expected]
         if received != expected:
-            raise ValueError("what was received is not what was sent")
+            raise ValueError("the messages received are not the ones sent")
     return Stretch(time.perf_counter(), time.process_time() - cpu)
 
 
@@ -178,12 +203,12 @@ def _receive_blocking(sink: Sink, batches: list[list[bytes]]) -> Stretch:
     cpu = time.process_time()
     for expected in batches:
         if [receive() for _ in expected] != expected:
-            raise ValueError("what was received is not what was sent")
+            raise ValueError("the messages received are not the ones sent")
     return Stretch(time.perf_counter(), time.process_time() - cpu)
 
 
 def source(link: Link, job: Job, address: Any) -> None:
-    """Send the messages when told to, and report the `Stretch`."""
+    """Send the messages at the parent's signal, and report the `Stretch`."""
     if PEERS[job.peer].blocking:
         _source_blocking(link, job, address)
     else:
@@ -228,18 +253,29 @@ def _source_blocking(link: Link, job: Job, address: Any) -> None:
 
 
 def echo(link: Link, job: Job) -> None:
-    """Send back what comes until told to close."""
-    peer = PEERS[job.peer]
-    if peer.blocking:
-        server = peer.open_echo(job)
+    """Send back everything that arrives, until the parent says to close."""
+    _serve(link, job, PEERS[job.peer].open_echo)
+
+
+def _serve(link: Link, job: Job, open_server: Callable[[Job], Any]) -> None:
+    """Serve until the parent says to close; before and after each stretch, report the CPU time."""
+    reports = 2 * len(job.stretches)
+    if PEERS[job.peer].blocking:
+        server = open_server(job)
         link.tell("address", server.address)
+        for _ in range(reports):
+            link.hear("report")
+            link.tell("cpu", time.process_time())
         link.hear("close")
         server.close()
         return
 
     async def main() -> None:
-        server = await peer.open_echo(job)
+        server = await open_server(job)
         link.tell("address", server.address)
+        for _ in range(reports):
+            await link.listen("report")
+            link.tell("cpu", time.process_time())
         await link.listen("close")
         await server.close()
 
@@ -247,7 +283,7 @@ def echo(link: Link, job: Job) -> None:
 
 
 def caller(link: Link, job: Job, address: Any) -> None:
-    """Ask one question after the other, look at each answer, and report the `Calls`."""
+    """Ask one question after the other, check each answer, and report the `Calls`."""
     pool = Pool(job.size)
     questions = [*pool.messages(warm_count(job)), *pool.messages(job.count)]
     if PEERS[job.peer].blocking:
@@ -268,7 +304,7 @@ async def _ask(job: Job, address: Any, questions: list[bytes], box: list[Calls])
         answer = await ask(question)
         seconds.append(clock() - begun)
         if answer != question:
-            raise ValueError("an answer that is not its question")
+            raise ValueError("an answer does not match its question")
     box.append(Calls(seconds, time.process_time() - cpu))
     await caller.close()
 
@@ -282,17 +318,94 @@ def _ask_blocking(job: Job, address: Any, questions: list[bytes]) -> Calls:
         answer = ask(question)
         seconds.append(clock() - begun)
         if answer != question:
-            raise ValueError("an answer that is not its question")
+            raise ValueError("an answer does not match its question")
     calls = Calls(seconds, time.process_time() - cpu)
     caller.close()
     return calls
+
+
+# ------------------------------------------------------------------------------------ requests
+
+
+def responder(link: Link, job: Job) -> None:
+    """Reply to every request with its own bytes, until the parent says to close."""
+    _serve(link, job, PEERS[job.peer].open_responder)
+
+
+def requester(link: Link, job: Job, address: Any) -> None:
+    """Make the requests of each stretch at the parent's signal; report the `Requests`."""
+    if PEERS[job.peer].blocking:
+        _requester_blocking(link, job, address)
+    else:
+        run(_requester(link, job, address), job.loop)
+
+
+async def _requester(link: Link, job: Job, address: Any) -> None:
+    caller = await PEERS[job.peer].open_requester(job, address)
+    pool = Pool(job.size)
+    for in_flight, count in job.stretches:
+        await _request(caller.ask, pool.messages(warm_count(job)), in_flight)
+        link.tell("warm")
+        await link.listen("go")
+        link.tell("requested", await _request(caller.ask, pool.messages(count), in_flight))
+    await caller.close()
+
+
+def _requester_blocking(link: Link, job: Job, address: Any) -> None:
+    line: Line = PEERS[job.peer].open_requester(job, address)
+    pool = Pool(job.size)
+    for in_flight, count in job.stretches:
+        _request_blocking(line, pool.messages(warm_count(job)), in_flight)
+        link.tell("warm")
+        link.hear("go")
+        link.tell("requested", _request_blocking(line, pool.messages(count), in_flight))
+    line.close()
+
+
+async def _request(
+    ask: Callable[[bytes], Any], questions: Iterator[bytes], in_flight: int
+) -> Requests:
+    clock, seconds = time.perf_counter, []
+
+    async def ask_on() -> None:
+        for question in questions:  # the tasks share them
+            begun = clock()
+            reply = await ask(question)
+            seconds.append(clock() - begun)
+            if reply != question:
+                raise ValueError("a reply does not match its request")
+
+    begun, cpu = clock(), time.process_time()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(in_flight):
+            tasks.create_task(ask_on())
+    return Requests(clock() - begun, seconds, time.process_time() - cpu)
+
+
+def _request_blocking(line: Line, questions: Iterator[bytes], in_flight: int) -> Requests:
+    send, receive, clock, seconds = line.send, line.receive, time.perf_counter, []
+    waiting: deque[tuple[bytes, float]] = deque()
+    begun, cpu = clock(), time.process_time()
+    for question in islice(questions, in_flight):
+        waiting.append((question, clock()))
+        send(question)
+    while waiting:
+        reply = receive()
+        question, asked = waiting.popleft()
+        seconds.append(clock() - asked)
+        if reply != question:
+            raise ValueError("a reply does not match its request")
+        for following in islice(questions, 1):
+            waiting.append((following, clock()))
+            send(following)
+    return Requests(clock() - begun, seconds, time.process_time() - cpu)
 
 
 # --------------------------------------------------------------------------------------- crowd
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process occupies, or, where that is not told, its peak."""
+    """Return the memory this process occupies, or its peak where the system shows no more."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
             return int(statm.read().split()[1]) * resource.getpagesize()
@@ -384,7 +497,7 @@ class _Arrivals:
 
     def take(self, data: bytes, member: Hashable) -> None:
         if data != self._message:
-            self._fault = "a member received something else than the broadcast"
+            self._fault = "a member received something other than the broadcast"
         elif member in self._times:
             self._fault = "a member received a broadcast twice"
         else:
@@ -393,7 +506,7 @@ class _Arrivals:
             self.complete.set()
 
     def finish(self) -> list[float]:
-        """Return this round's times and begin the next."""
+        """Return this round's times and start the next."""
         if self._fault:
             raise ValueError(self._fault)
         times, self._times = list(self._times.values()), {}
@@ -403,7 +516,7 @@ class _Arrivals:
 
 
 def crowd(link: Link, job: Job, address: Any) -> None:
-    """Join a hub ``job.sessions`` times, report how long that took, and when broadcasts came."""
+    """Join a hub ``job.sessions`` times; report how long that took, and when broadcasts came."""
     run(_crowd(link, job, address), job.loop)
 
 

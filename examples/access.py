@@ -1,4 +1,4 @@
-"""Say who may come in: by a list of node ids, and by throwing somebody out."""
+"""Control who may come in: allow a list of node ids, and ban one of them."""
 
 import asyncio
 from typing import Any
@@ -17,8 +17,8 @@ async def main() -> None:
         if error_type == "peer_denied" and details["peer_node_id"] == stranger.node_id:
             print("the hub refused the stranger:", details["reason"])
 
-    host, port = await hub.start(server_mode=True) or ("", 0)
-    async with hub, guest, stranger:
+    async with hub.listening(), guest, stranger:
+        host, port = hub.address or ("", 0)
         session = await guest.connect(host, port)
         print("the guest is in:", session.state)
         try:

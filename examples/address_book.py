@@ -1,7 +1,7 @@
-"""The address book: name a peer by its identity and address, and just send to it.
+"""The address book: add a peer with its identity and address, then just send to it.
 
-The first send connects. Whoever answers at that address must prove that identity, or nothing is
-sent to it.
+The first send connects. The node at that address has to prove that identity, or nothing is sent to
+it.
 """
 
 import asyncio
@@ -15,8 +15,7 @@ async def main() -> None:
     alpha = STTNode(generate_seed(), shared_seed)
     beta = STTNode(generate_seed(), shared_seed)
     gamma = STTNode(generate_seed(), shared_seed)
-    await beta.start(server_mode=True)
-    async with alpha, beta:
+    async with alpha, beta.listening():
         book = alpha.endpoints
         await book.add_endpoint(beta.node_id, beta.address, {"name": "beta"})
         await book.add_endpoint(gamma.node_id, beta.address, {"name": "gamma"})  # a wrong address

@@ -1,4 +1,4 @@
-"""Send one message to everybody, and say so: the specification's broadcaster, on real nodes."""
+"""Send one message to everybody and report it: the specification's broadcaster, on real nodes."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -26,11 +26,10 @@ async def main() -> None:
     shared_seed = generate_seed()
     hub = STTNode(generate_seed(), shared_seed)
     peers = [STTNode(generate_seed(), shared_seed) for _ in range(3)]
-    await hub.start(server_mode=True)
     async with AsyncExitStack() as stack:
-        for node in (hub, *peers):
-            await stack.enter_async_context(node)
+        await stack.enter_async_context(hub.listening())
         for peer in peers:
+            await stack.enter_async_context(peer)
             await peer.endpoints.add_endpoint(hub.node_id, hub.address)
             await peer.endpoints.send_to_endpoint(hub.node_id, b"I am here")
             await hub.endpoints.receive_any()
@@ -40,7 +39,7 @@ async def main() -> None:
             data, _ = await peer.endpoints.receive_any()
             print(f"peer {number} received {data!r}")
 
-        # The library's own way: all at once, and an outcome for each.
+        # What the library offers: all at once, with an outcome for each.
         outcomes = await hub.endpoints.broadcast(b"to all at once")
         print("accepted for", sum(map(bool, outcomes.values())), "of", len(outcomes))
         for number, peer in enumerate(peers, start=1):

@@ -1,7 +1,7 @@
-"""The specification's complete example, with the two names that it leaves to the reader.
+"""The specification's complete example, plus the two names that it leaves to the reader.
 
-It has an endpoint manager and an event emitter of its own beside the node, and simulates the peer.
-`first.py` shows the same with the node's own endpoints and events, and a peer that is real.
+It uses an endpoint manager and an event emitter of its own next to the node, and simulates the
+peer. `first.py` does the same with the node's own endpoints and events, and a real peer.
 """
 # mypy: ignore-errors
 # (without annotations, as in the specification)

@@ -1,4 +1,4 @@
-"""Count events: the specification's wrapper of `emit`, and `on_any`, on a real node."""
+"""Count events on a real node: with the specification's wrapper of `emit`, and with `on_any`."""
 
 import asyncio
 from typing import Any
@@ -33,8 +33,7 @@ async def main() -> None:
     async def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(name)
 
-    await hub.start(server_mode=True)
-    async with hub, peer:
+    async with hub.listening(), peer:
         await peer.endpoints.add_endpoint(hub.node_id, hub.address)
         for number in range(3):
             await peer.endpoints.send_to_endpoint(hub.node_id, f"message {number}".encode())

@@ -6,11 +6,10 @@ from seigr_toolset_transmissions import STTNode, generate_seed
 
 
 async def main() -> None:
-    shared_seed = generate_seed()  # the group's secret: whoever knows it may connect
+    shared_seed = generate_seed()  # the group's secret: anyone who knows it may connect
     hub = STTNode(generate_seed(), shared_seed)
     peer = STTNode(generate_seed(), shared_seed)
-    await hub.start(server_mode=True)
-    async with hub, peer:
+    async with hub.listening(), peer:
         await peer.endpoints.add_endpoint(hub.node_id, hub.address)
         await peer.endpoints.send_to_endpoint(hub.node_id, b"hello, hub")  # connects first
         data, sender = await hub.endpoints.receive_any()

@@ -1,7 +1,7 @@
-"""Ask peers for a sign of life: the specification's health monitor, on real nodes.
+"""Check that peers are alive: the specification's health monitor, on real nodes.
 
-One peer answers, one does not, and one is not there. The node watches its connections by itself as
-well; what it has measured stands in `get_endpoint`.
+One peer answers, one does not, and one is not there. The library's own `HealthMonitor` needs no
+messages for it, but can only tell whether the peer's node answers; here its program does.
 """
 
 import asyncio
@@ -47,9 +47,7 @@ async def main() -> None:
         if data == b"PING":
             await lively.send_to_sessions([session_id], b"PONG")
 
-    await lively.start(server_mode=True)
-    await silent.start(server_mode=True)
-    async with hub, lively, silent:
+    async with hub, lively.listening(), silent.listening():
         await hub.endpoints.add_endpoint(lively.node_id, lively.address, {"name": "lively"})
         await hub.endpoints.add_endpoint(silent.node_id, silent.address, {"name": "silent"})
         await hub.endpoints.add_endpoint(absent.node_id, ("127.0.0.1", 1), {"name": "absent"})

@@ -1,4 +1,4 @@
-"""Describe peers with metadata, choose some by it, and send to these."""
+"""Describe peers with metadata, select some of them by it, and send to those."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -21,8 +21,7 @@ async def main() -> None:
         nodes = []
         for metadata in DESCRIPTIONS:
             node = STTNode(generate_seed(), shared_seed)
-            await node.start(server_mode=True)
-            nodes.append(await stack.enter_async_context(node))
+            nodes.append(await stack.enter_async_context(node.listening()))
             await hub.endpoints.add_endpoint(node.node_id, node.address, metadata)
 
         def names(ids: list[bytes]) -> list[str]:
@@ -41,7 +40,7 @@ async def main() -> None:
             print(f"received {data!r}")
 
         gone = asyncio.create_task(hub.events.wait_for("peer_disconnected"))
-        await nodes[1].stop()  # from here on nobody answers for the cellar
+        await nodes[1].stop()  # from here on, nobody answers for the cellar
         await gone
         outcomes = await hub.endpoints.broadcast(b"and more", where={"node_type": "storage"})
         for name, outcome in zip(names(storage), outcomes.values(), strict=True):

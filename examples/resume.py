@@ -1,6 +1,6 @@
-"""Cut the cable between two nodes: the session goes on over a new connection, and nothing is lost.
+"""Cut the cable between two nodes: the session continues over a new one, and nothing is lost.
 
-The cable is a small relay, which stands for whatever lies between two nodes and can break.
+The cable is a small relay that stands in for anything between two nodes that can break.
 """
 
 import asyncio
@@ -45,20 +45,19 @@ async def main() -> None:
 
         peer.events.register(event, tell)
 
-    await hub.start(server_mode=True)
     cable = Cable(hub)
     relay = await asyncio.start_server(cable.plug_in, "127.0.0.1", 0)
-    async with hub, peer:
+    async with hub.listening(), peer:
         session = await peer.connect(*relay.sockets[0].getsockname())
         messages = [f"message {number}".encode() for number in range(1000)]
         for message in messages[:500]:
             await session.send(message)
-        await hub.endpoints.receive_any()  # some are under way, or there, when
+        await hub.endpoints.receive_any()  # some have arrived, others are under way
         cable.cut()
         for message in messages[500:]:
             await session.send(message)
         received = [(await hub.endpoints.receive_any())[0] for _ in messages[1:]]
-        print("the others, in order and each once:", received == messages[1:])
+        print("the rest arrived in order, each exactly once:", received == messages[1:])
         print("resumed:", session.stats.resumes, "time")
     relay.close()
 

@@ -1,4 +1,4 @@
-"""Give a group another shared seed while it works: no session ends, and no message is lost."""
+"""Change a group's shared seed while it works: no session ends, and no message is lost."""
 
 import asyncio
 
@@ -9,11 +9,11 @@ from seigr_toolset_transmissions.errors import STTConnectError
 async def main() -> None:
     old, new = generate_seed(), generate_seed()
     hub, peer = STTNode(generate_seed(), old), STTNode(generate_seed(), old)
-    late = STTNode(generate_seed(), old)  # who was not told of the change
-    host, port = await hub.start(server_mode=True) or ("", 0)
-    async with hub, peer, late:
+    late = STTNode(generate_seed(), old)  # nobody told it about the change
+    async with hub.listening(), peer, late:
+        host, port = hub.address or ("", 0)
         session = await peer.connect(host, port)
-        # Each step on all nodes before the next. The first seed is used to dial, all are accepted.
+        # Complete each step on all nodes first. Nodes dial with the first seed and accept them all.
         for step, seeds in enumerate(([old, new], [new, old], [new]), start=1):
             for node in (hub, peer):
                 await node.set_shared_seed(seeds)
@@ -25,7 +25,7 @@ async def main() -> None:
         try:
             await late.connect(host, port)
         except STTConnectError:
-            print("with the old seed: no answer")
+            print("with the old seed: no reply")
 
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Turns an input of the fuzzer into choices."""
+"""Turns a fuzzer input into choices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Reader"]
 
 
 class Reader:
-    """Reads an input from front to back. What is beyond its end is zeros."""
+    """Reads an input from front to back. Past its end, every byte is zero."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -21,10 +21,10 @@ class Reader:
         return self._data[self._at - 1] if self._at <= len(self._data) else 0
 
     def take(self, count: int) -> bytes:
-        """Return up to so many of the next bytes."""
+        """Return up to ``count`` of the next bytes."""
         self._at += count
         return self._data[self._at - count : self._at]
 
     def rest(self) -> bytes:
-        """Return all that is left."""
+        """Return everything that is left."""
         return self.take(len(self._data))

@@ -1,8 +1,8 @@
 """Run one target with atheris: ``python -m fuzz.run TARGET [--seconds N]``.
 
-Inputs that reach something new are kept in ``fuzz/work/TARGET``, from where the next run goes on;
-an input with a finding is ``fuzz/work/TARGET-crash-...``. None of them belongs in the repository,
-but for a finding that was made as short as possible, which goes into ``fuzz/corpus/TARGET``.
+Inputs that reach something new are kept in ``fuzz/work/TARGET``, where the next run picks up. An
+input that reveals a bug is written to ``fuzz/work/TARGET-crash-...``. None of these belongs in the
+repository, except a finding made as short as possible, which goes into ``fuzz/corpus/TARGET``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 __all__ = ["main"]
 
 NAMES = ("frames", "handshake", "session", "records", "addresses", "seeds")
-"""The targets. They are imported only once atheris is there to see what they import."""
+"""The targets. They are imported only after atheris is ready to instrument their imports."""
 
 _HERE = Path(__file__).parent
 _LONGEST_INPUT = 2048
 
 
 def main() -> None:
-    """Run the target that the command line names; does not return."""
+    """Run the target named on the command line; does not return."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.run")
     parser.add_argument("target", choices=NAMES)
-    parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
+    parser.add_argument("--seconds", type=int, default=60, help="how long to run (default: 60)")
     arguments = parser.parse_args()
     try:
         import atheris
@@ -40,7 +40,7 @@ def main() -> None:
         f"-max_len={_LONGEST_INPUT}",
         f"-artifact_prefix={work}-",
         "-print_final_stats=1",
-        str(work),  # what is new goes into the first folder
+        str(work),  # new inputs go into the first folder
         str(_HERE / "corpus" / arguments.target),
     ]
     atheris.Setup(options, TARGETS[arguments.target])

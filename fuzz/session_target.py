@@ -1,8 +1,8 @@
-"""The session target: a careless application, and a peer that writes what it likes.
+"""The session target: a careless application, and a peer that writes whatever it likes.
 
-The input is a list of steps. The owner of the machine keeps to the verbs that `session` documents,
-in any order that they allow; the peer's frames are nearly right, so that they come through to the
-session's rules, or bytes taken from the input. A model beside the machine knows what must hold.
+The input is a list of steps. The owner of the machine uses the documented verbs in any order that
+they allow. The peer's frames are nearly right, so that they get as far as the session's rules, or
+are bytes taken from the input. A model runs alongside the machine and knows what must hold.
 """
 
 from __future__ import annotations
@@ -15,48 +15,55 @@ from seigr_toolset_transmissions.errors import (
     STTProtocolError,
     STTSessionClosedError,
 )
-from seigr_toolset_transmissions.frames import (
+from seigr_toolset_transmissions.protocol.exchanges import REQUEST_BYTES, ReplyStatus
+from seigr_toolset_transmissions.protocol.frames import (
     Abort,
     Ack,
+    Cancel,
     Close,
     CloseAck,
     Frame,
     FrameDecoder,
+    FrameType,
     Pad,
     Part,
     Ping,
     Pong,
+    ReplyEnd,
+    RequestEnd,
     Welcome,
     WelcomeStatus,
     encode_data,
-    encode_part,
+    encode_header,
 )
-from seigr_toolset_transmissions.outbox import FRAME_COST
-from seigr_toolset_transmissions.phase import Link, Phase
-from seigr_toolset_transmissions.session import SessionMachine
+from seigr_toolset_transmissions.protocol.machine import SessionMachine
+from seigr_toolset_transmissions.protocol.outbox import FRAME_COST
+from seigr_toolset_transmissions.protocol.phase import Link, Phase
 
 from .reader import Reader
 
 if TYPE_CHECKING:
-    from seigr_toolset_transmissions.budget import Waiter
+    from collections.abc import Callable
+
+    from seigr_toolset_transmissions.protocol.budget import Waiter
 
 __all__ = ["session"]
 
 _SHORT = NodeConfig(
     max_message_bytes=300, send_window_bytes=900, send_window_messages=6, receive_window_bytes=700
 )
-_LONG = NodeConfig(  # its messages may go in parts
+_LONG = NodeConfig(  # its messages may be split into parts
     max_message_bytes=150_000, send_window_bytes=400_000, receive_window_bytes=300_000
 )
 _MOST_STEPS = 200
 _MOST_CUTS = 12
-"""How many more frames what waits can take after a cut than before."""
+"""How many more frames the waiting messages may take after a cut than before it."""
 
 _PHASES = list(Phase)
 
 
 def session(data: bytes) -> None:
-    """Take the steps that the input holds, and compare the machine with the model after each."""
+    """Take the steps in the input, and compare the machine with the model after each."""
     source = Reader(data)
     run = _Run(source)
     for _ in range(_MOST_STEPS):
@@ -67,7 +74,7 @@ def session(data: bytes) -> None:
 
 
 class _Budget:
-    """The node's budget as a session sees it, with so much room beyond what each session has."""
+    """The node's budget as a session sees it, with a variable amount of spare room."""
 
     def __init__(self, first: int) -> None:
         self.owner: Waiter | None = None
@@ -125,7 +132,7 @@ class _Run:
         self.over = False
         self.budget = _Budget(1 << 30 if choices & 8 else 100 * self.unit)
         self.credit = 0 if self.dials else source.byte() * self.unit
-        """What the peer has granted in all."""
+        """The total credit that the peer has granted."""
         self.machine = SessionMachine(
             bytes(16),
             self.config,
@@ -139,8 +146,12 @@ class _Run:
             self.machine.welcome()
         self.decoder = FrameDecoder()
         self.tokens = 0  # of the last PING that came out
-        self.accepted: list[bytes] = []  # messages
-        self.out: list[tuple[bool, bytes]] = []  # by position: whether it is a part, and its bytes
+        self.accepted: list[tuple[FrameType, bytes]] = []  # messages, and what their last frame is
+        self.out: list[tuple[FrameType, bytes]] = []  # by position
+        self.tickets: set[int] = set()  # requests whose outcome is to come; each is its id
+        self.given_up: set[int] = set()  # those that were cancelled
+        self.received: list[int] = []  # by id, the lengths of the peer's requests
+        self.requests: list[int] = []  # of the peer: those without a reply
         self.waiting: list[int] = []  # sizes of messages that the application has not consumed
         self.begun: list[bytes] | None = None  # parts of the message that is arriving
         self.counts = self.read_counts()
@@ -161,33 +172,75 @@ class _Run:
             self.connection_breaks,
             self.connection_is_back,
             self.budget_changes,
+            self.application_asks,
+            self.application_answers,
+            self.application_cancels,
         )
         steps[self.source.byte() % len(steps)]()
         self.check()
 
     def frames_arrive(self) -> None:
-        """Let one record arrive, with some frames of the peer's."""
+        """Let one record arrive, with some of the peer's frames."""
         count = self.source.byte() % 4
         self.arrive(b"".join(self.frame() for _ in range(count)))
 
     def bytes_arrive(self) -> None:
-        """Let bytes of the input arrive, be they a frame or not."""
+        """Let bytes of the input arrive, whether they form a frame or not."""
         self.arrive(self.source.take(self.source.byte()))
 
     def application_sends(self) -> None:
         """Send a message."""
+        message = self.data()
+        self.accepts(FrameType.DATA, message, lambda: self.machine.outbox.send(message))
+
+    def application_asks(self) -> None:
+        """Send a request."""
+        books, data = self.machine.exchange(), self.data()
+        request_id = books.asked
+        message = request_id.to_bytes(8) + data
+        if self.accepts(FrameType.REQUEST, message, lambda: books.ask(data, request_id)):
+            self.tickets.add(request_id)
+
+    def application_answers(self) -> None:
+        """Send a reply."""
+        if self.requests:
+            books, data = self.machine.exchange(), self.data()
+            request_id = self.requests[self.source.byte() % len(self.requests)]
+            message = request_id.to_bytes(8) + b"\0" + data
+            if self.accepts(
+                FrameType.REPLY, message, lambda: books.answer(request_id, ReplyStatus.OK, data)
+            ):
+                self.requests.remove(request_id)
+
+    def application_cancels(self) -> None:
+        """Give a request up."""
+        if self.tickets:
+            request_id = min(self.tickets)
+            assert self.machine.exchange().cancel(request_id) == request_id
+            self.tickets.remove(request_id)
+            self.given_up.add(request_id)
+            self.machine.tell_cancels()
+
+    def data(self) -> bytes:
         size = self.source.byte() * (2 * self.unit + 100)
-        message = (b"%d " % len(self.accepted) * size)[:size]
+        return (b"%d " % len(self.accepted) * size)[:size]
+
+    def accepts(self, kind: FrameType, message: bytes, send: Callable[[], int]) -> bool:
+        """Return whether the machine accepts a message; it may only decline it for a reason."""
         try:
-            if self.machine.outbox.send(message):
-                self.accepted.append(message)
+            if not send():
+                return False
         except STTMessageSizeError:
-            assert size > self.config.max_message_bytes // 2
+            assert len(message) > self.config.max_message_bytes // 2
+            return False
         except STTSessionClosedError:
             assert self.machine.phase is not Phase.OPEN
+            return False
+        self.accepted.append((kind, message))
+        return True
 
     def connection_writes(self) -> None:
-        """Take what is to be sent; the peer reads it."""
+        """Take the pending output; the peer reads it."""
         machine = self.machine
         due = machine.output_due
         output = b"".join(machine.data_to_send(1 + self.source.byte() * self.unit))
@@ -196,30 +249,40 @@ class _Run:
         for frame in decoder.feed(output):
             if isinstance(frame, list):
                 for payload in frame:
-                    self.comes_out(False, payload)
+                    self.comes_out(FrameType.DATA, payload)
             elif isinstance(frame, Part):
-                self.comes_out(True, b"".join(frame.pieces))
+                self.comes_out(FrameType.DATA_PART, b"".join(frame.pieces))
+            elif isinstance(frame, RequestEnd):
+                self.comes_out(FrameType.REQUEST, b"".join(frame.pieces))
+            elif isinstance(frame, ReplyEnd):
+                self.comes_out(FrameType.REPLY, b"".join(frame.pieces))
+            elif isinstance(frame, Cancel):
+                assert frame.request_id in self.given_up
             elif isinstance(frame, Ping):
                 self.tokens = frame.token
             elif isinstance(frame, Close | CloseAck):
                 assert frame.final == len(self.out)
         assert not decoder.midway
 
-    def comes_out(self, is_part: bool, payload: bytes) -> None:
-        """Note a sequenced frame: sent again, in this or others, it is the same; with credit."""
+    def comes_out(self, kind: FrameType, payload: bytes) -> None:
+        """Note a sequenced frame: repeats must carry the same bytes, and stay within the credit."""
         begun, number = b"", 0
-        for before_is_part, before in self.out:
-            begun = begun + before if before_is_part else b""
-            number += not before_is_part
+        for before_kind, before in self.out:
+            is_part = before_kind is FrameType.DATA_PART
+            begun = begun + before if is_part else b""
+            number += not is_part
         begun += payload
-        message = self.accepted[number]
-        assert message.startswith(begun) if is_part else message == begun, "not what was accepted"
-        self.out.append((is_part, payload))
+        last, message = self.accepted[number]
+        if kind is FrameType.DATA_PART:
+            assert message.startswith(begun), "not what was accepted"
+        else:
+            assert (last, message) == (kind, begun), "not what was accepted"
+        self.out.append((kind, payload))
         cost = sum(len(payload) + FRAME_COST for _, payload in self.out)
         assert cost <= self.credit, "sent beyond the credit"
 
     def application_consumes(self) -> None:
-        """Take some of the messages that wait."""
+        """Take some of the waiting messages."""
         count = min(self.source.byte(), len(self.waiting))
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         self.machine.consumed(sum(taken), count)
@@ -242,7 +305,7 @@ class _Run:
         self.over = self.machine.phase is Phase.CLOSED
 
     def connection_is_back(self) -> None:
-        """Reopen what the dialer has lost; a listener may be resumed before it notices the loss."""
+        """Resume after a loss; a listener may be resumed before it notices the loss."""
         machine = self.machine
         if self.dials:
             if machine.link is Link.DOWN:
@@ -266,25 +329,25 @@ class _Run:
             self.send_again()
 
     def send_again(self) -> None:
-        """Forget what was sent and not accepted: it comes again, perhaps in other frames."""
+        """Forget frames that were sent and not accepted; they come again, perhaps in others."""
         del self.out[self.machine.outbox.acked :]
 
     def budget_changes(self) -> None:
         """Let the node's other sessions fill its budget, or empty it."""
         self.budget.room = self.source.byte() << 12
-        self.machine.retry()
+        self.machine.retry(0.0)
 
     # ------------------------------------------------------------ the peer's frames
 
     def frame(self) -> bytes:
-        """Return a frame that is right, or wrong by little."""
+        """Return a frame that is right, or slightly wrong."""
         source = self.source
-        kind = source.byte() % 10
+        kind = source.byte() % 13
         if kind == 0:
             return b"".join(encode_data([bytes(source.byte() * self.unit)]))
         if kind == 1:
             size = source.byte() * self.unit
-            return encode_part(size) + bytes(size)
+            return encode_header(FrameType.DATA_PART, size) + bytes(size)
         if kind == 2:
             return Ack(*self.acknowledgement()).encode()
         if kind == 3:
@@ -301,10 +364,21 @@ class _Run:
         if kind == 7:
             status = WelcomeStatus(source.byte() % len(WelcomeStatus))
             return Welcome(status, *self.acknowledgement()).encode()
-        return (8 << 28 | 3).to_bytes(4) + bytes(3)  # PAD
+        if kind == 10:  # as a rule the next one, unless parts precede it
+            head = (len(self.received) + (source.byte() % 8 == 7)).to_bytes(8)
+        elif kind == 11:
+            head = (source.byte() % 4).to_bytes(8) + bytes((source.byte() % 5,))
+        elif kind == 12:
+            return Cancel(source.byte() % 4).encode()
+        else:
+            return (8 << 28 | 3).to_bytes(4) + bytes(3)  # PAD
+        if self.begun is not None:
+            head = b""
+        payload = head + bytes(source.byte() * self.unit)
+        return encode_header(FrameType(kind), len(payload)) + payload
 
     def acknowledgement(self) -> tuple[int, int]:
-        """Return a position and a credit: mostly further than the last ones."""
+        """Return a position and a credit, usually beyond the last ones."""
         further = self.source.byte()
         recv_next = self.machine.outbox.acked + (further & 15) - (further >> 4 == 1)
         more = self.source.byte()
@@ -312,7 +386,7 @@ class _Run:
         return max(recv_next, 0), max(credit, 0)
 
     def arrive(self, plaintext: bytes) -> None:
-        """Hand a record to the machine as a connection does; the model reads it, too."""
+        """Hand a record to the machine as a connection does; the model reads it too."""
         machine = self.machine
         if machine.link is Link.DOWN:
             return
@@ -322,11 +396,12 @@ class _Run:
             frames = self.decoder.feed(plaintext)
             expected = self.model(frames)
             messages = machine.receive(frames, self.now)
+            self.exchanged()
         except STTProtocolError:
             assert machine.position == before
             self.over = True
             return
-        if machine.phase is not Phase.CLOSED:  # else it ignores the rest
+        if machine.phase is not Phase.CLOSED:  # otherwise it ignores the rest
             assert messages == expected
         self.waiting += map(len, messages)
         if was_opening and machine.link is Link.UP:
@@ -339,6 +414,22 @@ class _Run:
                 self.connection_writes()
             self.over = True
 
+    def exchanged(self) -> None:
+        """Take what the peer has asked, answered and cancelled."""
+        books = self.machine.exchanges
+        if books is None:
+            return
+        for request_id, data in books.arrived:
+            assert request_id == len(self.received), "not the next request"
+            self.received.append(len(data))
+            self.requests.append(request_id)
+            self.waiting.append(len(data) + REQUEST_BYTES)
+        assert set(books.cancelled) <= set(self.requests)
+        for ticket, _, _ in books.outcomes:
+            self.tickets.remove(ticket)
+        for taken in (books.arrived, books.cancelled, books.outcomes):
+            taken.clear()
+
     def model(self, frames: list[Frame]) -> list[bytes]:
         """Return the messages that the frames complete, if the machine accepts them all."""
         messages: list[bytes] = []
@@ -349,18 +440,22 @@ class _Run:
                 self.begun = None
             elif isinstance(frame, Part):
                 self.begun = [*(self.begun or ()), *frame.pieces]
+            elif isinstance(frame, RequestEnd | ReplyEnd):
+                self.begun = None
             elif isinstance(frame, Ack) or (
                 isinstance(frame, Welcome) and frame.status is WelcomeStatus.ACCEPTED
             ):
                 self.credit = max(self.credit, frame.credit)
             else:
-                assert isinstance(frame, Ping | Pong | Close | CloseAck | Abort | Welcome | Pad)
+                assert isinstance(
+                    frame, Ping | Pong | Close | CloseAck | Abort | Cancel | Welcome | Pad
+                )
         return messages
 
     # ------------------------------------------------------------------ what must hold
 
     def read_counts(self) -> tuple[int | float, ...]:
-        """Return all that only grows."""
+        """Return everything that only ever grows."""
         machine = self.machine
         return (
             _PHASES.index(machine.phase),
@@ -380,12 +475,12 @@ class _Run:
         machine = self.machine
         before, self.counts = self.counts, self.read_counts()
         pairs = zip(before, self.counts, strict=True)
-        assert all(old <= new for old, new in pairs), "a count has gone back"
+        assert all(old <= new for old, new in pairs), "a count has decreased"
         assert machine.outbox.acked <= machine.outbox.accepted
         most = self.config.send_window_bytes + _MOST_CUTS * FRAME_COST
         assert 0 <= machine.outbox.unacked_cost <= most
         assert machine.outbox.messages_sent == len(self.accepted)
-        assert machine.outbox.bytes_sent == sum(map(len, self.accepted))
+        assert machine.outbox.bytes_sent == sum(len(message) for _, message in self.accepted)
         assert machine.rtt is None or machine.rtt >= 0
         assert machine.held_cost >= 0
         if not self.over:
@@ -401,12 +496,15 @@ class _Run:
             assert machine.outbox.unacked_cost <= most  # a cut adds some frames
 
     def end(self) -> None:
-        """End the session: what was not acknowledged is reported, in order."""
-        all_acked = self.machine.outbox.acked == self.machine.outbox.accepted
-        unsent, unknown = self.machine.abandon()
+        """End the session: messages that were not acknowledged are reported, in order."""
+        acked = self.machine.outbox.messages_acked
+        undelivered = self.machine.abandon()
         self.over = True
-        reported = [*unknown, *unsent]
-        assert reported == self.accepted[len(self.accepted) - len(reported) :]
-        assert bool(reported) != all_acked or not self.accepted
+        reported = [*undelivered.unknown, *undelivered.unsent]
+        assert reported == [m for kind, m in self.accepted[acked:] if kind is FrameType.DATA]
+        books = self.machine.exchanges
+        lost = [] if books is None else books.lose(undelivered)
+        assert len(lost) == len(self.tickets)
+        assert {ticket for ticket, _ in lost} == self.tickets, "not one outcome each"
         assert self.machine.promised_cost == self.budget.lent == 0
         self.check()

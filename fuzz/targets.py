@@ -1,8 +1,8 @@
 """The targets: functions that take an input and return, unless there is a bug.
 
-Each lets pass what the code under test documents, and nothing else: any other exception, an
-`AssertionError` among them, is a finding. They are deterministic, keys included, and need no
-fuzzer.
+Each one accepts the errors that the code under test documents, and nothing else: any other
+exception, including `AssertionError`, is a finding. They are deterministic, including their keys,
+and need no fuzzer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from seigr_toolset_transmissions.cli.addresses import (
     parse_node_id,
 )
 from seigr_toolset_transmissions.cli.failures import Misuse
-from seigr_toolset_transmissions.cli.seeds import MAX_BYTES, MIN_BYTES, decode_seed, find_seeds
+from seigr_toolset_transmissions.cli.seeds import find_seeds
 from seigr_toolset_transmissions.errors import (
     STTAuthenticationError,
     STTIdentityError,
     STTProtocolError,
+    STTSeedError,
 )
-from seigr_toolset_transmissions.frames import Frame, FrameDecoder, Pad, Part
-from seigr_toolset_transmissions.hello import (
+from seigr_toolset_transmissions.protocol.frames import (
+    Frame,
+    FrameDecoder,
+    Pad,
+    Part,
+    ReplyEnd,
+    RequestEnd,
+)
+from seigr_toolset_transmissions.protocol.hello import (
     HELLO_BYTES,
     OPENING_BYTES,
     REPLY_BYTES,
@@ -37,8 +45,9 @@ from seigr_toolset_transmissions.hello import (
     OpeningKind,
     Reply,
 )
-from seigr_toolset_transmissions.noise import KEY_BYTES, CipherState, Handshake
-from seigr_toolset_transmissions.records import seal, unseal
+from seigr_toolset_transmissions.protocol.noise import KEY_BYTES, CipherState, Handshake
+from seigr_toolset_transmissions.protocol.records import seal, unseal
+from seigr_toolset_transmissions.seeds import MIN_SEED_BYTES, decode_seed
 
 from .reader import Reader
 from .session_target import session
@@ -52,9 +61,9 @@ __all__ = ["TARGETS", "addresses", "frames", "handshake", "records", "seeds", "s
 
 
 def frames(data: bytes) -> None:
-    """Feed the decoder in arbitrary pieces; it must read the same from the whole at once.
+    """Feed the decoder in arbitrary pieces; the result must be the same as all at once.
 
-    The first byte says how long the pieces are, the others are the stream.
+    The first byte is the length of the pieces; the rest is the stream.
     """
     source = Reader(data)
     size = source.byte() + 1
@@ -62,13 +71,13 @@ def frames(data: bytes) -> None:
     whole, whole_refused = _decoded([stream])
     pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
     pieced, pieced_refused = _decoded(pieces)
-    assert whole_refused == pieced_refused, "accepted in pieces and refused at once, or vice versa"
+    assert whole_refused == pieced_refused, "accepted in pieces but refused whole, or vice versa"
     if not whole_refused:
-        assert whole == pieced, "what is read depends on the pieces"
+        assert whole == pieced, "the result depends on the pieces"
 
 
 def _decoded(pieces: list[bytes]) -> tuple[list[object], bool]:
-    """Return the stream's frames, runs and parts in one piece each, and whether it was refused."""
+    """Return the stream's frames, with runs and parts joined, and whether it was refused."""
     decoder = FrameDecoder()
     result: list[object] = []
     try:
@@ -86,10 +95,12 @@ def _plain(frame: Frame) -> list[object]:
             return list(frame)
         case Part(part):
             return [("part", b"".join(part))]
+        case RequestEnd(pieces) | ReplyEnd(pieces):
+            return [(type(frame).__name__, b"".join(pieces))]
         case Pad(length):
             return [("pad", length)]
         case _:
-            # A control frame: what was read of it must give its bytes again.
+            # A control frame must encode to the bytes it was read from.
             [again] = FrameDecoder().feed(frame.encode())
             assert again == frame
             return [frame]
@@ -120,7 +131,7 @@ _LISTENER = _handshake(_key(3), _key(4), dials=False)
 
 
 def _before(index: int) -> tuple[Handshake, Handshake]:
-    """Return who writes message ``index`` next, and who reads it."""
+    """Return the side that writes message ``index`` next, and the side that reads it."""
     writer, reader = _DIALER.copy(), _LISTENER.copy()
     for payload in _PAYLOADS[:index]:
         assert reader.read_message(writer.write_message(payload)) == payload
@@ -129,9 +140,9 @@ def _before(index: int) -> tuple[Handshake, Handshake]:
 
 
 def handshake(data: bytes) -> None:
-    """Read one of the three messages, which is not as an honest peer has written it.
+    """Read one of the three messages, in a form that no honest peer would write.
 
-    The first byte says which message it is, the second what is wrong with it.
+    The first byte selects the message, the second what is wrong with it.
     """
     source = Reader(data)
     index = source.byte() % 3
@@ -140,13 +151,13 @@ def handshake(data: bytes) -> None:
 
 
 def _from_stranger(index: int, source: Reader) -> None:
-    """Read any bytes at all."""
+    """Read arbitrary bytes."""
     writer, reader = _before(index)
     _refused(reader, source.rest(), writer.write_message(_PAYLOADS[index]), _PAYLOADS[index])
 
 
 def _tampered(index: int, source: Reader) -> None:
-    """Change some bits of an honest message: two bytes say where, the rest is the change."""
+    """Change some bits of an honest message: two bytes select where, the rest is the change."""
     writer, reader = _before(index)
     honest = writer.write_message(_PAYLOADS[index])
     start = (source.byte() << 8 | source.byte()) % len(honest)
@@ -157,7 +168,7 @@ def _tampered(index: int, source: Reader) -> None:
 
 
 def _refused(reader: Handshake, message: bytes, honest: bytes, payload: bytes) -> None:
-    """Read a forged message: it is refused, and leaves the handshake as it was."""
+    """Read a forged message: it must be refused and leave the handshake unchanged."""
     if message != honest:
         try:
             reader.read_message(message)
@@ -169,7 +180,7 @@ def _refused(reader: Handshake, message: bytes, honest: bytes, payload: bytes) -
 
 
 def _from_member(index: int, source: Reader) -> None:
-    """Read any payload, encrypted as it should be; the payload's size is fixed by the message's."""
+    """Read any payload, correctly encrypted; the message's size determines the payload's."""
     writer, reader = _before(index)
     payload = source.take(_SIZES[index]).ljust(_SIZES[index], b"\0")
     assert reader.read_message(writer.write_message(payload)) == payload
@@ -178,7 +189,7 @@ def _from_member(index: int, source: Reader) -> None:
 
 
 class _Claimed:
-    """A public key whose private key nobody needs to have: it may be of low order."""
+    """A public key without a private key; it may be of low order."""
 
     def __init__(self, public: bytes) -> None:
         self._public = public
@@ -191,7 +202,7 @@ class _Claimed:
 
 
 def _with_claimed_key(_index: int, source: Reader) -> None:
-    """Answer a first message with any ephemeral key: that needs a common secret."""
+    """Answer a first message that has an arbitrary ephemeral key; only low order is refused."""
     key = _Claimed(source.take(KEY_BYTES).ljust(KEY_BYTES, b"\0"))
     writer = Handshake(
         initiator=True,
@@ -212,9 +223,9 @@ _MOST_BUFFERS = 8
 
 
 def records(data: bytes) -> None:
-    """Read records that nobody has sealed, or seal, tamper and read.
+    """Read records that nobody sealed; or seal records, tamper with them and read them.
 
-    The first byte says which.
+    The first byte selects one of the two.
     """
     source = Reader(data)
     if source.byte() % 2:
@@ -240,7 +251,7 @@ def records(data: bytes) -> None:
 
 
 def _opened(sealed: bytearray) -> tuple[bytes, int]:
-    """Return the plaintext of the whole records, and where they end."""
+    """Return the plaintext of the complete records, and where they end."""
     cipher = CipherState(_CIPHER_KEY)
     result = b""
     start = 0
@@ -250,11 +261,11 @@ def _opened(sealed: bytearray) -> tuple[bytes, int]:
     return result, start
 
 
-# -------------------------------------------------------- what a user may write
+# ------------------------------------------------------------ input from a user
 
 
 def addresses(data: bytes) -> None:
-    """Parse an argument as each of the things that are written as text."""
+    """Parse an argument as each kind of address and as a node id."""
     text = os.fsdecode(data)
     with _misuse_in_one_line():
         host, port = parse_listen_address(text)
@@ -271,11 +282,14 @@ def addresses(data: bytes) -> None:
 
 
 def seeds(data: bytes) -> None:
-    """Read a seed from what a file holds and from a variable's value."""
+    """Read a seed from the contents of a file and from the value of a variable."""
     with _misuse_in_one_line():
         seed = decode_seed(data, "a file")
-        assert MIN_BYTES <= len(seed) <= MAX_BYTES
-        assert seed == data or seed.hex() == data.strip().decode("ascii").lower()
+        assert MIN_SEED_BYTES <= len(seed) <= len(data)
+        assert (
+            seed in (data, data.rstrip(b"\r\n"))
+            or seed.hex() == data.strip().decode("ascii").lower()
+        )
         if b"\0" not in data:
             assert find_seeds(None, None, {"STT_SHARED_SEED": os.fsdecode(data)}).shared == seed
     with _misuse_in_one_line():
@@ -283,13 +297,13 @@ def seeds(data: bytes) -> None:
 
 
 class _misuse_in_one_line:  # noqa: N801 - used as a statement, like contextlib.suppress
-    """Let pass what the command prints and ends with, which is one line that any terminal takes."""
+    """Accept the error that ends the command, if it is one line that any terminal can print."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if not isinstance(error, Misuse):
+        if not isinstance(error, Misuse | STTSeedError):
             return False
         text = str(error)
         assert text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import resource
 import signal
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+    from types import FrameType
 
 # A shell has those that it runs in the background ignore Ctrl-C, and so would all programs that the
 # tests start and interrupt.
@@ -25,6 +27,52 @@ soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 if soft != resource.RLIM_INFINITY and soft < 8192:
     most = 8192 if hard == resource.RLIM_INFINITY else min(hard, 8192)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _fail_if_lacking(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Where all that tests need was installed, fail what is skipped for want of a package.
+
+    What a machine lacks, such as IPv6, is no such reason.
+    """
+    lacking = report.skipped and "could not import" in str(report.longrepr)
+    if lacking and "STT_REQUIRE_ALL" in os.environ:
+        report.outcome = "failed"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_if_lacking(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_if_lacking(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer() -> Generator[None, object, object]:
+    """Let a test whose time runs out fail on every loop.
+
+    pytest-timeout raises its failure from a signal handler. uvloop only logs what such a handler
+    raises, unless it is a SystemExit, and the test would hang forever.
+    """
+    result = yield
+    fail = signal.getsignal(signal.SIGALRM)
+    assert callable(fail)
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        try:
+            fail(number, frame)
+        except pytest.fail.Exception as failed:
+            raise SystemExit(str(failed)) from None
+
+    signal.signal(signal.SIGALRM, expire)
+    return result
+
 
 BACKENDS: list[Any] = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -63,3 +111,15 @@ def no_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each random time be the longest possible."""
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the programs under test share what Python compiles, and leave nothing beside the source.
+
+    Otherwise, where Python may not write it, each program compiles the whole package anew.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.getbasetemp() / "compiled"))
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield

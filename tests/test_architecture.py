@@ -1,4 +1,4 @@
-"""Who may import whom: the layers of the package, read from its sources."""
+"""Which file may import which: the layers of the package, read from its sources."""
 
 from __future__ import annotations
 
@@ -13,134 +13,102 @@ import seigr_toolset_transmissions
 PACKAGE = "seigr_toolset_transmissions"
 ROOT = Path(seigr_toolset_transmissions.__file__).parent
 
-FOUNDATION = {"callables", "config", "errors", "figures", "forks", "payload"}
-ALLOWED = {
-    "callables": set[str](),
+ROOMS = {
     "errors": set[str](),
     "config": {"errors"},
-    "figures": set[str](),
-    "payload": {"errors"},
-    "forks": set[str](),
-    # They stand alone: no node, session or transport.
-    "events": FOUNDATION | {"events"},
-    "fanout": FOUNDATION,
-    "waiting": FOUNDATION,
-    "room": FOUNDATION | {"waiting"},
-    "inbox": FOUNDATION | {"room", "waiting"},
-    "endpoints": FOUNDATION | {"fanout", "inbox", "room", "waiting"},
-    # The protocol, from the bottom up.
-    "identity": FOUNDATION,
-    "noise": FOUNDATION | {"identity"},
-    "frames": FOUNDATION,
-    "hello": FOUNDATION,
-    "records": FOUNDATION | {"noise"},
-    "outbox": FOUNDATION | {"frames"},
-    "budget": FOUNDATION | {"frames", "outbox"},
-    "controls": FOUNDATION,
-    "phase": FOUNDATION,
-    "session": FOUNDATION | {"budget", "controls", "frames", "outbox", "phase"},
-    # Where the protocol meets the transports.
-    "loop_time": FOUNDATION,
-    "flushers": FOUNDATION,
-    "connection": FOUNDATION
-    | {"frames", "loop_time", "noise", "outbox", "records", "session", "transports"},
-    "handshaking": FOUNDATION | {"hello", "identity", "noise", "transports"},
-    "pump": FOUNDATION | {"endpoints", "events", "loop_time", "outbox", "session"},
-    "live_session": FOUNDATION
-    | {
-        "connection",
-        "endpoints",
-        "events",
-        "flushers",
-        "frames",
-        "phase",
-        "pump",
-        "session",
-        "transports",
-    },
-    "checked_session": FOUNDATION | {"live_session"},
-    "backoff": FOUNDATION,
-    # The parts of a node.
-    "access": FOUNDATION | {"identity"},
-    "admission": FOUNDATION | {"transports"},
-    "unheard": FOUNDATION,
-    "unread": FOUNDATION | {"endpoints", "events"},
-    "runtime": FOUNDATION | {"endpoints", "events", "unheard"},
-    "stopping": FOUNDATION | {"runtime"},
-    "dial_slots": FOUNDATION,
-    "racing": FOUNDATION | {"handshaking", "transports"},
-    "dialing": FOUNDATION
-    | {
-        "access",
-        "dial_slots",
-        "endpoints",
-        "handshaking",
-        "hello",
-        "noise",
-        "racing",
-        "runtime",
-        "transports",
-    },
-    "clones": FOUNDATION | {"live_session", "runtime", "transports"},
-    "reconnect": FOUNDATION
-    | {"backoff", "clones", "dialing", "hello", "live_session", "noise", "runtime", "transports"},
-    "registry": FOUNDATION
-    | {
-        "budget",
-        "checked_session",
-        "clones",
-        "connection",
-        "controls",
-        "dialing",
-        "endpoints",
-        "events",
-        "frames",
-        "live_session",
-        "loop_time",
-        "noise",
-        "outbox",
-        "pump",
-        "reconnect",
-        "runtime",
-        "session",
-        "transports",
-    },
-    "accepting": FOUNDATION
-    | {
-        "access",
-        "admission",
-        "frames",
-        "handshaking",
-        "hello",
+    "seeds": {"errors"},
+    "identity": {"errors", "seeds", "foundation"},
+    "stats": set[str](),
+    "foundation": {"errors"},
+    "protocol": {"errors", "config", "foundation"},
+    "transports": {"errors", "foundation"},
+    "events": {"errors", "foundation"},
+    "endpoints": {"errors", "stats", "foundation"},
+    "sessions": {
+        "errors",
+        "config",
         "identity",
-        "live_session",
-        "noise",
-        "records",
-        "phase",
-        "registry",
-        "session",
+        "stats",
+        "foundation",
+        "protocol",
         "transports",
+        "events",
+        "endpoints",
     },
-    "connecting": FOUNDATION
-    | {
-        "dial_slots",
-        "dialing",
-        "handshaking",
-        "hello",
-        "live_session",
-        "phase",
-        "registry",
-        "session",
+    "node": {
+        "errors",
+        "config",
+        "identity",
+        "seeds",
+        "stats",
+        "foundation",
+        "protocol",
         "transports",
+        "events",
+        "endpoints",
+        "sessions",
     },
-    "keeper": FOUNDATION | {"backoff", "connecting", "dial_slots", "registry"},
-    "transports": FOUNDATION | {"transports", "workers"},
-    "workers": {"forks"},
+    "cli": set[str](),  # only public names: see below
 }
-"""For each file or folder, what of the package it may import. Who is not named may import all but
-the command line."""
+"""For each room of the package, a folder or a file at its root: the other rooms it may import."""
 
-SANS_IO = ["noise", "frames", "hello", "records", "outbox", "controls", "phase", "session"]
+LAYERS = {
+    "protocol": [
+        ["frames", "hello", "controls", "phase"],
+        ["noise", "outbox"],
+        ["records", "budget", "exchanges"],
+        ["window"],
+        ["machine"],
+    ],
+    "transports": [
+        ["base", "lookup", "bus"],
+        ["sockets", "memory", "memory_bus", "pipes"],
+        ["tcp", "unix", "nats"],
+    ],
+    "endpoints": [
+        ["fanout", "waiting"],
+        ["endpoint", "room"],
+        ["inbox"],
+        ["directory"],
+        ["sending", "requests", "receiving"],
+        ["groups"],
+        ["manager"],
+        ["transport_side"],
+    ],
+    "sessions": [
+        ["loop_time", "flushers", "handshaking", "public"],
+        ["worker"],
+        ["connection", "pump", "requesting", "answering"],
+        ["liveness", "owner"],
+        ["session"],
+        ["checked"],
+    ],
+    "node": [
+        [
+            "arrivals",
+            "backoff",
+            "access",
+            "admission",
+            "unheard",
+            "dial_slots",
+            "racing",
+            "ledger",
+            "unread",
+            "event_types",
+        ],
+        ["runtime", "keys", "node_emitter"],
+        ["dialing", "clones", "duty"],
+        ["reconnect"],
+        ["registry"],
+        ["accepting", "connecting"],
+        ["keeper", "stopping"],
+        ["life"],
+        ["node"],
+        ["health"],
+    ],
+}
+"""Inside a room, from the bottom up: a file imports only files of lower layers."""
+
 IMPURE = {
     "asyncio",
     "concurrent",
@@ -157,7 +125,7 @@ IMPURE = {
     "time",
     "uuid",
 }
-PUBLIC_MODULES = {"config", "endpoints", "errors", "events"}
+PUBLIC_MODULES = {"config", "endpoints", "errors", "events", "identity", "seeds"}
 
 
 def name_of(source: Path) -> tuple[str, ...]:
@@ -167,11 +135,17 @@ def name_of(source: Path) -> tuple[str, ...]:
 SOURCES = {".".join(name_of(source)): source for source in sorted(ROOT.rglob("*.py"))}
 
 
-def imports(source: Path) -> set[str]:
-    """All modules that a file imports, for type checking too, by their absolute names."""
+def imports(source: Path, *, at_run_time: bool = False) -> set[str]:
+    """All modules that a file imports, for type checking too unless `at_run_time`, by their
+    absolute names."""
     here = (PACKAGE, *name_of(source)[:-1])
+    tree = ast.parse(source.read_text())
+    if at_run_time:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
     found = set()
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -184,59 +158,88 @@ def imports(source: Path) -> set[str]:
 
 
 def own_imports(source: Path) -> set[str]:
-    """The modules of this package that a file imports, by their first name below it."""
+    """The modules of this package that a file imports, by their names below it."""
     prefix = f"{PACKAGE}."
-    return {
-        name.removeprefix(prefix).partition(".")[0]
-        for name in imports(source)
-        if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix) for name in imports(source) if name.startswith(prefix)}
 
 
-def roots(source: Path) -> set[str]:
-    return {name.partition(".")[0] for name in imports(source)}
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
-def test_the_rules_name_files_that_exist() -> None:
-    files = {name.partition(".")[0] for name in SOURCES}
-    assert set(ALLOWED) <= files
-    assert set(SANS_IO) <= files
+def rooms_used_by(source: Path) -> set[str]:
+    return {room_of(name) for name in own_imports(source)}
 
 
-def test_the_reader_of_imports_sees_each_way_to_write_one(tmp_path: Path) -> None:
-    source = ROOT / "node.py"
-    assert {"errors", "accepting", "registry", "transports"} <= own_imports(source)
-    assert "asyncio" in roots(source)
-    transport = SOURCES["transports.tcp"]
-    assert "transports" in own_imports(transport)
-    assert own_imports(SOURCES["__init__"]) >= {"node", "errors", "events"}
+def roots(source: Path, *, at_run_time: bool = False) -> set[str]:
+    return {name.partition(".")[0] for name in imports(source, at_run_time=at_run_time)}
 
 
-@pytest.mark.parametrize("name", [n for n in SOURCES if n.partition(".")[0] in ALLOWED])
-def test_a_file_imports_only_from_below(name: str) -> None:
-    assert own_imports(SOURCES[name]) - ALLOWED[name.partition(".")[0]] == set()
+def test_every_file_is_in_a_room_that_the_table_names() -> None:
+    assert {room_of(name) for name in SOURCES} - set(ROOMS) == {"__init__"}
+    assert set(ROOMS) - {room_of(name) for name in SOURCES} == set()
 
 
-@pytest.mark.parametrize("name", SANS_IO)
+@pytest.mark.parametrize("room", LAYERS)
+def test_the_layers_of_a_room_name_each_of_its_files_once(room: str) -> None:
+    listed = [name for layer in LAYERS[room] for name in layer]
+    files = {name.split(".")[1] for name in SOURCES if room_of(name) == room}
+    assert sorted(listed) == sorted(files - {"__init__"})
+
+
+def test_every_form_of_import_is_read() -> None:
+    node = SOURCES["node.node"]
+    assert {"errors", "transports", "sessions", "node"} <= rooms_used_by(node)
+    assert {"node.life", "transports.tcp"} <= own_imports(node)
+    assert {"logging", "types"} <= roots(node)
+    assert "types" not in roots(node, at_run_time=True)
+    assert rooms_used_by(SOURCES["__init__"]) >= {"node", "errors", "events"}
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if room_of(n) not in {"__init__", "cli"}])
+def test_a_file_imports_only_from_rooms_below(name: str) -> None:
+    room = room_of(name)
+    assert rooms_used_by(SOURCES[name]) - ROOMS[room] - {room} == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "depth", "name"),
+    [
+        (room, depth, name)
+        for room, layers in LAYERS.items()
+        for depth, layer in enumerate(layers)
+        for name in layer
+    ],
+)
+def test_a_file_imports_only_from_lower_layers_of_its_room(
+    room: str, depth: int, name: str
+) -> None:
+    below = {f"{room}.{lower}" for layer in LAYERS[room][:depth] for lower in layer}
+    used = {used for used in own_imports(SOURCES[f"{room}.{name}"]) if room_of(used) == room}
+    assert {".".join(used.split(".")[:2]) for used in used} - below == set()
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if room_of(n) == "protocol"])
 def test_protocol_logic_does_no_io_and_knows_no_clock_or_chance(name: str) -> None:
     assert roots(SOURCES[name]) & IMPURE == set()
 
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if not n.startswith("cli")])
-def test_only_cryptography_is_needed_beside_the_standard_library(name: str) -> None:
+def test_cryptography_is_the_only_dependency(name: str) -> None:
     allowed = sys.stdlib_module_names | {PACKAGE, "cryptography"}
-    assert roots(SOURCES[name]) - allowed == set()
+    assert roots(SOURCES[name]) - allowed <= {"typing_extensions"}  # type checkers bring it
+    assert roots(SOURCES[name], at_run_time=True) - allowed == set()
 
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if not n.startswith("cli")])
-def test_nothing_below_knows_the_command_line(name: str) -> None:
-    assert "cli" not in own_imports(SOURCES[name])
+def test_nothing_else_imports_the_command_line(name: str) -> None:
+    assert "cli" not in rooms_used_by(SOURCES[name])
 
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("cli")])
-def test_the_command_line_uses_what_is_public(name: str) -> None:
+def test_the_command_line_uses_only_public_names(name: str) -> None:
     public = set(seigr_toolset_transmissions.__all__) | PUBLIC_MODULES | {"cli", "__main__"}
-    assert own_imports(SOURCES[name]) - public == set()
+    assert rooms_used_by(SOURCES[name]) - public == set()
 
 
 def test_all_public_names_are_there_and_documented() -> None:

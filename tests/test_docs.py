@@ -1,12 +1,16 @@
-"""The documents say what is there: tables, snippets, links and bytes agree with the source."""
+"""The documents are true: tables, snippets, links and bytes agree with the source."""
 
 from __future__ import annotations
 
 import ast
+import asyncio
+import builtins
 import hashlib
 import hmac
+import html
 import inspect
 import re
+import runpy
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,37 +19,36 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 import seigr_toolset_transmissions
+from helpers.nodes import address_of, in_virtual_time, live, memory_nodes
 from helpers.session_pair import NoBudget
-from seigr_toolset_transmissions import (
-    NodeConfig,
-    STTNode,
-    accepting,
-    config,
+from seigr_toolset_transmissions import NodeConfig, Session, STTNode, config, errors, identity
+from seigr_toolset_transmissions.cli.app import app
+from seigr_toolset_transmissions.identity import Identity, derive_psk
+from seigr_toolset_transmissions.node import accepting, registry
+from seigr_toolset_transmissions.protocol import (
     controls,
+    exchanges,
     frames,
-    identity,
+    machine,
     noise,
     outbox,
-    registry,
-    session,
 )
-from seigr_toolset_transmissions.cli.app import app
-from seigr_toolset_transmissions.frames import FrameDecoder, FrameType, WelcomeStatus
-from seigr_toolset_transmissions.hello import Hello, Opening, OpeningKind, Reply
-from seigr_toolset_transmissions.identity import Identity, derive_psk
-from seigr_toolset_transmissions.noise import CipherState, Handshake
-from seigr_toolset_transmissions.phase import Link, Phase
-from seigr_toolset_transmissions.records import seal, unseal
-from seigr_toolset_transmissions.session import SessionMachine
+from seigr_toolset_transmissions.protocol.frames import FrameDecoder, FrameType, WelcomeStatus
+from seigr_toolset_transmissions.protocol.hello import Hello, Opening, OpeningKind, Reply
+from seigr_toolset_transmissions.protocol.machine import SessionMachine
+from seigr_toolset_transmissions.protocol.noise import CipherState, Handshake
+from seigr_toolset_transmissions.protocol.phase import Link, Phase
+from seigr_toolset_transmissions.protocol.records import seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(seigr_toolset_transmissions.__file__).parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RUN = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cli]' && .venv/bin/stt demo"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
+FIGURE = re.compile(r"\d[\d,.]*\d|\d")
 
 
 def read(name: str) -> str:
@@ -53,17 +56,21 @@ def read(name: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """Return what stands under a heading, up to the next one of any level."""
+    """Return the text under a heading, up to the next heading of any level."""
     [rest] = re.findall(rf"^#+ {re.escape(heading)}\n(.*)", text, re.DOTALL | re.MULTILINE)
     return re.split(r"^#+ ", str(rest), maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of the tables' rows, the headings left out."""
+    """Return the cells of the tables' rows, without the headings."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     ruled = [index for index, row in enumerate(cells) if set(row[0]) == {"-"}]
     return [row for index, row in enumerate(cells) if index not in ruled and index + 1 not in ruled]
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def names(cell: str) -> set[str]:
@@ -79,7 +86,35 @@ def test_the_readme_has_the_two_commands_each_in_one_line() -> None:
     assert TEST in lines
 
 
-def test_what_the_readme_says_of_the_tests_is_what_is_run() -> None:
+def test_the_readmes_first_screen_compares_runs_and_shows() -> None:
+    screen = read("README.md").splitlines()[:40]
+    assert {RUN, TEST} <= {line.strip() for line in screen}
+    assert len(rows("\n".join(screen))) >= 5
+    assert "](docs/demo.svg)" in "\n".join(screen)
+
+
+def test_the_readme_names_every_exception() -> None:
+    table = rows(section(read("README.md"), "When something fails"))
+    named = {name for row in table for name in names(row[0])}
+    public = {name for name in errors.__all__ if name.startswith("STT")}
+    only_bases = {"STTError", "STTSessionError"}
+    assert {name for name in named if name.startswith("STT")} == public - only_bases
+
+
+def test_the_readme_says_what_an_exception_is_besides() -> None:
+    """Somebody who catches one of the others first would catch this one too."""
+    several = 0
+    for [cell, *_] in rows(section(read("README.md"), "When something fails")):
+        kind, *bases = re.findall(r"`(\w+)`", cell)
+        if re.search("`, an? `", cell):
+            several += 1
+            for base in bases:
+                expected = getattr(errors, base, None) or getattr(builtins, base)
+                assert issubclass(getattr(errors, kind), expected), (kind, base)
+    assert several >= 4
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
     script = ROOT / ".ci" / "run"
     if not script.exists():
         pytest.skip("only the repository has it")
@@ -89,8 +124,30 @@ def test_what_the_readme_says_of_the_tests_is_what_is_run() -> None:
 
 
 def test_the_readmes_first_program_is_the_first_example() -> None:
-    first = re.findall(r"^```python\n(.*?)^```", read("README.md"), re.DOTALL | re.MULTILINE)[0]
-    assert first == read("examples/first.py")
+    assert python_blocks(read("README.md"))[0] == read("examples/first.py")
+
+
+def test_the_readmes_comparison_has_the_figures_of_the_last_run() -> None:
+    """Nobody should have to take the table in its first screen on trust."""
+    measured = section(read("docs/performance.md"), "What the last run showed")
+    compared = read("README.md").partition("See a hub")[0]
+    figures = {
+        figure for row in rows(compared) for cell in row[1:] for figure in FIGURE.findall(cell)
+    }
+    assert len(figures) > 10
+    assert figures <= set(FIGURE.findall(measured))
+
+
+def test_the_picture_of_the_demo_is_up_to_date() -> None:
+    """If this fails, run `python docs/demo_picture.py`."""
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", read("docs/demo.svg"))
+    shown = " ".join(html.unescape(text).replace("\xa0", " ") for text in texts)
+    source = (PACKAGE / "cli" / "demo.py").read_text(encoding="utf-8")
+    for text in ("The cable is pulled", "it is the same session, resumed", "the cable is back"):
+        assert text in source
+        assert text in shown
+    for line in re.findall(r'"  (stt [^\[]*?) *\[dim\](# [^\[]*)\[/\]', source):
+        assert all(part in shown for part in line)
 
 
 def test_the_readme_lists_the_commands() -> None:
@@ -102,6 +159,18 @@ def test_the_readme_names_every_document_and_example() -> None:
     text = read("README.md")
     for path in (*ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py"), ROOT / "CHANGELOG.md"):
         assert f"({path.relative_to(ROOT).as_posix()})" in text
+
+
+def test_the_long_description_links_to_nothing_that_only_a_checkout_has() -> None:
+    pytest.importorskip("hatchling")
+    metadata: dict[str, Any] = {}
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["LongDescription"]
+    hook(str(ROOT), {}).update(metadata)
+    text = metadata["readme"]["text"]
+    assert "](" not in text
+    assert "demo.svg" not in text
+    assert "demo_picture" not in text
+    assert "docs/guarantee.md has all of it" in text
 
 
 def test_the_changelog_has_this_version() -> None:
@@ -120,8 +189,25 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(goal), target
 
 
+def test_the_architecture_names_each_room_and_file_and_only_those() -> None:
+    text = read("docs/architecture.md")
+    listed = {names(row[0]).pop(): names(row[1]) for row in rows(section(text, "The rooms"))}
+    present = {
+        f"{room.name}/": {path.stem for path in room.glob("*.py")} - {"__init__"}
+        for room in PACKAGE.iterdir()
+        if (room / "__init__.py").exists() and room.name not in {"cli", "foundation"}
+    }
+    assert {room: files & present[room] for room, files in listed.items()} == present
+    not_files = set[str]().union(*(files - present[room] for room, files in listed.items()))
+    assert not_files == {"wait_for", "expect", "stream", "connect=True"}
+    for row in rows(section(text, "To change something, go to")):
+        for name in names(row[1]) | names(row[2]):
+            if "/" in name or name.endswith(".py"):
+                assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
+
+
 def anchors(document: Path) -> set[str]:
-    """What its headings can be linked to by."""
+    """Return the anchors of its headings."""
     return {
         re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
         for heading in re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
@@ -132,16 +218,17 @@ def anchors(document: Path) -> set[str]:
 
 
 def snippets() -> Iterator[Any]:
+    examples = [path.read_text(encoding="utf-8") for path in ROOT.glob("examples/*.py")]
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-        for number, block in enumerate(blocks):
-            if "asyncio.run(" not in block:  # a program of its own: see test_examples
+        for number, block in enumerate(python_blocks(text)):
+            if not any(block in example for example in examples):  # which test_examples runs
                 yield pytest.param(block, id=f"{document.stem}-{number}")
 
 
 @pytest.mark.parametrize("block", list(snippets()))
 async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
+    assert "asyncio.run(" not in block, "a whole program has to be an example, or part of one"
     node, other = (STTNode(bytes([n]) * 32, b"the documents' seed") for n in range(2))
     later = STTNode(bytes([9]) * 32, b"the documents' seed")
     failures: list[dict[str, Any]] = []
@@ -165,6 +252,7 @@ async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
             "other_id": later.node_id,
             "counts": {},
             "Any": Any,
+            "asyncio": asyncio,
             "STTNode": STTNode,
             "node_seed": bytes([7]) * 32,
             "shared_seed": b"the documents' seed",
@@ -187,9 +275,10 @@ async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
         if connecting is not None:
             await connecting
         if "kick" in block and "STTNode(" not in block:
-            # Which is told of, like every end of a session that was not agreed on.
+            # It is reported, like every end of a session that was not agreed on.
             assert not node.sessions
-            await node.events.wait_for("peer_disconnected", timeout=10)
+            if "expect(" not in block:  # which has seen it
+                await node.events.wait_for("peer_disconnected", timeout=10)
             assert {details.pop("reason").partition(":")[0] for details in failures} == {
                 "the peer was kicked"
             }
@@ -203,11 +292,76 @@ async def _connect_late(node: STTNode, address: tuple[str, int]) -> None:
     await node.connect(*address)
 
 
+@in_virtual_time
+async def test_the_recipe_sends_again_what_a_killed_hub_lost() -> None:
+    [block] = [block for block in python_blocks(read("docs/guarantee.md")) if "send_again" in block]
+    async with memory_nodes() as nodes:
+        hub = await nodes.listen("bob", port=9400)
+        node = await nodes.start("alice")
+        await node.endpoints.add_endpoint(hub.node_id, address_of(hub), connect=True)
+        await node.endpoints.wait_connected(hub.node_id, timeout=10)
+        recipe: dict[str, Any] = {"node": node, "peer_id": hub.node_id, "Any": Any}
+        exec(compile(block, "<recipe>", "exec"), recipe)  # noqa: S102 - our own document
+        sending_again = asyncio.create_task(recipe["send_again"]())
+
+        session = node.get_session_for_endpoint(hub.node_id)
+        assert session is not None
+        messages = [str(number).encode() for number in range(20)]
+        for message in messages[:10]:
+            session.send_nowait(message)
+        await asyncio.sleep(0)  # they are on their way, and nobody has acknowledged them
+        for connection in [*hub._registry.connections, *node._registry.connections]:
+            connection.drop()
+        live(session).cut("the hub was killed")
+        for message in messages[10:]:
+            session.send_nowait(message)
+        await hub.stop(drain=0)
+        while hub.endpoints.list_endpoints():  # what it had acknowledged is gone with it
+            await hub.endpoints.remove_endpoint(hub.endpoints.list_endpoints()[0])
+
+        await hub.start(server_mode=True)
+        arrived = [(await hub.endpoints.receive_any(timeout=60))[0] for _ in messages]
+        assert arrived == messages
+        sending_again.cancel()
+
+
+@in_virtual_time
+async def test_the_recipe_for_a_file_leaves_no_half_file_under_its_name(tmp_path: Path) -> None:
+    [block] = [block for block in python_blocks(read("README.md")) if "receive_file" in block]
+    recipe: dict[str, Any] = {"Session": Session, "STTNode": STTNode}
+    recipe |= {"Path": Path, "sha256": hashlib.sha256}
+    exec(compile(block, "<recipe>", "exec"), recipe)  # noqa: S102 - our own document
+    inbox, original = tmp_path / "inbox", tmp_path / "name"
+    inbox.mkdir()
+    original.write_bytes(b"all of it")
+    async with memory_nodes() as nodes:
+        receiver, sender = await nodes.listen("bob", port=9400), await nodes.start("alice")
+        address = address_of(receiver)
+        for half, error in (
+            ([b"name", b"half"], errors.STTPeerGoneError),
+            ([b"name", b"half", b"", b"another digest"], ValueError),
+        ):
+            session = await sender.connect(*address)
+            receiving = asyncio.create_task(recipe["receive_file"](receiver, inbox))
+            for message in half:
+                await session.send(message)
+            await session.close()
+            with pytest.raises(error):
+                await receiving
+            assert [path.name for path in inbox.iterdir()] == ["name.part"]
+
+        session = await sender.connect(*address)
+        receiving = asyncio.create_task(recipe["receive_file"](receiver, inbox))
+        await recipe["send_file"](session, original)
+        assert await receiving == inbox / "name"
+        assert {path.name: path.read_bytes() for path in inbox.iterdir()} == {"name": b"all of it"}
+
+
 # ---------------------------------------------------------------------------- events
 
 
 def library_sources() -> Iterator[ast.Module]:
-    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("events/*.py")]):
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/*"))):
         yield ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -331,9 +485,11 @@ def test_the_table_of_frames_is_that_of_the_source() -> None:
             assert row[2] == f"{length} bytes"
         else:
             assert f"{frames.MAX_DATA_BYTES:,} bytes" in row[2]
-        assert row[3] == ("yes" if kind in {FrameType.DATA, FrameType.DATA_PART} else "no")
-    statuses = ", ".join(f"{status.value} {status.name}" for status in WelcomeStatus)
-    assert f"status: {statuses} |" in WIRE
+        sequenced = kind is FrameType.DATA or kind in frames._MESSAGE_CLASSES
+        assert row[3] == ("yes" if sequenced else "no")
+    for statuses in (WelcomeStatus, exchanges.ReplyStatus):
+        listed = ", ".join(f"{status.value} {status.name}" for status in statuses)
+        assert f"status: {listed} |" in WIRE
 
 
 def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
@@ -344,9 +500,10 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
         "record, with its tag": f"{noise.MAX_MESSAGE_BYTES:,} bytes",
         "payload of a frame": f"{frames.MAX_DATA_BYTES:,} bytes",
         "cost of a sequenced frame beyond its payload": f"{outbox.FRAME_COST}",
+        "open requests of a side": f"{exchanges.MAX_OPEN:,}",
         "records under one key": f"{noise.REKEY_INTERVAL:,}",
         "message*": f"{default.max_message_bytes // mib} MiB; at most {2**32 - 1:,} bytes, "
-        "which is what fits the handshake",
+        "the most that fits in the handshake",
         "credit ahead of what is consumed*": f"{default.receive_window_bytes // mib} MiB",
         "accepted and not acknowledged*": f"{default.send_window_bytes // mib} MiB of cost, "
         f"or {default.send_window_messages:,} frames",
@@ -354,17 +511,17 @@ def test_the_numbers_of_the_wire_format_are_those_of_the_source() -> None:
         "suspended session*": f"{default.resume_window:g} s",
         "PING every*, dead after a silence of*": f"{default.ping_interval:g} s, "
         f"{default.ping_timeout:g} s",
-        "connection that takes no bytes*": f"{default.write_timeout:g} s",
+        "connection that accepts no bytes*": f"{default.write_timeout:g} s",
         "delay of an ACK*": f"{default.ack_delay * 1000:g} ms",
         "sessions of a node*, with one peer*, suspended*": f"{default.max_sessions:,}, "
-        f"{default.max_sessions_per_peer}, as many as there may be",
+        f"{default.max_sessions_per_peer}, no limit of its own",
         "remembered first messages, ended sessions": (
             f"{accepting._FIRST_MESSAGES:,}, {registry._TOMBSTONES:,}"
         ),
     }
-    assert session.ACK_SHARE == 4
-    assert "has cost a quarter of the receive\n  window" in WIRE
-    assert f"more than {session.MAX_PONGS} PINGs" in WIRE
+    assert machine.ACK_SHARE == 4
+    assert "a quarter of the receive\n  window" in WIRE
+    assert f"more than {machine.MAX_PONGS} PINGs" in WIRE
     assert controls.CONTROL_SECONDS == 1
     assert f"more than\n{controls.MAX_CONTROLS:,} control frames" in WIRE
 
@@ -379,7 +536,7 @@ def test_the_labels_of_the_wire_format_are_those_of_the_source() -> None:
     assert f"`{noise.PROLOGUE.decode()}` (ASCII, {len(noise.PROLOGUE)} bytes)" in WIRE
 
 
-def test_the_fields_of_the_wire_format_lie_one_behind_the_other() -> None:
+def test_the_fields_of_the_wire_format_are_contiguous() -> None:
     """Each byte table begins at 0 and has no gap."""
     sizes = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
     tables = re.findall(r"^\| offset \| size \|.*\n\|[-|]+\n((?:\|.*\n)+)", WIRE, re.MULTILINE)
@@ -396,11 +553,13 @@ def test_the_fields_of_the_wire_format_lie_one_behind_the_other() -> None:
         len(Reply(1, 1, bytes(16)).encode()),
         len(Opening(OpeningKind.NEW, 1, bytes(16), bytes(16), 0, 0, 0).encode()),
         frames._CONTROL_BYTES[FrameType.WELCOME],
+        exchanges.REQUEST_BYTES,
+        exchanges.REPLY_BYTES,
     ]
 
 
 def root_of(seed: bytes, label: bytes) -> bytes:
-    """As the document has it, without our own code."""
+    """As the document describes it, without our own code."""
     salt = hashlib.sha256(label).digest()
     return hashlib.scrypt(seed, salt=salt, n=2**15, r=8, p=1, maxmem=2**26, dklen=32)
 
@@ -478,7 +637,7 @@ def worked_example() -> dict[str, bytes]:
     decoders = [FrameDecoder(), FrameDecoder()]
 
     def carry(number: int, sender: int) -> list[bytes]:
-        """Carry what one side has to say to the other, in one record."""
+        """Carry the pending output of one side to the other, in one record."""
         receiver = 1 - sender
         buffers = sides[sender].data_to_send(2**20)
         values[f"frames {number}"] = b"".join(map(bytes, buffers))
@@ -519,7 +678,7 @@ def render_example(values: dict[str, bytes]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_keys_of_the_worked_example_come_of_its_roots() -> None:
+def test_the_keys_of_the_worked_example_come_from_its_roots() -> None:
     values = worked_example()
     purpose = b"seigr-stt/1 psk"
     assert values["pre-shared key"] == key_of(values["root of the shared seed"], purpose)

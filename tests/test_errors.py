@@ -1,4 +1,4 @@
-"""Errors go from process to process, and are copied, as those of Python itself."""
+"""Errors cross processes and can be copied, like Python's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from seigr_toolset_transmissions import errors
-from seigr_toolset_transmissions.errors import STTError, STTSessionLostError
+from seigr_toolset_transmissions.errors import (
+    STTError,
+    STTRequestFailedError,
+    STTSessionLostError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +49,8 @@ def make(kind: type[STTError]) -> STTError:
         return kind(
             "lost", session_id=b"s" * 16, peer_node_id=b"p" * 32, unsent=(b"m",), unknown=(b"",)
         )
+    if issubclass(kind, STTRequestFailedError):
+        return kind(b"why")
     return kind("what went wrong")
 
 
@@ -89,8 +95,18 @@ class ApplicationLostError(STTSessionLostError):
     pass
 
 
-def test_an_error_comes_out_of_another_process() -> None:
+def test_an_error_crosses_processes() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         error = pool.submit(lose).exception(timeout=50)
     assert isinstance(error, STTSessionLostError)
     assert error.unsent == (b"m",)
+
+
+def test_a_reason_that_is_no_bytes_is_refused_where_it_is_given() -> None:
+    with pytest.raises(TypeError, match="must be bytes, not str"):
+        STTRequestFailedError("no such device")  # type: ignore[arg-type]
+
+
+def test_a_failure_says_whether_the_handler_gave_a_reason() -> None:
+    assert str(STTRequestFailedError(b"why")).endswith("its reason (3 bytes) is in `data`")
+    assert str(STTRequestFailedError()).endswith("gave no reason")

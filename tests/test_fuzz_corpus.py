@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from fuzz.run import NAMES
 from fuzz.targets import TARGETS
+from seigr_toolset_transmissions.protocol.frames import Welcome, WelcomeStatus
+from seigr_toolset_transmissions.protocol.machine import SessionMachine
 
 CORPUS = Path(__file__).resolve().parent.parent / "fuzz" / "corpus"
 RANDOM_INPUTS = 300
@@ -32,6 +35,30 @@ def test_the_corpus_finds_nothing(target: str) -> None:
         except Exception as error:
             error.add_note(f"with {path}")
             raise
+
+
+@pytest.mark.parametrize("side", ["dialer", "listener"])
+def test_the_session_corpus_has_each_frame_accepted(
+    monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """A change in how an input is read must not leave a corpus that is refused at its start."""
+    accepted = set()
+
+    def noting(handler: Any) -> Any:
+        def handle(machine: SessionMachine, frame: Any, messages: list[bytes], now: float) -> None:
+            handler(machine, frame, messages, now)
+            accepted.add(frame.status if isinstance(frame, Welcome) else type(frame))
+
+        return handle
+
+    rules = SessionMachine._RULES
+    noted = {kind: (noting(handler), *when) for kind, (handler, *when) in rules.items()}
+    monkeypatch.setattr(SessionMachine, "_RULES", noted)
+    for path in inputs("session"):
+        if path.name.startswith(side):
+            TARGETS["session"](path.read_bytes())
+    welcomes = set(WelcomeStatus) if side == "dialer" else set()
+    assert accepted == set(rules) - {Welcome} | welcomes
 
 
 @pytest.mark.parametrize("target", TARGETS)

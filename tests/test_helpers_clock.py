@@ -54,7 +54,7 @@ def test_a_timeout_expires_at_its_virtual_time() -> None:
     assert run_virtual(main()) == pytest.approx(3600, abs=1e-6)
 
 
-def test_what_is_ready_goes_before_any_timer() -> None:
+def test_ready_callbacks_run_before_any_timer() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
         loop.call_later(10, lambda: None)
@@ -65,7 +65,7 @@ def test_what_is_ready_goes_before_any_timer() -> None:
     assert run_virtual(main()) == 0.0
 
 
-def test_a_deadlock_is_an_error_that_names_who_waits() -> None:
+def test_a_deadlock_is_an_error_that_names_the_waiting_tasks() -> None:
     async def wait_for_ever() -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -96,7 +96,7 @@ def test_time_stands_still_while_a_thread_runs() -> None:
     assert run_virtual(main()) == ("done", 0.0)
 
 
-def test_time_goes_on_after_a_thread() -> None:
+def test_time_continues_after_a_thread() -> None:
     async def main() -> float:
         await asyncio.to_thread(lambda: None)
         await asyncio.sleep(5)
@@ -117,7 +117,7 @@ def test_tasks_left_behind_fail_the_run_by_name() -> None:
         run_virtual(main())
 
 
-def test_what_the_loop_is_told_fails_the_run() -> None:
+def test_an_error_reported_to_the_loop_fails_the_run() -> None:
     async def main() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 // 0)
         await asyncio.sleep(0)

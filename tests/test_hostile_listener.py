@@ -1,4 +1,4 @@
-"""A member of the group that listens, and means harm to who dials it.
+"""A member of the group that listens, and means harm to anyone that dials it.
 
 It knows the shared seed, so that a node that names nobody talks with it; `test_hostile_member` has
 what both sides of a session may try alike.
@@ -55,7 +55,7 @@ class Scene(NamedTuple):
     streams: asyncio.Queue[Stream]
 
     async def answer(self, *frames: bytes, version: int = 1) -> tuple[Channel, Opening]:
-        """Shake hands with who has connected, and send these frames."""
+        """Shake hands with the dialer, and send these frames."""
         stream = await self.streams.get()
         payload = Reply(version, 1 << 22, self.mallory.incarnation)
         channel, opening = await accept(stream, self.mallory, payload)
@@ -86,7 +86,7 @@ NO_WELCOME = {
 
 @pytest.mark.parametrize("frames", NO_WELCOME.values(), ids=NO_WELCOME)
 @in_virtual_time
-async def test_who_is_not_welcomed_as_it_should_be_has_no_session(frames: list[bytes]) -> None:
+async def test_a_dialer_without_a_proper_welcome_has_no_session(frames: list[bytes]) -> None:
     async with memory_nodes() as nodes, scene(nodes) as here:
         connecting = asyncio.ensure_future(here.node.connect(*here.address))
         channel, _ = await here.answer(*frames)
@@ -98,7 +98,7 @@ async def test_who_is_not_welcomed_as_it_should_be_has_no_session(frames: list[b
 
 
 @in_virtual_time
-async def test_who_is_left_waiting_gives_up_in_time() -> None:
+async def test_a_dialer_left_waiting_gives_up_in_time() -> None:
     async with memory_nodes() as nodes, scene(nodes) as here:
         connecting = asyncio.ensure_future(here.node.connect(*here.address))
         await here.answer()
@@ -108,7 +108,7 @@ async def test_who_is_left_waiting_gives_up_in_time() -> None:
 
 @in_virtual_time
 async def test_an_unexpected_listener_learns_nothing_about_the_dialer() -> None:
-    """Not even whom it wants: it gets a first message for another node, and nothing after that."""
+    """Not even which node it wants: the listener gets a first message for another, and no more."""
     async with memory_nodes() as nodes, scene(nodes) as here:
         bob = await nodes.listen("bob")
         connecting = asyncio.ensure_future(here.node.connect(*here.address, expect=bob.node_id))
@@ -138,7 +138,7 @@ async def test_an_unknown_version_is_refused() -> None:
 
 
 @in_virtual_time
-async def test_who_is_put_off_for_ever_gives_the_session_up_in_time() -> None:
+async def test_a_dialer_refused_forever_gives_the_session_up_in_time() -> None:
     async with memory_nodes() as nodes, scene(nodes) as here:
         connecting = asyncio.ensure_future(here.node.connect(*here.address))
         channel, _ = await here.answer(Welcome(ACCEPTED, 0, CREDIT).encode())
@@ -170,7 +170,7 @@ async def test_who_is_put_off_for_ever_gives_the_session_up_in_time() -> None:
     ids=["accepted", "credit", "ended"],
 )
 @in_virtual_time
-async def test_who_resumes_believes_no_impossible_number(welcome: Welcome) -> None:
+async def test_a_resuming_dialer_believes_no_impossible_number(welcome: Welcome) -> None:
     async with memory_nodes() as nodes, scene(nodes) as here:
         connecting = asyncio.ensure_future(here.node.connect(*here.address))
         channel, _ = await here.answer(Welcome(ACCEPTED, 0, CREDIT).encode())
@@ -185,7 +185,7 @@ async def test_who_resumes_believes_no_impossible_number(welcome: Welcome) -> No
 
 
 @in_virtual_time
-async def test_who_resumes_says_nothing_to_a_restarted_listener() -> None:
+async def test_a_resuming_dialer_sends_nothing_to_a_restarted_listener() -> None:
     async with memory_nodes() as nodes, scene(nodes) as here:
         connecting = asyncio.ensure_future(here.node.connect(*here.address))
         channel, _ = await here.answer(Welcome(ACCEPTED, 0, CREDIT).encode())

@@ -1,4 +1,4 @@
-"""Strangers to a listening node: they hear nothing, leave nothing, and keep no member out.
+"""Strangers to a listening node: they get nothing, leave nothing, and keep no member out.
 
 The same with far larger numbers is ``python -m tests.soak.hostile``.
 """
@@ -43,7 +43,7 @@ async def test_probes_get_no_byte_and_leave_no_trace(caplog: pytest.LogCaptureFi
         for _ in range(3):
             assert await probe(address, opening) == b""  # it was for one use
         writer.transport.abort()
-        await until(lambda: not listener._acceptor.answering)
+        await until(lambda: not listener._life.acceptor.answering)
         await until(lambda: log.names)
         await assert_no_task_left(before)
         assert set(log.names) == {"error"}
@@ -72,12 +72,12 @@ async def test_a_member_comes_in_while_many_connections_say_nothing() -> None:
         finally:
             for stranger in silent:
                 stranger.close()
-        await until(lambda: not listener._acceptor.answering)
+        await until(lambda: not listener._life.acceptor.answering)
 
 
 @pytest.mark.parametrize("kind", ["first", "second", "third", "record"])
 @in_virtual_time
-async def test_nothing_forged_is_taken_for_genuine(kind: str) -> None:
+async def test_no_forgery_is_accepted(kind: str) -> None:
     async with memory_nodes() as nodes:
         listener = await nodes.listen()
         assert nodes.network is not None
@@ -87,4 +87,4 @@ async def test_nothing_forged_is_taken_for_genuine(kind: str) -> None:
             await forger.forge(kind)
         await forger.end()
         assert forger.undocumented() == []
-        assert listener._acceptor.answering == set()
+        assert listener._life.acceptor.answering == set()

@@ -1,7 +1,7 @@
 """A node and another implementation of the protocol understand each other, over TCP.
 
-The other one is `helpers.independent`, written from ``docs/wire-format.md`` alone. It is the dialer
-in half of the tests, and the listener in the others.
+The other one is `helpers.independent_peer`, written from ``docs/wire-format.md`` alone. It is the
+dialer in half of the tests, and the listener in the others.
 """
 
 from __future__ import annotations
@@ -16,37 +16,43 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from helpers.independent import (
+    CANCELLED,
     ENDED,
+    FAILED,
     FORBIDDEN,
     NEW,
+    OK,
     PAD,
     REFUSED,
     RESUME,
     UNKNOWN,
+    UNSERVED,
     Channel,
-    Host,
     Keys,
     Opening,
-    Peer,
     Reply,
-    Rules,
     Stream,
     first_message,
     frame,
     recipient_of,
     start_noise,
 )
+from helpers.independent_peer import Host, Peer, Rules
 from helpers.nodes import SHARED_SEED, EventLog, Nodes, address_of, in_virtual_time, seed_of, until
-from seigr_toolset_transmissions import Session, STTNode, noise
 from seigr_toolset_transmissions.errors import (
     STTConnectError,
     STTHandshakeError,
+    STTRequestFailedError,
+    STTRequestRefusedError,
     STTSessionLostError,
 )
+from seigr_toolset_transmissions.protocol import noise
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from seigr_toolset_transmissions import Session, STTNode
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "wire-format.md"
 KIB = 1024
@@ -79,7 +85,7 @@ class Both(NamedTuple):
     """Where the other listens; None if it dials."""
 
     async def cut(self) -> None:
-        """Break the connection, and let the session go on over another one."""
+        """Break the connection, and let the session continue over another one."""
         resumes = self.session.stats.resumes
         await self.peer.leave()
         if self.host is None:
@@ -134,7 +140,7 @@ async def test_messages_of_all_sizes_arrive_both_ways(role: str, rules: Rules) -
 
 
 @both_roles
-async def test_both_agree_who_they_are_and_how_the_session_is_called(role: str) -> None:
+async def test_both_agree_on_their_identities_and_the_session_id(role: str) -> None:
     async with connected(role) as both:
         assert both.peer.peer_node_id == both.node.node_id
         assert both.session.peer_node_id == both.peer.keys.node_id
@@ -143,7 +149,7 @@ async def test_both_agree_who_they_are_and_how_the_session_is_called(role: str) 
 
 
 @both_roles
-async def test_what_was_received_is_acknowledged_both_ways(role: str) -> None:
+async def test_received_messages_are_acknowledged_both_ways(role: str) -> None:
     async with connected(role) as both:
         for message in numbered(50):
             both.peer.send(message)
@@ -155,7 +161,7 @@ async def test_what_was_received_is_acknowledged_both_ways(role: str) -> None:
 
 
 @both_roles
-async def test_credit_lets_more_pass_than_fits_a_window(role: str) -> None:
+async def test_new_credit_lets_more_through_than_one_window(role: str) -> None:
     rules = Rules(max_message=8 * KIB, window=16 * KIB)
     async with connected(role, rules) as both:
         messages = numbered(100, 4000)
@@ -229,7 +235,7 @@ async def test_a_cut_session_is_resumed_and_nothing_is_lost_or_doubled(role: str
 
 
 @both_roles
-async def test_a_message_in_parts_goes_on_after_a_cut(role: str) -> None:
+async def test_a_message_in_parts_continues_after_a_cut(role: str) -> None:
     async with connected(role) as both:
         message = bytes(range(256)) * 4 * KIB
         both.peer.send(message)
@@ -256,10 +262,137 @@ async def test_both_change_their_keys_after_the_same_records(
         assert min(channel.records_sent, channel.records_received) >= 40
 
 
+# Requests and replies
+
+
+async def reply_other(peer: Peer, request_id: int) -> tuple[int, bytes]:
+    """The reply to a request of the other implementation."""
+    await until(lambda: request_id in peer.replies)
+    return peer.replies[request_id]
+
+
+@both_roles
+@pytest.mark.parametrize("rules", LIBERTIES.values(), ids=LIBERTIES)
+async def test_each_side_answers_the_others_requests_of_all_sizes(role: str, rules: Rules) -> None:
+    async with connected(role, rules) as both:
+
+        @both.node.on_request
+        async def answer(_peer_node_id: bytes, data: bytes) -> bytes:
+            return data[::-1]
+
+        for number, size in enumerate(SIZES):
+            data = b"?" + bytes([number]) * size
+            assert await reply_other(both.peer, both.peer.request(data)) == (OK, data[::-1])
+            asking = asyncio.ensure_future(both.session.request(data, timeout=9))
+            request_id, arrived = await both.peer.requests.get()
+            assert (request_id, arrived) == (number, data)
+            both.peer.reply(request_id, OK, arrived[::-1])
+            assert await asking == data[::-1]
+
+
+@both_roles
+async def test_replies_may_come_in_any_order(role: str) -> None:
+    async with connected(role) as both:
+        asking = [asyncio.ensure_future(both.session.request(b"%d" % n)) for n in range(5)]
+        arrived = [await both.peer.requests.get() for _ in asking]
+        for request_id, data in reversed(arrived):
+            both.peer.reply(request_id, OK, data)
+        assert await asyncio.gather(*asking) == [b"%d" % n for n in range(5)]
+
+
+@both_roles
+async def test_each_side_learns_why_a_request_was_not_answered(role: str) -> None:
+    async with connected(role) as both:
+        assert await reply_other(both.peer, both.peer.request(b"")) == (UNSERVED, b"")
+
+        @both.node.on_request
+        async def fail(_peer_node_id: bytes, data: bytes) -> bytes:
+            raise STTRequestFailedError(data)
+
+        assert await reply_other(both.peer, both.peer.request(b"why")) == (FAILED, b"why")
+        for status, error in (
+            (FAILED, STTRequestFailedError),
+            (UNSERVED, STTRequestRefusedError),
+            (CANCELLED, STTRequestFailedError),
+        ):
+            asking = asyncio.ensure_future(both.session.request(b"?"))
+            request_id, _ = await both.peer.requests.get()
+            both.peer.reply(request_id, status)
+            with pytest.raises(error):
+                await asking
+
+
+@both_roles
+@pytest.mark.parametrize("cut", [False, True], ids=["", "over a resumed connection"])
+async def test_each_side_hears_that_the_other_has_cancelled(role: str, cut: bool) -> None:
+    async with connected(role) as both:
+        begun, cancelled = asyncio.Event(), asyncio.Event()
+
+        @both.node.on_request
+        async def wait(_peer_node_id: bytes, _data: bytes) -> bytes:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return b""
+
+        mine = both.peer.request(bytes(100_000))
+        async with asyncio.timeout(9):
+            await begun.wait()
+            asking = asyncio.ensure_future(both.session.request(bytes(100_000)))
+            theirs, _ = await both.peer.requests.get()
+            if cut:  # neither CANCEL gets across before it
+                assert both.peer.channel is not None
+                both.peer.channel.stream.transport.abort()
+            both.peer.cancel(mine)
+            asking.cancel()
+            await asyncio.wait([asking])
+            if cut:
+                await both.cut()
+            await cancelled.wait()
+            await until(lambda: both.peer.cancelled == [theirs])
+        assert await reply_other(both.peer, mine) == (CANCELLED, b"")
+        both.peer.reply(theirs, OK, b"it crossed")
+        await both.session.flush()
+        follow_up = asyncio.ensure_future(both.session.request(b"next"))
+        request_id, _ = await both.peer.requests.get()
+        assert request_id == theirs + 1
+        both.peer.reply(request_id, OK, b"there")
+        assert await follow_up == b"there"
+
+
+@both_roles
+async def test_requests_and_replies_continue_after_cuts(role: str) -> None:
+    async with connected(role) as both:
+        handled: list[bytes] = []
+
+        @both.node.on_request
+        async def answer(_peer_node_id: bytes, data: bytes) -> bytes:
+            handled.append(data)
+            return data
+
+        for turn in range(3):
+            data = [bytes([turn, n]) * 40_000 for n in range(6)]
+            mine = [both.peer.request(one) for one in data[:3]]
+            asking = [asyncio.ensure_future(both.session.request(one)) for one in data]
+            await asyncio.sleep(0)
+            await both.cut()
+            mine += [both.peer.request(one) for one in data[3:]]
+            for _ in data:
+                request_id, arrived = await both.peer.requests.get()
+                both.peer.reply(request_id, OK, arrived)
+            await both.cut()
+            assert [await reply_other(both.peer, one) for one in mine] == [(OK, d) for d in data]
+            assert await asyncio.gather(*asking) == data
+            assert handled == data
+            handled.clear()
+
+
 # Refusals
 
 
-async def test_the_dialer_hears_why_a_session_is_not_resumed() -> None:
+async def test_the_dialer_learns_why_a_session_is_not_resumed() -> None:
     async with connected("dialer") as both:
         both.peer.send(b"received")
         assert await receive(both.node, 1) == [b"received"]
@@ -273,7 +406,7 @@ async def test_the_dialer_hears_why_a_session_is_not_resumed() -> None:
         assert both.peer.welcomes[1:] == [(ENDED, 1, 0), (UNKNOWN, 0, 0)]
 
 
-async def test_the_dialer_hears_that_it_is_not_allowed_or_one_too_many() -> None:
+async def test_the_dialer_learns_that_it_is_not_allowed_or_beyond_a_limit() -> None:
     async with Nodes(max_sessions=1) as nodes:
         node = await nodes.listen("bob")
         for status in (0, REFUSED, FORBIDDEN):
@@ -292,7 +425,7 @@ async def test_the_dialer_hears_that_it_is_not_allowed_or_one_too_many() -> None
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(REFUSED, "takes no more sessions"), (FORBIDDEN, "does not allow this node")],
+    [(REFUSED, "accepts no more sessions"), (FORBIDDEN, "does not allow this node")],
 )
 async def test_a_node_says_why_the_listener_did_not_accept(status: int, words: str) -> None:
     async with Nodes() as nodes, Host(TcpNetwork(), keys("alice")) as host:
@@ -324,7 +457,7 @@ async def test_a_member_of_another_group_gets_no_answer_from_a_node() -> None:
 
 
 @pytest.mark.parametrize("recipient", ["nobody", "the node", "another"])
-async def test_a_node_answers_what_is_meant_for_it_or_for_nobody(recipient: str) -> None:
+async def test_a_node_answers_a_first_message_that_names_it_or_nobody(recipient: str) -> None:
     async with Nodes() as nodes:
         node = await nodes.listen("bob")
         now = (time.time_ns() // 1_000_000 + 60_000).to_bytes(6)
@@ -368,7 +501,7 @@ def worked_example() -> dict[str, bytes]:
     return {name: bytes.fromhex(digits) for name, digits in values.items()}
 
 
-def test_the_keys_of_the_worked_example_come_of_its_seeds() -> None:
+def test_the_keys_of_the_worked_example_come_from_its_seeds() -> None:
     values = worked_example()
     shared = values["shared seed"]
     for side in ("dialer's", "listener's"):

@@ -15,7 +15,8 @@ import pytest
 from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
 from helpers.lossless import messages, run_scenario
 from helpers.nodes import Nodes, in_virtual_time
-from seigr_toolset_transmissions import NodeConfig, outbox
+from seigr_toolset_transmissions import NodeConfig
+from seigr_toolset_transmissions.protocol import outbox
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def test_a_cut_anywhere_loses_doubles_and_reorders_nothing(
 
 
 def test_a_message_longer_than_any_connection_lives_arrives() -> None:
-    """Each new connection carries a part at least, so that a long message gets on."""
+    """Each new connection carries at least one part, so a long message makes progress."""
     long = messages(b"long", [20 * PART_BYTES])
     faults = [Fault(Direction.OUT, 900, Kind.RST) for _ in range(15)]
     outcome = run_scenario(long, [], faults)
@@ -126,7 +127,7 @@ def _record(node: STTNode) -> list[bytes]:
     return received
 
 
-def test_both_sides_tell_of_a_cut_and_of_its_end() -> None:
+def test_both_sides_report_a_cut_and_its_end() -> None:
     outcome = run_scenario(TO_LISTENER, TO_DIALER, [Fault(Direction.OUT, 700, Kind.RST)])
     expected = [
         "session_created",

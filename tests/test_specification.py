@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from helpers.clock import run_virtual
-from seigr_toolset_transmissions import EndpointManager, EventEmitter, STTNode, node
+from seigr_toolset_transmissions import EndpointManager, EventEmitter, STTNode
 from seigr_toolset_transmissions.errors import STTConnectError, STTEndpointError, STTEventError
+from seigr_toolset_transmissions.node import node
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from seigr_toolset_transmissions.endpoints import EndpointInfo
     from seigr_toolset_transmissions.transports.base import Listener, Receiver
 
 SNIPPETS = {
@@ -403,14 +405,14 @@ async def nodes(count: int) -> AsyncIterator[tuple[STTNode, list[STTNode]]]:
 
 
 async def received(peer: STTNode, count: int) -> list[bytes]:
-    """Receive so many messages; make sure that there are no more."""
+    """Receive this many messages; make sure that there are no more."""
     messages = [(await peer.endpoints.receive_any(timeout=10))[0] for _ in range(count)]
     with pytest.raises(TimeoutError):
         await peer.endpoints.receive_any(timeout=0)
     return messages
 
 
-async def info_of(endpoints: EndpointManager, endpoint_id: bytes) -> dict[str, Any]:
+async def info_of(endpoints: EndpointManager, endpoint_id: bytes) -> EndpointInfo:
     info = endpoints.get_endpoint(endpoint_id)
     assert info is not None
     return info
@@ -684,7 +686,7 @@ async def test_the_broadcaster_reaches_everybody(capsys: pytest.CaptureFixture[s
 
 
 @snippet("health monitoring")
-def test_the_health_monitor_tells_who_answers() -> None:
+def test_the_health_monitor_says_which_peers_answer() -> None:
     async def main() -> None:
         monitor_class = (await run("health monitoring", asyncio=asyncio))["HealthMonitor"]
         network = MemoryNetwork()
@@ -711,7 +713,7 @@ def test_the_health_monitor_tells_who_answers() -> None:
             await asyncio.sleep(5)  # `late` has had its five seconds
             assert monitor.health_status == {lively.node_id: "healthy", late.node_id: "unhealthy"}
             answering.append(late)
-            await asyncio.sleep(20)  # less than 30 s since the round ended: nobody was asked
+            await asyncio.sleep(20)  # less than 30 s since the round ended: no peer was asked
             assert monitor.health_status[late.node_id] == "unhealthy"
             await asyncio.sleep(20)
             assert monitor.health_status == {lively.node_id: "healthy", late.node_id: "healthy"}

@@ -1,4 +1,4 @@
-"""Links that are thin, or short-lived, or both: a session gets on over any that moves at all."""
+"""Links that are thin, short-lived, or both: a session makes progress over any that moves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_one_large_message_over_one_kilobyte_per_second(sender: str) -> No
 
 @in_virtual_time
 async def test_much_at_once_each_way_over_one_kilobyte_per_second() -> None:
-    """More than the transports' buffers hold, so that they pause: bytes go out all the same."""
+    """More than the transports' buffers hold, so they pause; bytes go out all the same."""
     network, nodes = thin_nodes(1000)
     async with nodes:
         pair = await nodes.pair()

@@ -1,10 +1,10 @@
-"""What is measured: one file for each kind."""
+"""The measures: one file for each kind."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import crowds, endpoints, events, files, layers, one_way, round_trip, strangers
+from . import crowds, endpoints, events, files, layers, one_way, requests, round_trip, strangers
 
 if TYPE_CHECKING:
     from .base import Measure
@@ -16,6 +16,7 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         one_way.OneWay(),
         round_trip.RoundTrip(),
+        requests.Requests(),
         crowds.Crowds(),
         events.Events(),
         endpoints.Endpoints(),

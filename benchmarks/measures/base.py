@@ -1,4 +1,4 @@
-"""What a measure is: it plans its cases, runs one of them, and yields samples."""
+"""What a measure is: it plans cases, runs them one by one, and yields samples."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Case", "Key", "Measure", "Metric", "Sample", "Samples", "Setting", "
 
 
 class Metric(NamedTuple):
-    """Something that is measured: what, at which size, and in which unit."""
+    """What is measured, at which size, and in which unit."""
 
     name: str
     size: int = 0
-    """What the metric grows with: bytes, sessions, handlers, endpoints."""
+    """What the metric depends on: a number of bytes, sessions, handlers or endpoints."""
     unit: str = ""
     digits: int = 1
     more_is_better: bool = False
@@ -44,7 +44,7 @@ def size_text(size: int, of: str) -> str:
 
 
 class Key(NamedTuple):
-    """Whose value of which metric, on which event loop."""
+    """Which metric, of which peer, on which event loop."""
 
     metric: Metric
     loop: str
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
 
 class Samples:
-    """All values of a run, and why some are absent."""
+    """All values of a run, and why some are missing."""
 
     def __init__(self) -> None:
         self._values: defaultdict[Key, list[float]] = defaultdict(list)
@@ -67,7 +67,7 @@ class Samples:
         """In order; each once."""
 
     def add(self, samples: Iterable[Sample]) -> None:
-        """Take the values of one round."""
+        """Add the values of one round."""
         for key, value in samples:
             self._values[key].append(value)
 
@@ -98,13 +98,13 @@ class Setting:
 
 
 class Case(NamedTuple):
-    """One thing to run, some seconds long. ``peer`` and ``label`` say which, to the user."""
+    """One thing to run, for a few seconds. ``peer`` and ``label`` name it to the user."""
 
     peer: str
     label: str
     run: Callable[[], list[Sample]]
     once: bool = False
-    """Whether the first round is enough: it takes long, and its values vary little."""
+    """Whether one round is enough, because it takes long and its values vary little."""
 
 
 class Measure(Protocol):
@@ -112,14 +112,14 @@ class Measure(Protocol):
 
     @property
     def name(self) -> str:
-        """On the command line."""
+        """Its name on the command line."""
 
     def cases(self, setting: Setting) -> list[Case]:
-        """Return what one round consists of; the order is that in which the peers take turns."""
+        """Return the cases of one round, in the order in which the peers take turns."""
 
 
 def interleave(cases: list[Case], turn: int) -> list[Case]:
-    """Rotate the cases, so that in each round another peer comes first."""
+    """Rotate the cases, so that a different peer comes first in each round."""
     if not cases:
         return []
     start = turn % len(cases)

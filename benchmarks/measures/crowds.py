@@ -1,10 +1,10 @@
-"""Many sessions at one hub: how fast they are opened, what they weigh, how a broadcast goes.
+"""Many sessions at one hub: how fast they open, how much they weigh, what a broadcast costs.
 
-A broadcast's cost is the processor time of the hub's process from the call until the system has
-all copies, divided by the sessions: what the hub waits for, and what the crowd's process costs, is
-not the hub's. A library that has its messages acknowledged pays for that a little later: "in all"
-ends when nothing more follows. How late the copies arrive is a metric of its own, and there the
-crowd counts.
+A broadcast's cost is the processor time of the hub's process from the call until the system has all
+copies, divided by the number of sessions. It leaves out what the hub waits for, and what the
+crowd's process costs. A library whose messages are acknowledged pays for that a little later: "in
+all" ends when nothing more follows. How late the copies arrive is a separate metric, which includes
+the crowd.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _SIZES = (100, 1_000, 5_000, 10_000)
 _QUICK_SIZES = (100, 1_000)
 _OWN_ONLY = 10_000
 _ONCE = 5_000
-"""From here on one round is enough: the broadcasts are repeated within it."""
+"""From this size on, one round is enough: it repeats the broadcasts."""
 _BROADCASTS = 8
 _LIMIT = 240.0
 
 
 def opening(sessions: int) -> Metric:
-    """Return the metric of how many sessions are opened in a second."""
+    """Return the metric of how many sessions open per second."""
     return Metric("new sessions", sessions, "/s", 0, more_is_better=True, of="sessions")
 
 
 def idle(sessions: int) -> Metric:
-    """Return the metric of the hub's memory for a session that was never used."""
+    """Return the metric of the hub's memory for a session that has never been used."""
     return Metric("memory of an idle session", sessions, "KiB", 1, of="sessions")
 
 
@@ -60,12 +60,12 @@ def broadcast(sessions: int) -> Metric:
 
 
 def in_all(sessions: int) -> Metric:
-    """Return the metric of the same, until nothing more follows: acknowledgements have come."""
+    """Return the metric of the same, until nothing more follows, acknowledgements included."""
     return Metric("broadcast of 64 B in all, per recipient", sessions, "us CPU", 1, of="sessions")
 
 
 def last_arrivals(sessions: int) -> Metric:
-    """Return the metric of when 99 of 100 recipients have a broadcast."""
+    """Return the metric of how long it takes until 99 of 100 recipients have a broadcast."""
     return Metric("broadcast of 64 B, p99 of arrival", sessions, "ms", 1, of="sessions")
 
 

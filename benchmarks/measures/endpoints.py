@@ -1,4 +1,4 @@
-"""Endpoints: what adding, finding and removing one costs as their number grows, and its memory."""
+"""Endpoints: the cost of adding, finding and removing one as their number grows; their memory."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _QUICK_SIZES = SIZES[:-1]
 OPERATIONS = ("add", "get", "remove")
 _AT_ONCE = 1_000
 _WEIGHED = 20_000
-"""tracemalloc makes everything slow, and bytes per endpoint hardly depend on the number."""
+"""tracemalloc slows everything down, and the bytes per endpoint hardly depend on the number."""
 
 
 def operation(name: str, endpoints: int) -> Metric:
-    """Return the metric of one call while there are so many endpoints."""
+    """Return the metric of one call while there are this many endpoints."""
     return Metric(f"{name} an endpoint", endpoints, "us", 2, of="endpoints")
 
 
 def find(endpoints: int) -> Metric:
-    """Return the metric of a search through all metadata, for each endpoint looked at."""
+    """Return the metric of a search through all metadata, per endpoint."""
     return Metric("find by metadata, per endpoint", endpoints, "us", 3, of="endpoints")
 
 
 def memory(endpoints: int) -> Metric:
-    """Return the metric of the bytes that an idle endpoint takes, its id included."""
+    """Return the metric of the bytes that an idle endpoint takes, including its id."""
     return Metric("memory of an idle endpoint", endpoints, "B", 0, of="endpoints")
 
 
@@ -49,7 +49,7 @@ class Endpoints:
     name = "endpoints"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case: it has no peers and uses no loop."""
+        """Return one case: there are no peers, and no loop is used."""
         sizes = _QUICK_SIZES if setting.quick else SIZES
         return [Case(OWN, "endpoints", partial(_measure, sizes, setting.loops[0]))]
 
@@ -103,10 +103,10 @@ async def _weigh(size: int) -> float:
 async def _time(size: int) -> list[tuple[Metric, float]]:
     manager = await _filled(size)
     gc.collect()
-    gc.freeze()  # what is there already is not looked through while new ones are added
+    gc.freeze()  # the collector skips what is already there while new ones are added
     try:
         fresh = [_id(size + number) for number in range(_AT_ONCE)]
-        # Known ones, spread over all.
+        # Known endpoints, spread over all of them.
         known = [_id(number * size // _AT_ONCE) for number in range(_AT_ONCE)]
         seconds: dict[str, list[float]] = {name: [] for name in OPERATIONS}
         for _ in range(5):
@@ -129,7 +129,7 @@ async def _time(size: int) -> list[tuple[Metric, float]]:
         found = manager.find(type=7)
         searched = time.perf_counter() - begun
         if len(found) != len(range(7, size, 100)) or len(manager) != size:
-            raise ValueError("find has not found what is there")
+            raise ValueError("find did not find what is there")
     finally:
         gc.unfreeze()
     return [

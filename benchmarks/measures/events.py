@@ -1,15 +1,15 @@
-"""Events: an emit that is awaited until all handlers have ended.
+"""Events: an awaited emit that ends when all handlers have ended.
 
-There are two kinds of handlers. Those of "emit" do nothing but count. Those of "emit, handlers that
-wait 1 ms" do that first, as handlers do that ask anybody for anything: there it shows whether they
-run concurrently.
+There are two kinds of handlers. Those of "emit" only count. Those of "emit, handlers that wait 1
+ms" wait first, as handlers do that ask something of somebody, which shows whether they run
+concurrently.
 
-Each library is used as it is meant to be from asyncio. They promise different things, which the
-table cannot show: ours runs handlers concurrently, returns their results in order and isolates
-their failures; pyee starts a task for each, returns before they have run, and is waited for here;
-blinker awaits one after the other, and the first exception skips the rest; psygnal has a queue of
-its own, from which one task awaits one after the other, and is waited for here too. The plain loop
-of awaits is what the handlers themselves cost.
+Each library is used as it is meant to be used from asyncio. They promise different things, which
+the table cannot show. Ours runs handlers concurrently, returns their results in order and isolates
+their failures. pyee starts a task for each handler and returns before they have run; the benchmark
+waits for them. blinker awaits one handler after the other, and the first exception skips the rest.
+psygnal has a queue of its own, from which one task awaits one handler after the other; the
+benchmark waits for that too. The plain loop of awaits shows what the handlers themselves cost.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _WAIT_SECONDS = 0.001
 Emit = Callable[[int], Awaitable[object]]
 Handler = Callable[[int], Awaitable[object]]
 Install = Callable[[list[Handler], Callable[[], int]], Awaitable[Emit]]
-"""Register handlers with a library; how many calls of them have ended is told by the function."""
+"""Register handlers with a library. The function returns how many calls of them have ended."""
 
 
 def emit(handlers: int, *, waiting: bool = False) -> Metric:
-    """Return the metric of one emit to so many handlers, which wait for something or not."""
+    """Return the metric of one emit to this many handlers, which wait for something or not."""
     name, digits = ("emit, handlers that wait 1 ms", 0) if waiting else ("emit", 2)
     return Metric(name, handlers, "us", digits, of="handlers")
 
@@ -129,7 +129,7 @@ class Events:
     name = "events"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case for each library and loop that is installed."""
+        """Return one case for each installed library and loop."""
         seconds = _QUICK_SECONDS if setting.quick else _SECONDS
         return [
             Case(name, "emit", partial(_measure, name, loop, seconds))
@@ -146,7 +146,7 @@ def _measure(name: str, loop: str, seconds: float) -> list[Sample]:
 
 
 def time_library(link: Link, name: str, loop: str, seconds: float) -> None:
-    """Report, for each number and kind of handlers, the seconds of one emit."""
+    """Report the seconds of one emit, for each number and kind of handlers."""
     timed: list[tuple[Metric, float]] = []
 
     async def main() -> None:
@@ -162,7 +162,7 @@ def time_library(link: Link, name: str, loop: str, seconds: float) -> None:
 async def _time_emit(install: Install, count: int, seconds: float, *, waiting: bool) -> float:
     ended = 0
 
-    def make() -> Handler:  # a function of its own for each: some emitters keep a set
+    def make() -> Handler:  # a separate function for each: some emitters keep a set
         async def count_up(*_values: Any) -> None:
             nonlocal ended
             ended += 1

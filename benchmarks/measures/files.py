@@ -1,7 +1,7 @@
-"""A file through the command line: ``stt send`` to ``stt listen --raw``, and compared there.
+"""A file through the command line: ``stt send`` to ``stt receive``, compared on arrival.
 
-The clock runs from the start of the command to its end, so that the start of Python, the derivation
-of keys and the handshake are in it: a user waits for them, too.
+The clock runs from the start of the command to its end. It includes starting Python, deriving keys
+and the handshake, because a user waits for those too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COMMAND = [sys.executable, "-m", "seigr_toolset_transmissions.cli"]
 
 
 def rate(megabytes: int) -> Metric:
-    """Return the metric of a file's megabytes by all the seconds of the command."""
+    """Return the metric of a file's megabytes divided by the seconds the command takes."""
     return Metric("a file through `stt send`", megabytes, "MB/s", 0, more_is_better=True, of="MB")
 
 
@@ -48,42 +48,38 @@ class Files:
     name = "files"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case, on the loop that the command uses."""
+        """Return one case, on the loop that the command uses."""
         if self.missing() is not None:
             return []
         megabytes = _QUICK_MEGABYTES if setting.quick else _MEGABYTES
         return [Case(OWN, "a file", partial(_measure, megabytes))]
 
     def missing(self) -> str | None:
-        """Return why there is nothing to measure, or None."""
+        """Return why it cannot be measured, or None."""
         absent = [name for name in ("click", "rich") if importlib.util.find_spec(name) is None]
         return f"no module {', '.join(absent)}" if absent else None
 
 
 def _measure(megabytes: int) -> list[Sample]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
-        sent, received = Path(directory) / "sent", Path(directory) / "received"
+        sent, inbox = Path(directory) / "sent", Path(directory) / "inbox"
+        inbox.mkdir()
         digest = _write_random(sent, megabytes)
         environment = os.environ | {"STT_SHARED_SEED": secrets.token_hex(32)}
-        listening = [*_COMMAND, "listen", f"{HOST}:0", "--raw", "--recv-only"]
-        with (
-            received.open("wb") as output,
-            subprocess.Popen(
-                listening, env=environment, stdout=output, stderr=subprocess.PIPE
-            ) as listener,
-        ):
+        receiving = [*_COMMAND, "receive", f"{HOST}:0", str(inbox), "--once"]
+        with subprocess.Popen(receiving, env=environment, stderr=subprocess.PIPE) as receiver:
             try:
-                assert listener.stderr is not None
-                sending = [*_COMMAND, "send", f"{HOST}:{_port(listener.stderr)}", str(sent)]
+                assert receiver.stderr is not None
+                sending = [*_COMMAND, "send", f"{HOST}:{_port(receiver.stderr)}", str(sent)]
                 begun = time.perf_counter()
                 _complete(sending, environment)
                 seconds = time.perf_counter() - begun
-                listener.wait(_SECONDS)
+                receiver.wait(_SECONDS)
             except subprocess.TimeoutExpired as error:
                 raise Failure(str(error)) from None
             finally:
-                listener.kill()
-        with received.open("rb") as file:
+                receiver.kill()
+        with (inbox / sent.name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").digest() != digest:
                 raise Failure("the file that arrived is not the one that was sent")
     return [Sample(Key(rate(megabytes), BLOCKING, OWN), megabytes / seconds)]
@@ -101,11 +97,11 @@ def _write_random(path: Path, megabytes: int) -> bytes:
 
 
 def _port(said: IO[bytes]) -> str:
-    """Read what a listening command says until it tells its port; return that."""
+    """Read the output of a listening command until it names its port; return the port."""
     for line in said:
         if match := re.search(rb"listening on \S*:(\d+) as ", line):
             return match[1].decode()
-    raise Failure("`stt listen` ended without a word of where it listens")
+    raise Failure("`stt receive` ended without saying where it listens")
 
 
 def _complete(command: list[str], environment: dict[str, str]) -> None:

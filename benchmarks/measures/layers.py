@@ -1,11 +1,11 @@
-"""Where the time of a message goes: the parts of its way, each timed by itself, in one process.
+"""Where the time of a message goes: the stages of its path, each timed by itself, in one process.
 
-Two nodes are connected; then what they would write to their sockets is kept, and handed to the
-other node by hand. So nothing of the system or the event loop is in these figures, and what is
-missing between them and a measured throughput or round trip is theirs.
+Two nodes are connected. From then on the benchmark keeps what they would write to their sockets and
+hands it to the other node itself. These figures therefore include nothing of the system or the
+event loop, which account for the difference to a measured throughput or round trip.
 
-A lone message pays for a record, an encryption and a look at everything that may be due; in a
-stream, many share that.
+A lone message pays for a record, an encryption and a check of everything that may be due. In a
+stream, many messages share that.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import secrets
 import time
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks import roles
 from benchmarks.peers import OWN
 from benchmarks.processes import Child
 from seigr_toolset_transmissions import STTNode
-from seigr_toolset_transmissions.frames import FrameDecoder, encode_data
-from seigr_toolset_transmissions.noise import KEY_BYTES, CipherState
-from seigr_toolset_transmissions.records import seal, unseal
+from seigr_toolset_transmissions.protocol.frames import FrameDecoder, encode_data
+from seigr_toolset_transmissions.protocol.noise import KEY_BYTES, CipherState
+from seigr_toolset_transmissions.protocol.records import seal, unseal
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 from .base import Case, Key, Metric, Sample, Setting
@@ -31,6 +31,7 @@ from .base import Case, Key, Metric, Sample, Setting
 if TYPE_CHECKING:
     from benchmarks.processes import Link
     from seigr_toolset_transmissions import Session
+    from seigr_toolset_transmissions.sessions.session import LiveSession
 
 __all__ = ["AT_ONCE", "Layers", "layers"]
 
@@ -41,27 +42,27 @@ _QUICK_MESSAGES = 20_000
 _LIMIT = 120.0
 
 _AWAIT = "awaiting a coroutine that does nothing"
-_SEND = "send_to_endpoint, down to the socket's door"
+_SEND = "send_to_endpoint, up to the socket"
 _ENCODE = "of that: frames, records, encryption"
-_TAKE = "from the socket's door to the inbox"
+_TAKE = "from the socket to the inbox"
 _DECODE = "of that: decryption, records, frames"
-_RECEIVE = "receive_any, the message at hand"
+_RECEIVE = "receive_any, with a message at hand"
 _ACKNOWLEDGE = "an acknowledgement, on both sides"
 _PARTS = (_AWAIT, _SEND, _ENCODE, _TAKE, _DECODE, _RECEIVE, _ACKNOWLEDGE)
 
 
 def layers(at_once: int) -> Metric:
-    """Return the metric of one message's share, when so many are sent at once."""
-    return Metric("the way of a message of 64 B", at_once, "us", 2, of="at once")
+    """Return the metric of one message's share when this many are sent at once."""
+    return Metric("the path of a message of 64 B", at_once, "us", 2, of="at once")
 
 
 class Layers:
-    """The parts of a message's way."""
+    """The stages of a message's path."""
 
     name = "layers"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case for each number of messages at once."""
+        """Return one case for each number of messages at once."""
         count = _QUICK_MESSAGES if setting.quick else _MESSAGES
         return [
             Case(OWN, str(layers(at_once)), partial(_measure, at_once, count))
@@ -79,7 +80,7 @@ def _measure(at_once: int, count: int) -> list[Sample]:
 
 
 class _Door:
-    """Stands in for the transport of a connection: keeps what is written."""
+    """Stands in for the transport of a connection and keeps what is written."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -101,12 +102,17 @@ class _Door:
         self.connection._transport = self._transport  # noqa: SLF001
 
 
+def _live(session: Session) -> LiveSession:
+    """Return the session as its node has it."""
+    return cast("LiveSession", session)
+
+
 def _door_of(session: Session) -> _Door:
-    return _Door(session._connection)  # noqa: SLF001
+    return _Door(_live(session)._connection)  # noqa: SLF001
 
 
 class _Clock:
-    """Notes the time of each part of each lap."""
+    """Notes the time of each stage of each lap."""
 
     def __init__(self) -> None:
         self.laps: dict[str, list[float]] = {}
@@ -122,7 +128,7 @@ class _Clock:
 
 
 def walk(link: Link, at_once: int, count: int) -> None:
-    """Time each part as often as it takes for so many messages; report the medians, in seconds."""
+    """Time each stage for ``count`` messages in all; report the medians, in seconds."""
     messages = [secrets.token_bytes(_BYTES) for _ in range(at_once)]
     laps = count // at_once
     clock = _Clock()
@@ -150,7 +156,7 @@ async def _pass(clock: _Clock, messages: list[bytes], laps: int) -> None:
             clock.note(_AWAIT)
             for data in messages:
                 await send(data)
-            if session.machine.outbox.pending:
+            if _live(session).machine.outbox.pending:
                 here.connection.flush()
             clock.note(_SEND)
             with here.written() as records:
@@ -166,7 +172,7 @@ async def _pass(clock: _Clock, messages: list[bytes], laps: int) -> None:
             with there.written() as records:
                 here.connection.bytes_received(records)
             clock.note(_ACKNOWLEDGE)
-            if session.machine.outbox.unacked_cost:
+            if _live(session).machine.outbox.unacked_cost:
                 raise ValueError("what was received is not acknowledged")
             await asyncio.sleep(0)
         here.unhinge()

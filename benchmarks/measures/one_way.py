@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks import roles
-from benchmarks.peers import OWN
+from benchmarks.peers.base import BATCHES, HANDLER, ITERATOR, RECEIVE
 from benchmarks.processes import Child
 
 from .base import Case, Key, Metric, Sample, Setting
@@ -15,12 +15,12 @@ from .pairs import contenders, make_job
 if TYPE_CHECKING:
     from benchmarks.peers.base import Job
 
-__all__ = ["SIZES", "OneWay", "cpu", "pull", "push"]
+__all__ = ["SIZES", "OneWay", "batches", "cpu", "iterated", "pull", "push"]
 
 SIZES = {64: 500_000, 1024: 200_000, 64 * 1024: 8_000, 1024 * 1024: 500}
-"""Bytes of a message, and how many a fast peer sends."""
+"""Message sizes in bytes, and how many messages a fast peer sends."""
 _LARGE = 16 * 1024
-"""From here on all peers are given the same number: bytes limit them, not messages."""
+"""From this size on, all peers send the same number: bytes limit them, not messages."""
 _QUICK = 5
 
 
@@ -31,18 +31,32 @@ def _metric(name: str, size: int) -> Metric:
 
 
 def pull(size: int) -> Metric:
-    """Return the metric of messages that are received one after the other."""
+    """Return the metric of messages received one after the other."""
     return _metric("one way", size)
 
 
 def push(size: int) -> Metric:
-    """Return the metric of messages that a handler is called with."""
+    """Return the metric of messages handed to a handler."""
     return _metric("one way, to a handler", size)
 
 
-def cpu(size: int) -> Metric:
-    """Return the metric of the processor time of both sides for one message."""
-    return Metric("CPU of a message, both sides", size, "us", 2, of="B")
+def batches(size: int) -> Metric:
+    """Return the metric of messages received many at once."""
+    return _metric("one way, many at once", size)
+
+
+def iterated(size: int) -> Metric:
+    """Return the metric of messages received by a loop over all of them."""
+    return _metric("one way, in a loop", size)
+
+
+_CONSUMERS = {RECEIVE: pull, HANDLER: push, BATCHES: batches, ITERATOR: iterated}
+
+
+def cpu(one_way: Metric) -> Metric:
+    """Return the metric of both sides' processor time for one message that goes this way."""
+    name = one_way.name.replace("one way", "CPU of a message, both sides")
+    return Metric(name, one_way.size, "us", 2, of="B")
 
 
 class OneWay:
@@ -51,17 +65,16 @@ class OneWay:
     name = "oneway"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case for each size, peer and loop, and our handlers besides."""
+        """Return one case for each size, peer, loop and way to receive."""
         cases = []
         for size, most in SIZES.items():
             for peer, loop in contenders(setting, "oneway"):
                 pace = 1.0 if size >= _LARGE else peer.pace
                 count = int(most * pace / (_QUICK if setting.quick else 1))
-                job = make_job(setting, peer, loop, size=size, count=count)
-                cases.append(Case(peer.name, str(pull(size)), partial(_measure, job, loop)))
-                if peer.name == OWN:
-                    job = make_job(setting, peer, loop, size=size, count=count, push=True)
-                    cases.append(Case(peer.name, str(push(size)), partial(_measure, job, loop)))
+                for consumer in peer.consumers:
+                    job = make_job(setting, peer, loop, size=size, count=count, consumer=consumer)
+                    label = str(_CONSUMERS[consumer](size))
+                    cases.append(Case(peer.name, label, partial(_measure, job, loop)))
         return cases
 
 
@@ -77,11 +90,11 @@ def _measure(job: Job, loop: str) -> list[Sample]:
             sink.link.tell("close")
     seconds = received.ended - sent.begun
     per_second = job.count / seconds
-    metric = push(job.size) if job.push else pull(job.size)
+    metric = _CONSUMERS[job.consumer](job.size)
     if job.size >= _LARGE:
         per_second *= job.size / 1e6
-    samples = [Sample(Key(metric, loop, job.peer), per_second)]
-    if not job.push:
-        spent = (received.cpu + sent.cpu) / job.count * 1e6
-        samples.append(Sample(Key(cpu(job.size), loop, job.peer), spent))
-    return samples
+    spent = (received.cpu + sent.cpu) / job.count * 1e6
+    return [
+        Sample(Key(metric, loop, job.peer), per_second),
+        Sample(Key(cpu(metric), loop, job.peer), spent),
+    ]

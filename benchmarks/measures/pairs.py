@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["BLOCKING", "contenders", "make_job"]
 
 BLOCKING = "no loop"
-"""Stands where the event loop's name stands, for peers that use none."""
+"""Takes the place of the event loop's name for peers that use none."""
 
 
 def contenders(setting: Setting, ability: str) -> Iterator[tuple[Peer, str]]:
-    """Yield each chosen peer that can do this, with each loop on which it runs."""
+    """Yield each chosen peer that can do this, with each loop that it runs on."""
     for name in setting.peers:
         peer = PEERS[name]
         if ability in peer.can:
@@ -30,7 +30,7 @@ def contenders(setting: Setting, ability: str) -> Iterator[tuple[Peer, str]]:
 
 
 def make_job(setting: Setting, peer: Peer, loop: str, **what: Any) -> Job:
-    """Return a job with what all jobs of this run share."""
+    """Return a job with the settings that all jobs of this run share."""
     return Job(
         peer=peer.name,
         loop="asyncio" if loop == BLOCKING else loop,

@@ -1,4 +1,4 @@
-"""Round trip: one message there and back, the next one after the answer."""
+"""Round trip: one message there and back; the next one follows the answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RoundTrip:
     name = "roundtrip"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case for each peer and loop."""
+        """Return one case for each peer and loop."""
         count = _QUICK_CALLS if setting.quick else _CALLS
         return [
             Case(

@@ -1,10 +1,10 @@
-"""Strangers: what somebody who does not know the shared seed costs a listening node.
+"""Strangers: what anyone who does not know the shared seed costs a listening node.
 
-A stranger connects, sends as much as a first handshake message and is refused. It is compared with
-a bare asyncio listener that reads as much and resets the connection: the rest of the cost is the
-machine's and the event loop's. Both listen at the same time and are knocked at in turn, by some
-strangers at once, as in a flood: what one alone costs depends on how often it wakes the listener,
-which is chance.
+A stranger connects, sends as many bytes as a first handshake message has, and is refused. The node
+is compared with a bare asyncio listener that reads as much and resets the connection, whose cost is
+the machine's and the event loop's. Both listen at the same time and get their strangers in turn,
+several at once, as in a flood: what a lone stranger costs depends on how often it wakes the
+listener, which is a matter of chance.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ BARE = "asyncio accept and reset"
 _TURNS = 7
 _STRANGERS = 500
 _QUICK_STRANGERS = 150
-"""In a turn."""
+"""Strangers in each turn."""
 _AT_ONCE = 50
 _BYTES = 64
 """A first message has 64 bytes (``docs/wire-format.md``)."""
 
 
 class _Reset(asyncio.BufferedProtocol):
-    # An `asyncio.Protocol` would make the loop allocate 256 KiB for each read, which, by the state
-    # of the heap, costs nothing or more than all the rest.
+    # An `asyncio.Protocol` would make the loop allocate 256 KiB for each read, which costs nothing
+    # or more than everything else, depending on the state of the heap.
     _buffer = memoryview(bytearray(_BYTES))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is none by inheritance.
+        # uvloop's does not inherit from it.
         self._transport = cast("asyncio.Transport", transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -91,12 +91,12 @@ _LISTENERS: dict[str, Any] = {OWN: _listen_own, BARE: _listen_bare}
 
 
 class Strangers:
-    """Refusing those who do not belong."""
+    """Refusing strangers."""
 
     name = "strangers"
 
     def cases(self, setting: Setting) -> list[Case]:
-        """One case for each loop; it runs both listeners, whose difference counts."""
+        """Return one case for each loop. It runs both listeners, because the difference counts."""
         count = _QUICK_STRANGERS if setting.quick else _STRANGERS
         return [Case(OWN, "strangers", partial(_measure, loop, count)) for loop in setting.loops]
 
@@ -108,7 +108,7 @@ def _measure(loop: str, count: int) -> list[Sample]:
     ):
         ports = {child: child.link.hear("port") for child in (own, bare)}
         for child, port in ports.items():
-            _refuse(child, port, count)  # not counted: what is new costs more
+            _refuse(child, port, count)  # not counted: the first ones cost more
         costs = [
             {child: _refuse(child, port, count) for child, port in ports.items()}
             for _ in range(_TURNS)
@@ -123,7 +123,7 @@ def _measure(loop: str, count: int) -> list[Sample]:
 
 
 def _refuse(child: Child, port: int, count: int) -> float:
-    """Return the microseconds of the listener's processor time for each of so many strangers."""
+    """Return the listener's processor time for each of ``count`` strangers, in microseconds."""
     child.link.tell("begin")
     child.link.hear("ready")
     for _ in range(0, count, _AT_ONCE):
@@ -148,7 +148,7 @@ def _knock(port: int) -> None:
 
 
 def listen(link: Link, name: str, loop: str, count: int) -> None:
-    """Listen; report the processor time of each turn, and that all strangers were refused."""
+    """Listen; report the processor time of each turn, and check that all were refused."""
 
     async def main() -> None:
         port, close, refused = await _LISTENERS[name]()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .base import Peer
-from .message_queue import ZmqAsyncio, ZmqBlocking
+from .message_queue import ZmqAsyncio, ZmqBlocking, ZmqReqAsyncio, ZmqReqBlocking
 from .nats_broker import Nats
+from .remote_calls import Grpc
 from .socket_io import SocketIO
 from .stt import Stt
 from .tcp import AsyncioProtocol, AsyncioStreams, MutualTls, RawSockets
@@ -18,9 +19,12 @@ PEERS: dict[str, Peer] = {
         Stt(),
         ZmqBlocking(),
         ZmqAsyncio(),
+        ZmqReqBlocking(),
+        ZmqReqAsyncio(),
         Websockets(),
         SocketIO(),
         Nats(),
+        Grpc(),
         MutualTls(),
         AsyncioStreams(),
         AsyncioProtocol(),

@@ -1,21 +1,24 @@
 """ZeroMQ with CURVE, through pyzmq: as blocking sockets and under asyncio.
 
-One-way is PUSH to PULL, everything else DEALER to ROUTER, as the ZeroMQ guide advises. Queues have
-their default bounds (1,000 messages at each end). The server holds a key pair that clients know;
-clients have key pairs of their own, which nobody asks for.
+One-way is PUSH to PULL, everything else DEALER to ROUTER, as the ZeroMQ guide advises. Requests and
+replies are measured in two ways: with REQ and REP, which take one at a time, and with DEALER and
+ROUTER, where the replies come in the order of the requests, and nothing else tells whose they are.
+Queues have their default bounds (1,000 messages at each end). The server has a key pair that
+clients know; clients have key pairs of their own, which nobody checks.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Line, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ZmqAsyncio", "ZmqBlocking"]
+__all__ = ["ZmqAsyncio", "ZmqBlocking", "ZmqReqAsyncio", "ZmqReqBlocking"]
 
 _LINGER = 10_000
 _MOST_SOCKETS = 12_000
@@ -49,7 +52,7 @@ class ZmqBlocking(Peer):
 
     name = "pyzmq CURVE, blocking"
     needs = ("zmq",)
-    can = frozenset({"oneway", "roundtrip"})
+    can = frozenset({"oneway", "roundtrip", "requests"})
     blocking = True
 
     def open_sink(self, job: Job, arrived: Callable[[bytes], None]) -> Sink:
@@ -89,13 +92,51 @@ class ZmqBlocking(Peer):
 
         return Caller(ask, socket.context.destroy)
 
+    open_responder = open_echo
+
+    def open_requester(self, job: Job, address: Any) -> Line:
+        import zmq
+
+        socket = _connect(zmq.Context(), zmq.DEALER, address)
+        return Line(socket.send, socket.recv, socket.context.destroy)
+
+
+class ZmqReqBlocking(Peer):
+    """Blocking REQ and REP sockets."""
+
+    name = "pyzmq CURVE REQ, blocking"
+    needs = ("zmq",)
+    can = frozenset({"requests"})
+    blocking = True
+    one_at_a_time = True
+
+    def open_responder(self, job: Job) -> Server:
+        import threading
+
+        import zmq
+
+        socket, address = _listen(zmq.Context(), zmq.REP)
+
+        def answer() -> None:
+            while True:
+                socket.send(socket.recv())
+
+        threading.Thread(target=answer, daemon=True).start()
+        return Server(address, close=_pass)  # the process ends it
+
+    def open_requester(self, job: Job, address: Any) -> Line:
+        import zmq
+
+        socket = _connect(zmq.Context(), zmq.REQ, address)
+        return Line(socket.send, socket.recv, socket.context.destroy)
+
 
 class ZmqAsyncio(Peer):
     """``zmq.asyncio``."""
 
     name = "pyzmq CURVE, asyncio"
     needs = ("zmq",)
-    can = frozenset({"oneway", "roundtrip", "crowd"})
+    can = frozenset({"oneway", "roundtrip", "requests", "crowd"})
     pace = 0.2
     sends_later = True
 
@@ -132,6 +173,28 @@ class ZmqAsyncio(Peer):
             return await socket.recv()  # type: ignore[no-any-return]
 
         return Caller(ask, _destroyer(socket))
+
+    open_responder = open_echo
+
+    async def open_requester(self, job: Job, address: Any) -> Caller:
+        import zmq.asyncio
+
+        socket = _connect(zmq.asyncio.Context(), zmq.DEALER, address)
+        loop = asyncio.get_running_loop()
+        waiting: deque[asyncio.Future[bytes]] = deque()
+
+        async def take() -> None:
+            while True:
+                data = await socket.recv()
+                waiting.popleft().set_result(data)
+
+        async def ask(data: bytes) -> bytes:
+            reply: asyncio.Future[bytes] = loop.create_future()
+            waiting.append(reply)
+            await socket.send(data)
+            return await reply
+
+        return Caller(ask, _destroyer(socket, asyncio.create_task(take())))
 
     async def open_hub(self, job: Job) -> Hub:
         import zmq.asyncio
@@ -177,6 +240,37 @@ class ZmqAsyncio(Peer):
             context.destroy(linger=0)
 
         return Crowd(connect, close)
+
+
+class ZmqReqAsyncio(Peer):
+    """REQ and REP sockets of ``zmq.asyncio``."""
+
+    name = "pyzmq CURVE REQ, asyncio"
+    needs = ("zmq",)
+    can = frozenset({"requests"})
+    one_at_a_time = True
+
+    async def open_responder(self, job: Job) -> Server:
+        import zmq.asyncio
+
+        socket, address = _listen(zmq.asyncio.Context(), zmq.REP)
+
+        async def answer() -> None:
+            while True:
+                await socket.send(await socket.recv())
+
+        return Server(address, close=_destroyer(socket, asyncio.create_task(answer())))
+
+    async def open_requester(self, job: Job, address: Any) -> Caller:
+        import zmq.asyncio
+
+        socket = _connect(zmq.asyncio.Context(), zmq.REQ, address)
+
+        async def ask(data: bytes) -> bytes:
+            await socket.send(data)
+            return await socket.recv()  # type: ignore[no-any-return]
+
+        return Caller(ask, _destroyer(socket))
 
 
 def _pass() -> None:

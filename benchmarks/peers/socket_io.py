@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .base import HOST, Arrived, Caller, Crowd, Hub, Job, Peer, Server, Sink, Source
+from .base import (
+    HOST,
+    REPLY_SECONDS,
+    Arrived,
+    Caller,
+    Crowd,
+    Hub,
+    Job,
+    Peer,
+    Server,
+    Sink,
+    Source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +88,7 @@ class SocketIO(Peer):
 
     name = "python-socketio TLS"
     needs = ("socketio", "aiohttp")
-    can = frozenset({"oneway", "roundtrip", "crowd"})
+    can = frozenset({"oneway", "roundtrip", "requests", "crowd"})
     pace = 0.03
     sends_later = True
     most_sessions = 1_000
@@ -119,6 +132,21 @@ class SocketIO(Peer):
             return await answers.get()
 
         return Caller(ask, clients.close)
+
+    async def open_responder(self, job: Job) -> Server:
+        server = _server()
+
+        async def answer(_session: str, data: bytes) -> bytes:
+            return data
+
+        server.on(_EVENT, answer)
+        address, close = await _serve(job, server)
+        return Server(address, close=close)
+
+    async def open_requester(self, job: Job, address: Any) -> Caller:
+        clients = _Clients(job, address)
+        client = await clients.connect()
+        return Caller(partial(client.call, _EVENT, timeout=REPLY_SECONDS), clients.close)
 
     async def open_hub(self, job: Job) -> Hub:
         server = _server()

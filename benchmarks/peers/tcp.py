@@ -1,6 +1,6 @@
-"""What there is without a library: sockets, asyncio's protocols and streams, and mutual TLS.
+"""Without a library: sockets, asyncio's protocols and streams, and mutual TLS.
 
-Those that do not encrypt are the physical reference: they show what the machine can do.
+The ones that do not encrypt are the physical reference: they show what the machine can do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READ_BYTES = 256 * 1024
 
 
 def _contexts(job: Job, *, tls: bool) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
-    """Return the server's and the client's."""
+    """Return the server's TLS settings and the client's."""
     if not tls:
         return None, None
     return job.material.server_tls(mutual=True), job.material.client_tls(mutual=True)
@@ -38,7 +38,7 @@ def _port(server: asyncio.Server) -> int:
 
 
 class _Streams(Peer):
-    """`asyncio.StreamReader` and `asyncio.StreamWriter`; the length of a message is agreed."""
+    """`asyncio.StreamReader` and `asyncio.StreamWriter`; both sides know the message length."""
 
     tls = False
 
@@ -128,13 +128,13 @@ class _HubProtocol(asyncio.Protocol):
         self._members = members
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        stream = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self._members.append(stream)
         stream.write(_HELLO)
 
 
 class _MemberProtocol(asyncio.Protocol):
-    """A member's end: waits for the hello, then cuts messages of one size."""
+    """A member's end: waits for the hello, then splits the stream into messages of one size."""
 
     def __init__(self, size: int, arrived: Arrived) -> None:
         self._size = size
@@ -221,7 +221,7 @@ class MutualTls(_Streams):
 
 class _EchoProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        stream = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self._write = stream.write
 
     def data_received(self, data: bytes) -> None:
@@ -236,7 +236,7 @@ class _CallProtocol(asyncio.Protocol):
 
 
 class AsyncioProtocol(Peer):
-    """Protocols without encryption or messages: the least that asyncio can do."""
+    """Protocols without encryption or messages: the minimum cost of asyncio."""
 
     name = "asyncio protocol (plain)"
     can = frozenset({"roundtrip", "crowd"})
@@ -274,7 +274,7 @@ class AsyncioProtocol(Peer):
 
 
 class RawSockets(Peer):
-    """Blocking sockets without encryption or messages: what the machine can do at all."""
+    """Blocking sockets without encryption or messages: the most the machine can do."""
 
     name = "raw sockets (plain)"
     can = frozenset({"oneway", "roundtrip", "crowd"})
@@ -295,7 +295,7 @@ class RawSockets(Peer):
                 if client is None:
                     client, _ = server.accept()
                 read, start = client.recv(at_once), 0
-                if len(read) % size:  # whole messages at a time are the fastest to cut
+                if len(read) % size:  # whole messages are the fastest to split
                     read += client.recv(size - len(read) % size, socket.MSG_WAITALL)
                 if not read:
                     raise ConnectionResetError

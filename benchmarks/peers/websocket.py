@@ -1,6 +1,6 @@
 """The websockets library, asyncio implementation, over TLS.
 
-Without compression, which its documentation advises against where messages do not shrink.
+Compression is off; the documentation advises against it for messages that do not shrink.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Websockets(Peer):
             nonlocal receive
             if receive is None:
                 receive = (await client).recv
-                sink.receive = receive  # from now on the library's own
+                sink.receive = receive  # from now on, the library's own method
             return await receive()
 
         sink = Sink(_port(server), receive=first, close=_closer(server))

@@ -1,8 +1,8 @@
 """Encrypted, lossless messages between named peers that share one secret seed.
 
-`STTNode` is a program's place in its group; `EndpointManager` names, describes, sends to and
-receives from its peers; `EventEmitter` tells what happens. All exceptions derive from `STTError`
-and live in `seigr_toolset_transmissions.errors`.
+`STTNode` is a program's place in its group. `EndpointManager` keeps its peers, sends to them and
+receives from them. `EventEmitter` reports what happens, `HealthMonitor` how well peers answer. All
+exceptions derive from `STTError` and live in `seigr_toolset_transmissions.errors`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     from .endpoints import EndpointManager, SendOutcome
     from .errors import STTError
     from .events import EventEmitter, Occurrence
-    from .figures import NodeStats, SessionStats
-    from .identity import generate_seed
-    from .live_session import Session, SessionState
     from .node import STTNode
-    from .stopping import StopReport
+    from .node.health import HealthMonitor
+    from .node.node_emitter import NodeEvents
+    from .node.stopping import StopReport
+    from .seeds import generate_seed, load_seed, save_seed
+    from .sessions.public import Session, SessionState
+    from .stats import Health, HealthStatus, NodeStats, SessionStats
 
 __all__ = [
     "EndpointManager",
     "EventEmitter",
+    "Health",
+    "HealthMonitor",
+    "HealthStatus",
     "NodeConfig",
+    "NodeEvents",
     "NodeStats",
     "Occurrence",
     "STTError",
@@ -36,46 +42,54 @@ __all__ = [
     "StopReport",
     "__version__",
     "generate_seed",
+    "load_seed",
+    "save_seed",
 ]
 
 __version__ = "0.2.0a0"
 
+_MODULES = ("config", "endpoints", "errors", "events", "seeds")
+
 _HOMES = {
     "EndpointManager": "endpoints",
     "EventEmitter": "events",
+    "Health": "stats",
+    "HealthMonitor": "node.health",
+    "HealthStatus": "stats",
     "NodeConfig": "config",
-    "NodeStats": "figures",
+    "NodeEvents": "node.node_emitter",
+    "NodeStats": "stats",
     "Occurrence": "events",
     "STTError": "errors",
     "STTNode": "node",
     "SendOutcome": "endpoints",
-    "Session": "live_session",
-    "SessionState": "live_session",
-    "SessionStats": "figures",
-    "StopReport": "stopping",
-    "generate_seed": "identity",
+    "Session": "sessions",
+    "SessionState": "sessions",
+    "SessionStats": "stats",
+    "StopReport": "node.stopping",
+    "generate_seed": "seeds",
+    "load_seed": "seeds",
+    "save_seed": "seeds",
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: a public name from its module, or a module.
+if not TYPE_CHECKING:  # a checker sees the imports above, and nothing that is not there
 
-    Not at once, lest an `stt` that is interrupted while all is imported ends with a traceback: the
-    command's entry point, which would prevent that, lies below this package.
-    """
-    home = _HOMES.get(name)
-    if home is not None:
+    def __getattr__(name: str) -> Any:
+        """Import a public name, or a public module, when it is first used.
+
+        Importing everything at once takes time, even for a program that needs little of it, and an
+        `stt` that is interrupted meanwhile would end with a traceback.
+        """
+        home = _HOMES.get(name)
+        if home is None:
+            if name in _MODULES:
+                return import_module(f".{name}", __name__)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{home}", __name__), name)
         globals()[name] = value
         return value
-    module = f"{__name__}.{name}"
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *_MODULES})

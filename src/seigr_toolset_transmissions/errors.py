@@ -1,26 +1,33 @@
 """Every exception that the library raises.
 
-An exception's class says who is at fault and what the caller can do; its attributes carry the
-facts; the original error of a foreign library is chained as ``__cause__``. The tree::
+An exception's class says what is wrong and what you can do about it, and its attributes carry the
+facts. The original error of another library is chained as ``__cause__``. The tree::
 
     STTError
      +-- STTConfigError (ValueError)         a setting that cannot work
-     +-- STTSeedError (ValueError)           a seed that is too short or of the wrong type
-     +-- STTEventError                       a handler that cannot be registered
+     +-- STTSeedError (ValueError)           a seed that cannot be used
+     +-- STTEventError                       a handler that is not async, or nothing emits any more
      +-- STTListenError                      the node cannot listen where it was told to
      +-- STTEndpointError                    unknown, already present, or no way to send to it
-     |    +-- STTTimeoutError (TimeoutError) nothing arrived, or was accepted, in the time given
+     |    +-- STTTimeoutError (TimeoutError) nothing arrived, or was accepted, in time
      +-- STTConnectError                     no session could be made; nothing was sent
-     |    +-- STTHandshakeError              an answer, but no common secret or version
+     |    +-- STTHandshakeError              something answers, but the handshake failed
      |    +-- STTIdentityError               a member of the group, but not the expected one
-     |         +-- STTSilenceError            (STTHandshakeError, too) one of both: it did not say
+     |         +-- STTSilenceError            (STTHandshakeError too) no reply: either of the two
      +-- STTSessionError
      |    +-- STTMessageSizeError (ValueError) the message is too long; nothing was accepted
      |    +-- STTWindowFullError             the send window is full; nothing was accepted
-     |    +-- STTSessionClosedError          the session takes no more messages
+     |    +-- STTSessionClosedError          the session accepts no more messages
+     |         +-- STTPeerGoneError           (STTTimeoutError too) it ended during a receive
      |         +-- STTSessionLostError       it ended without an acknowledged close
+     +-- STTRequestError                     a request without a good reply; says if it was handled
+     |    +-- STTRequestTimeoutError (TimeoutError) no reply came in the time given
+     |    +-- STTRequestUnreachableError     (STTConnectError, too) no session to send it over
+     |    +-- STTRequestRefusedError         the peer serves no requests
+     |    +-- STTRequestFailedError          the peer's handler failed
+     |    +-- STTRequestLostError            (STTSessionClosedError, too) the session has ended
      +-- STTProtocolError                    the peer broke the protocol
-          +-- STTAuthenticationError         bytes that no holder of the keys has written
+          +-- STTAuthenticationError         bytes that no holder of the keys wrote
           +-- STTLimitError                  the peer exceeded a limit of `config.NodeConfig`
 
 No exception of this library contains a seed, a key or a message's content in its text.
@@ -45,7 +52,14 @@ __all__ = [
     "STTLimitError",
     "STTListenError",
     "STTMessageSizeError",
+    "STTPeerGoneError",
     "STTProtocolError",
+    "STTRequestError",
+    "STTRequestFailedError",
+    "STTRequestLostError",
+    "STTRequestRefusedError",
+    "STTRequestTimeoutError",
+    "STTRequestUnreachableError",
     "STTSeedError",
     "STTSessionClosedError",
     "STTSessionError",
@@ -62,7 +76,7 @@ class STTError(Exception):
 
 
 class STTConfigError(STTError, ValueError):
-    """A setting that cannot work; the message names the setting and the values it takes."""
+    """A setting that cannot work. The message names the setting and the values it takes."""
 
 
 class STTSeedError(STTError, ValueError):
@@ -70,22 +84,25 @@ class STTSeedError(STTError, ValueError):
 
 
 class STTEventError(STTError):
-    """A handler that cannot be registered, or a wait for an event that nobody emits any more.
+    """A handler that cannot be registered, or a wait for an event that nothing emits any more.
 
-    The message names the handler and says what to write, or says who has ended.
+    The message names the handler and says what to write instead, or says what has ended.
     """
 
 
 class STTListenError(STTError):
-    """The node cannot listen on the given address; the operating system's error is the cause."""
+    """The node cannot listen on the given address; ``__cause__`` is the system's error."""
 
 
 class STTEndpointError(STTError):
-    """The endpoint is unknown, or already present, or there is no way to send to it."""
+    """The endpoint is unknown or already present, or there is no way to send to it.
+
+    Or a receive cannot return anything, because the node was stopped.
+    """
 
 
 class STTTimeoutError(STTEndpointError, TimeoutError):
-    """The time given ran out, or the endpoint that a receive waited for was removed meanwhile.
+    """The timeout expired, or the endpoint that a receive waited for was removed meanwhile.
 
     Nothing was consumed and nothing was accepted.
     """
@@ -96,17 +113,18 @@ class STTConnectError(STTError):
 
 
 class STTHandshakeError(STTConnectError):
-    """Somebody answered, but the handshake failed: another seed, version, or protocol."""
+    """Something answers, but the handshake failed: another seed, version, or protocol."""
 
 
 class STTIdentityError(STTConnectError):
-    """The peer knows the shared seed but is not who was expected (or is this very node)."""
+    """The peer knows the shared seed but is not the one you expected, or is this very node."""
 
 
 class STTSilenceError(STTHandshakeError, STTIdentityError):
-    """Whoever is there did not answer to the call for the expected peer.
+    """Something accepts connections at that address but does not reply as the expected peer.
 
-    It is another node of the group, or has another seed: either does not say which.
+    It is another node of the group, or has another shared seed. Neither replies, so there is no
+    telling which it is.
     """
 
 
@@ -115,15 +133,24 @@ class STTSessionError(STTError):
 
 
 class STTMessageSizeError(STTSessionError, ValueError):
-    """The message is longer than this side or its peer allows. It was not accepted."""
+    """The message is longer than this side or the peer allows. It was not accepted."""
 
 
 class STTWindowFullError(STTSessionError):
-    """The send window is full. The message was not accepted; wait with ``await send()``."""
+    """The send window is full. The message was not accepted; ``await send()`` waits for room."""
 
 
 class STTSessionClosedError(STTSessionError):
-    """The session is closing or closed and takes no more messages."""
+    """The session is closing or closed. It accepts no more messages, and brings none."""
+
+
+class STTPeerGoneError(STTSessionClosedError, STTTimeoutError):
+    """The peer's last session ended while a receive waited for it: no answer will come.
+
+    It is a timeout as well, for programs that give a peer a certain time to answer. A receive that
+    begins later raises a plain `STTSessionClosedError`, so a loop that retries after a timeout
+    does not spin.
+    """
 
 
 class STTSessionLostError(STTSessionClosedError):
@@ -154,7 +181,7 @@ class STTSessionLostError(STTSessionClosedError):
         self.unknown = unknown
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are made anew with their positional arguments alone.
+        # By default, exceptions are copied with their positional arguments alone.
         make = partial(
             type(self),
             session_id=self.session_id,
@@ -165,12 +192,78 @@ class STTSessionLostError(STTSessionClosedError):
         return make, self.args, self.__dict__
 
 
+class STTRequestError(STTError):
+    """A request has no good reply.
+
+    Attributes:
+        handled: Whether the peer's handler was called for it: True or False if that is certain,
+            None if it may or may not have been.
+
+    """
+
+    handled: bool | None = None
+
+
+class STTRequestTimeoutError(STTRequestError, TimeoutError):
+    """No reply came in the time given. The peer is told, and its handler is cancelled."""
+
+
+class STTRequestUnreachableError(STTRequestError, STTConnectError):
+    """There is no session with the peer, and none could be made.
+
+    The request was certainly not handled.
+
+    ``__cause__`` says why: STTEndpointError for an endpoint that is unknown or has no address, or
+    the STTConnectError of its dial.
+    """
+
+    handled: bool | None = False
+
+
+class STTRequestRefusedError(STTRequestError):
+    """The peer serves no requests, or no longer does. The request was certainly not handled."""
+
+    handled: bool | None = False
+
+
+class STTRequestFailedError(STTRequestError):
+    """The peer's handler failed.
+
+    A handler may raise it to give the asking peer a reason: ``STTRequestFailedError(b"no such
+    device")``. Nothing about any other exception leaves the node.
+
+    Attributes:
+        data: The reason that the handler chose to give; empty if it gave none.
+        is_outcome: Whether a request of this node has ended with this error. If a handler lets such
+            an error propagate, that counts as any other failure: what one peer has said is not
+            passed on to another. To do so, raise a new one: ``STTRequestFailedError(error.data)``.
+
+    """
+
+    handled: bool | None = True
+    is_outcome: bool = False
+
+    def __init__(self, data: bytes = b"") -> None:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"the reason of a failure must be bytes, not {type(data).__name__}")
+        said = f"; its reason ({len(data)} bytes) is in `data`" if data else ", and gave no reason"
+        super().__init__(f"the peer's handler failed{said}")
+        self.data: bytes = bytes(data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.data,), self.__dict__
+
+
+class STTRequestLostError(STTRequestError, STTSessionClosedError):
+    """The session ended before the reply came, or had ended before the request was sent."""
+
+
 class STTProtocolError(STTError):
-    """The peer sent what the protocol does not allow. Its connection is closed."""
+    """The peer sent something that the protocol does not allow. Its connection is closed."""
 
 
 class STTAuthenticationError(STTProtocolError):
-    """Bytes that no holder of the keys has written: tampered, forged or misdirected."""
+    """Bytes that no holder of the keys wrote: they were tampered with, forged or misdirected."""
 
 
 class STTLimitError(STTProtocolError):
@@ -178,8 +271,8 @@ class STTLimitError(STTProtocolError):
 
 
 def reason_of(error: OSError) -> str:
-    """Return what went wrong in the system's words, without whose call and which address it was."""
+    """Return what went wrong in the system's words, without the call and the address."""
     if error.errno is None or error.errno <= 0 or error.errno == errno.EINVAL:
-        # Several errors, a name that is not known, or what is no address at all: it says which.
+        # Several errors, an unknown name, or something that is not an address: the text says which.
         return error.strerror or str(error)
     return os.strerror(error.errno)

@@ -1,15 +1,15 @@
-"""From seeds to keys: who a node is, and what its group shares.
+"""From seeds to keys: a node's identity, and what its group shares.
 
 A seed is the user's secret; nothing is encrypted with a seed itself. For each seed::
 
     root = scrypt(seed, salt=SHA-256(label), N=2**15, r=8, p=1, 32 bytes)
     key  = HKDF-Expand(SHA-256, root, info=purpose, 32 bytes)
 
-scrypt (RFC 7914) makes each guess at a weak phrase cost some 80 ms and 32 MiB; HKDF-Expand (RFC
+scrypt (RFC 7914) makes each guess at a weak phrase cost about 80 ms and 32 MiB; HKDF-Expand (RFC
 5869, Section 2.3) keeps keys of different purposes apart. The labels and purposes are part of the
-protocol (``docs/wire-format.md``): to change one is to change everybody's keys.
+protocol (``docs/wire-format.md``): changing one changes every node's keys.
 
-Deriving takes long: do it outside the event loop's thread. Results are cached per process, and
+Deriving is slow, so do it outside the event loop's thread. Results are cached per process, and
 every function here may be called from any thread.
 """
 
@@ -20,21 +20,17 @@ import secrets
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
-from typing import TYPE_CHECKING, Final, Never
+from typing import Final, Never
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from .errors import STTSeedError
-from .forks import in_child
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from .foundation.forks import in_child
+from .seeds import check_seed
 
 __all__ = [
-    "MIN_SEED_BYTES",
     "NODE_ID_BYTES",
     "NODE_ID_LABEL",
     "NODE_SEED_LABEL",
@@ -42,15 +38,9 @@ __all__ = [
     "SHARED_SEED_LABEL",
     "STATIC_KEY_PURPOSE",
     "Identity",
-    "check_seed",
-    "check_shared_seeds",
     "derive_psk",
-    "generate_seed",
     "node_id_of",
 ]
-
-MIN_SEED_BYTES: Final = 16
-"""A random seed of that length is beyond guessing. Length alone makes no phrase strong."""
 
 NODE_ID_BYTES: Final = 32
 """Length of a node id."""
@@ -72,13 +62,12 @@ NODE_ID_LABEL: Final = b"seigr-stt/1 node-id"
 """What is hashed before the static public key to give the node id."""
 
 _KEY_BYTES: Final = 32
-_SEED_BYTES: Final = 32
 _SCRYPT_N: Final = 2**15
 _SCRYPT_R: Final = 8
 _SCRYPT_P: Final = 1
 
 _CACHE_SIZE: Final = 1024
-"""Keys remembered, some 200 bytes each. A node needs two; simulations run hundreds of nodes."""
+"""Keys remembered, about 200 bytes each. A node needs two; simulations run hundreds of nodes."""
 
 _cache: dict[bytes, bytes] = {}
 _cache_key = secrets.token_bytes(32)
@@ -93,53 +82,6 @@ def _begin_process() -> None:
 
 
 in_child(_begin_process)
-
-
-def generate_seed() -> bytes:
-    """Return a new seed: 32 bytes from the operating system's source of randomness."""
-    return secrets.token_bytes(_SEED_BYTES)
-
-
-def check_seed(seed: object, name: str) -> bytes:
-    """Return ``seed`` if it can be used.
-
-    Args:
-        seed: The seed as the user gave it.
-        name: What the user calls it, for the error: ``"node_seed"`` or ``"shared_seed"``.
-
-    Raises:
-        STTSeedError: It is not ``bytes`` (a ``bytearray`` could change under our hands, and a
-            ``str`` has no one encoding), or shorter than `MIN_SEED_BYTES`. The text says what to do
-            and contains nothing of the seed.
-
-    """
-    if not isinstance(seed, bytes):
-        msg = (
-            f"{name} must be bytes, not {type(seed).__name__}: "
-            "make a seed with `stt keygen` or generate_seed()"
-        )
-        raise STTSeedError(msg)
-    if len(seed) < MIN_SEED_BYTES:
-        msg = (
-            f"{name} must have at least {MIN_SEED_BYTES} bytes, not {len(seed)}: "
-            "make a seed with `stt keygen` or generate_seed()"
-        )
-        raise STTSeedError(msg)
-    return seed
-
-
-def check_shared_seeds(shared_seed: bytes | Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return the shared seeds, the one to dial with first.
-
-    Raises:
-        STTSeedError: There is none, or one cannot be used.
-
-    """
-    if isinstance(shared_seed, list | tuple):
-        if not shared_seed:
-            raise STTSeedError("shared_seed is empty: give one seed, or several while it changes")
-        return tuple(check_seed(seed, "shared_seed") for seed in shared_seed)
-    return (check_seed(shared_seed, "shared_seed"),)
 
 
 def derive_psk(shared_seed: bytes) -> bytes:
@@ -159,10 +101,10 @@ def node_id_of(public_key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a node is: its static key pair, and the id by which others know it.
+    """A node's identity: its static key pair, and the id by which others know it.
 
     Two identities are equal if their ids are. The private key appears in no repr, and an identity
-    can be neither pickled nor copied: it is unchangeable, and its key belongs in no file.
+    can be neither pickled nor copied: it is immutable, and its key belongs in no file.
     """
 
     private_key: X25519PrivateKey = field(repr=False, compare=False)

@@ -31,6 +31,7 @@ __all__ = [
     "CTRL_C",
     "CTRL_D",
     "MODULE",
+    "PATIENCE",
     "SHARED_SEED",
     "Cable",
     "Stt",
@@ -64,14 +65,18 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run_stt(
-    *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None, cwd: Path | None = None
+    *arguments: str,
+    stdin: bytes = b"",
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    patience: float = PATIENCE,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command to its end."""
     return subprocess.run(
         [*MODULE, *arguments],
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=patience,
         env=environment() if env is None else env,
         cwd=cwd,
         check=False,
@@ -87,6 +92,7 @@ class Stt:
         stdout: As for `subprocess`.
         columns: Run it at a terminal so wide, which is its standard input, output and error then:
             `type` types there, and `stderr` has all that the terminal was sent.
+        terminal_type: What ``TERM`` says of the terminal.
 
     """
 
@@ -96,6 +102,7 @@ class Stt:
         stdin: int | IO[Any] = subprocess.DEVNULL,
         stdout: int | IO[Any] = subprocess.PIPE,
         columns: int = 0,
+        terminal_type: str = "xterm",
     ) -> None:
         self.terminal = -1
         """The descriptor of its terminal; -1: it has none."""
@@ -107,7 +114,7 @@ class Stt:
                 stdin=its_end,
                 stdout=its_end,
                 stderr=its_end,
-                env=environment(TERM="xterm", COLUMNS=str(columns), LINES="24"),
+                env=environment(TERM=terminal_type, COLUMNS=str(columns), LINES="24"),
             )
             os.close(its_end)
         else:

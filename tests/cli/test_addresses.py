@@ -65,7 +65,7 @@ def test_an_address_is_host_and_port(text: str, address: tuple[str, int]) -> Non
         "a\nb:9000",
     ],
 )
-def test_what_cannot_be_dialled_is_refused_in_one_line(text: str) -> None:
+def test_an_address_that_cannot_be_dialed_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(Misuse) as caught:
         parse_address(text)
     assert "\n" not in str(caught.value)
@@ -74,7 +74,12 @@ def test_what_cannot_be_dialled_is_refused_in_one_line(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [("9000", ("", 9000)), (":9000", ("", 9000)), ("0", ("", 0)), ("[::]:0", ("::", 0))],
+    [
+        ("9000", ("127.0.0.1", 9000)),
+        (":9000", ("", 9000)),
+        ("0", ("127.0.0.1", 0)),
+        ("[::]:0", ("::", 0)),
+    ],
 )
 def test_a_listener_may_leave_out_the_host_and_have_any_port(
     text: str, address: tuple[str, int]
@@ -83,7 +88,7 @@ def test_a_listener_may_leave_out_the_host_and_have_any_port(
 
 
 @pytest.mark.parametrize("text", ["", "x", "70000", "::1", "host:x", "host:70000", "1 2"])
-def test_what_cannot_be_listened_on_is_refused(text: str) -> None:
+def test_an_address_that_cannot_be_listened_on_is_refused(text: str) -> None:
     with pytest.raises(Misuse, match=r"write|ports go up|ambiguous"):
         parse_listen_address(text)
 
@@ -121,6 +126,11 @@ def test_a_node_id_is_64_hex_digits(node_id: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ab", "g" * 64, "ab" * 33, " " + "ab" * 32, "ab " * 32])
-def test_what_is_no_node_id_is_refused(text: str) -> None:
+def test_an_invalid_node_id_is_refused(text: str) -> None:
     with pytest.raises(Misuse, match="stt id"):
         parse_node_id(text)
+
+
+def test_a_port_alone_is_no_address_to_dial_and_an_address_with_it_is_shown() -> None:
+    with pytest.raises(Misuse, match="write HOST:PORT, for instance localhost:9000 or"):
+        parse_address("9000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from seigr_toolset_transmissions import STTNode
 from seigr_toolset_transmissions.cli import bench
 from seigr_toolset_transmissions.cli.failures import Failure
 
+LONGEST = 600.0
+"""Seconds. It only ends a hang: with the processor to itself, the command takes a few."""
 FIRST = r"every message is compared"
 ROWS = (
     r"one way, 64 B +[\d,]+ messages/s +[\d,.]+ MB/s",
@@ -23,13 +26,16 @@ ROWS = (
     r"one way, 64 KiB +[\d,]+ messages/s +[\d,.]+ MB/s",
     r"one way, 1 MiB +[\d,]+ messages/s +[\d,.]+ MB/s",
     r"round trip, 64 B +[\d,]+ us median, [\d,]+ us p99",
+    r"requests, 1 in flight +[\d,]+ requests/s +[\d,]+ us median, [\d,]+ us p99",
+    r"requests, 16 in flight +[\d,]+ requests/s +[\d,]+ us median, [\d,]+ us p99",
+    r"requests, 256 in flight +[\d,]+ requests/s +[\d,]+ us median, [\d,]+ us p99",
     r"new sessions +[\d,]+ in a second",
     r"broadcast, 64 B +[\d,.]+ ms until all of 200 sessions have it",
 )
 
 
 def other_process(command: Stt) -> int:
-    """The process that the command has started to talk with."""
+    """The process that the command started, its other side."""
     [other] = [
         pid
         for pid in descendants(command.process.pid)
@@ -45,10 +51,30 @@ def begun() -> Stt:
     return command
 
 
+@pytest.mark.timeout(LONGEST)
 def test_it_prints_a_line_for_each_measure() -> None:
-    result = run_stt("bench")
+    result = run_stt("bench", patience=LONGEST)
     assert (result.returncode, result.stderr) == (0, b"")
     assert re.search(r"\n".join((FIRST, "", *ROWS, "", "stt .*")), result.stdout.decode())
+
+
+@pytest.mark.timeout(LONGEST)
+def test_it_prints_one_json_object_with_all_figures() -> None:
+    result = run_stt("bench", "--json", patience=LONGEST)
+    assert (result.returncode, result.stderr) == (0, b"")
+    facts = json.loads(result.stdout)
+    assert [way["bytes"] for way in facts["one_way"]] == [64, 1024, 64 * 1024, 1024 * 1024]
+    assert [each["in_flight"] for each in facts["requests"]] == [1, 16, 256]
+    assert all(each["requests_per_s"] > 0 for each in facts["requests"])
+    assert all(each["median_us"] <= each["p99_us"] for each in facts["requests"])
+    assert {"stt", "python", "system", "round_trips", "new_sessions", "broadcasts"} <= set(facts)
+
+
+@pytest.mark.timeout(LONGEST)
+def test_it_measures_only_requests_if_asked() -> None:
+    result = run_stt("bench", "--requests", "--json", patience=LONGEST)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert json.loads(result.stdout).keys() == {"stt", "python", "system", "requests"}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -68,7 +94,7 @@ def test_the_end_of_the_other_process_is_one_line() -> None:
         assert command.stderr == "stt: the other process ended too early\n"
 
 
-async def test_anything_else_than_was_sent_fails() -> None:
+async def test_an_echo_that_differs_from_what_was_sent_fails() -> None:
     sending = STTNode(seed_of("alice"), SHARED_SEED)
     receiving = STTNode(seed_of("bob"), SHARED_SEED)
     address = await receiving.start(server_mode=True)

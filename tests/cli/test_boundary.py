@@ -1,4 +1,4 @@
-"""What becomes of a command's errors."""
+"""How a command's errors end it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from seigr_toolset_transmissions import STTError
 from seigr_toolset_transmissions.cli.boundary import guarded
 from seigr_toolset_transmissions.cli.failures import Failure, Interrupted, Misuse
 
+GUESS = "No 'x'. Did you mean 'y'?"
+
 
 def end_of(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run a command that ends so; return its exit code and what it has said."""
+    """Run a command that ends this way; return its exit code and output."""
 
     @click.command()
     def command() -> None:
@@ -36,6 +38,7 @@ def end_of(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> t
         (Misuse("write HOST:PORT"), 2, "stt: write HOST:PORT\n"),
         (STTError("refused"), 1, "stt: refused\n"),
         (click.UsageError("no such option."), 2, "stt: no such option; see `stt --help`\n"),
+        (click.UsageError(GUESS), 2, f"stt: {GUESS} See `stt --help`\n"),
         (Interrupted(143), 143, ""),
         (KeyboardInterrupt(), 130, "\n"),  # ends the line in which the terminal shows ^C
         (click.Abort(), 130, ""),

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import re
 import signal
+import termios
 from subprocess import PIPE
+from typing import TYPE_CHECKING
 
-from cli.processes import CTRL_D, Stt, cable_to
+import pytest
+
+from cli.processes import CTRL_C, CTRL_D, Stt, cable_to
+from seigr_toolset_transmissions.cli.chat import show_lost_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ANY_PORT = "127.0.0.1:0"
+
+ABOVE_PROMPT = r"\x1b\[J(\x1b\[[?\d]*[a-z])*"
+"""Erases what is below the cursor, and sets modes."""
+PASTED = b"\x1b[200~%b\x1b[201~"
+FLOOD = 20_000
+"""Lines."""
+UP = b"\x1b[A"
+LOCAL_FLAGS = 3
+"""Where `termios.tcgetattr` has them."""
 
 
 def test_two_peers_and_a_listener_talk_in_lines() -> None:
@@ -40,7 +57,7 @@ def test_two_peers_and_a_listener_talk_in_lines() -> None:
         assert ben.end() == 0  # its session was closed, as it should be
 
 
-def test_lines_from_a_file_wait_for_the_first_peer_and_their_end_ends_nothing() -> None:
+def test_lines_from_a_file_wait_for_the_first_peer_and_end_of_file_ends_nothing() -> None:
     with Stt("listen", ANY_PORT, stdin=PIPE) as listener:
         listener.type(b"".join(b"line %d\n" % number for number in range(1000)))
         listener.stdin.close()
@@ -49,7 +66,7 @@ def test_lines_from_a_file_wait_for_the_first_peer_and_their_end_ends_nothing() 
                 assert peer.stdout.readline() == b"line %d\n" % number
             peer.type(b"thank you\n")
             assert listener.stdout.readline().endswith(b": thank you\n")
-            # Nobody reads the listener's output any more: there is no use in going on.
+            # Nothing reads the listener's output any more, so it stops.
             listener.stdout.close()
             peer.type(b"anybody?\n")
             assert listener.end() == 1
@@ -57,22 +74,115 @@ def test_lines_from_a_file_wait_for_the_first_peer_and_their_end_ends_nothing() 
             assert peer.end() == 0
 
 
-def test_a_person_is_told_how_to_talk_and_ends_with_ctrl_d() -> None:
+def test_the_chat_explains_itself_and_ends_with_ctrl_d() -> None:
     with Stt("listen", ANY_PORT, columns=80) as listener:
         listener.until("each line that you type goes to all peers; Ctrl-D ends")
-        listener.type(b"hello?\n")
+        listener.type(b"hello?\r")
         listener.until("nobody is connected: not sent")
         with Stt("connect", listener.address(), columns=80) as peer:
             peer.until("each line that you type is a message; Ctrl-D ends")
             listener.until("has connected")
-            listener.type(b"welcome\n")
-            peer.until("\nwelcome\r\n")
-            peer.type(b"thanks\n")
+            listener.type(b"welcome\r")
+            peer.until(ABOVE_PROMPT + "welcome\r\n")
+            peer.type(b"thanks\r")
             listener.until("[0-9a-f]{8}: thanks\r\n")
-            listener.type(b"goodbye\n" + CTRL_D)
+            listener.type(b"goodbye\r" + CTRL_D)
             assert listener.end() == 0
             peer.until("goodbye")
             assert peer.end() == 0
+
+
+def test_what_arrives_leaves_the_line_being_typed_as_it_is() -> None:
+    with (
+        Stt("listen", ANY_PORT, columns=80) as listener,
+        Stt("connect", listener.address(), stdin=PIPE) as peer,
+    ):
+        listener.until("has connected")
+        listener.type(b"half a")
+        listener.until("half a")
+        peer.type(b"an interruption\n")
+        listener.until(f"(?s){ABOVE_PROMPT}[0-9a-f]{{8}}: an interruption\r\n.*half a")
+        listener.type(b" line\r")
+        assert peer.stdout.readline() == b"half a line\n"
+        listener.type(UP + b", again\r")
+        assert peer.stdout.readline() == b"half a line, again\n"
+        listener.type(PASTED % b"one\rtwo\r" + b"\r")
+        assert peer.stdout.readline() == b"one\n"
+        assert peer.stdout.readline() == b"two\n"
+        listener.type(b"never sent" + CTRL_C)
+        assert listener.end() == 130
+        assert termios.tcgetattr(listener.terminal)[LOCAL_FLAGS] & termios.ECHO
+        assert "Traceback" not in listener.stderr
+        assert peer.end() == 0
+        assert peer.stdout.read() == b""
+
+
+def test_a_terminal_that_cannot_be_redrawn_is_read_line_by_line() -> None:
+    with Stt("listen", ANY_PORT, columns=80, terminal_type="dumb") as listener:
+        listener.until("Ctrl-D ends")
+        listener.type(b"hello?\n")
+        listener.until("nobody is connected: not sent")
+        assert "\x1b[?2004h" not in listener.stderr
+        listener.type(CTRL_D)
+        assert listener.end() == 0
+
+
+@pytest.mark.parametrize("typist", ["listen", "connect"])
+def test_a_flood_of_lines_is_printed_whole_and_leaves_the_line_being_typed(typist: str) -> None:
+    flood = b"".join(b"line %d of a flood\n" % number for number in range(FLOOD))
+    width = {"listen": 0, "connect": 0, typist: 80}
+    with (
+        Stt("listen", ANY_PORT, stdin=PIPE, columns=width["listen"]) as listener,
+        Stt("connect", listener.address(), stdin=PIPE, columns=width["connect"]) as peer,
+    ):
+        person, other = (listener, peer) if typist == "listen" else (peer, listener)
+        listener.until("has connected")
+        person.until("Ctrl-D ends")
+        person.type(b"half a")
+        person.until("half a")
+        other.type(flood)
+        person.until(f"line {FLOOD - 1} of a flood")
+        shown = re.findall(r"line (\d+) of a flood", person.stderr)
+        assert shown == [str(number) for number in range(FLOOD)]
+        # Each time it is drawn, the line being typed is seen again: many lines are printed at once.
+        assert person.stderr.count("half a") < FLOOD / 10
+        person.type(b" line\r")
+        assert other.stdout.readline().endswith(b"half a line\n")
+
+
+def test_the_log_is_printed_above_the_line_being_typed() -> None:
+    with Stt("listen", ANY_PORT, "-v", columns=120) as listener:
+        listener.type(b"half a")
+        listener.until("half a")
+        with Stt("connect", listener.address(), stdin=PIPE) as peer:
+            listener.until(f"(?s){ABOVE_PROMPT}[^\n]*INFO [^\n]*session[^\n]*\n.*half a")
+            listener.type(b" line\r")
+            assert peer.stdout.readline() == b"half a line\n"
+
+
+@pytest.mark.parametrize("columns", [0, 80])
+def test_a_peer_that_takes_files_is_recognised(columns: int, tmp_path: Path) -> None:
+    with (
+        Stt("receive", ANY_PORT, str(tmp_path)) as receiver,
+        Stt("connect", receiver.address(), stdin=PIPE, columns=columns) as peer,
+    ):
+        assert peer.end() == 1
+        assert re.search(r"at 127\.0\.0\.1:\d+ is `stt receive`, which takes files", peer.stderr)
+        assert "greeting" not in peer.stderr
+        if not columns:
+            assert peer.stdout.read() == b""
+
+
+async def test_lost_lines_are_shown_each_with_what_is_known_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    details = {"unknown": (b"sent \x1b[2J",), "unsent": (b"typed", *(b"more" for _ in range(100)))}
+    await show_lost_lines("session_lost", details)
+    await show_lost_lines("handshake_failed", {})
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "stt: may not have arrived: sent \\x1b[2J"
+    assert second == "stt: not delivered: typed"
+    assert last == "stt: not delivered, or perhaps not: 2 more lines"
 
 
 def test_a_conversation_survives_a_broken_cable() -> None:

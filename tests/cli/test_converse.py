@@ -50,7 +50,7 @@ async def test_it_ends_with_the_session_and_stops_sending() -> None:
     assert stopped == [True]
 
 
-async def test_it_ends_with_the_session_though_all_was_sent_before() -> None:
+async def test_it_ends_with_the_session_even_if_everything_was_sent_before() -> None:
     conversation = Conversation(asyncio.sleep(0))
     assert await conversation.goes_on()
     conversation.ended.set_result(None)
@@ -119,7 +119,7 @@ async def test_the_first_failure_to_write_ends_it_and_nothing_more_is_taken(
     assert not {b"3", b"4"} & set(written)
 
 
-async def test_a_writer_whose_reader_is_slow_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_writer_with_a_slow_reader_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[bool] = []
     conversation = Conversation(None)
     monkeypatch.setattr(conversation.output._stream, "write", lambda *_: endless(stopped))

@@ -125,7 +125,7 @@ def test_peers_of_a_demo_that_is_killed_end_by_themselves() -> None:
             time.sleep(0.01)
 
 
-def test_a_peer_without_a_part_to_play_goes_at_once() -> None:
+def test_a_peer_without_a_part_to_play_exits_at_once() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "seigr_toolset_transmissions.cli.demo_peer"],
         stdin=subprocess.DEVNULL,

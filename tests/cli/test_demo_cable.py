@@ -34,7 +34,7 @@ async def plugged() -> AsyncIterator[tuple[Cable, int, asyncio.Queue[Ends]]]:
 
 
 async def hung_up(reader: asyncio.StreamReader) -> bool:
-    """Wait until the connection ends; tell whether nothing came before that."""
+    """Wait until the connection ends; return whether nothing came before that."""
     try:
         return await reader.read() == b""
     except ConnectionResetError:
@@ -63,7 +63,7 @@ async def test_it_relays_both_ways_until_an_end_or_the_cable_closes() -> None:
         assert cable.swallowed == 0
 
 
-async def test_cut_it_swallows_what_is_sent_and_lets_nobody_connect_until_it_is_mended() -> None:
+async def test_a_cut_cable_swallows_bytes_and_refuses_connections_until_it_is_mended() -> None:
     async with plugged() as (cable, port, arrivals):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         far_reader, far_writer = await arrivals.get()
@@ -92,7 +92,7 @@ async def test_cut_it_swallows_what_is_sent_and_lets_nobody_connect_until_it_is_
         far_writer.close()
 
 
-async def test_with_nobody_at_its_other_end_it_hangs_up() -> None:
+async def test_it_hangs_up_if_nothing_listens_at_the_other_end() -> None:
     cable = Cable()
     port = await cable.start("127.0.0.1", 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

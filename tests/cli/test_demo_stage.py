@@ -32,7 +32,7 @@ def play(console: Console) -> Stage:
     return stage
 
 
-@pytest.mark.parametrize("width", [60, 80, 104, 120, 300])
+@pytest.mark.parametrize("width", [40, 60, 80, 104, 120, 300])
 def test_a_step_is_a_panel_that_fits_and_is_never_too_wide_to_read(width: int) -> None:
     file = io.StringIO()
     stage = play(Console(file=file, width=width, height=40, force_terminal=True))
@@ -42,6 +42,7 @@ def test_a_step_is_a_panel_that_fits_and_is_never_too_wide_to_read(width: int) -
     assert {cell_len(line) for line in panel.split("\n")} == {min(width, 104)}
     assert "✓ well" in panel
     assert "✗ badly: for a reason" in panel
+    assert "data_received peer 11 " in panel
     assert "a gauge" in panel
     assert "4 events before" in panel
     assert "too late" not in panel

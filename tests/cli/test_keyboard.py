@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_a_terminal_that_is_another_programs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = os.openpty()  # it controls nobody
+def test_a_terminal_of_another_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()  # it is not a controlling terminal
     monkeypatch.setattr(keyboard, "STDIN", theirs)
     before = termios.tcgetattr(theirs)
     with keyboard.unechoed():
@@ -22,7 +22,7 @@ def test_a_terminal_that_is_another_programs_is_left_alone(monkeypatch: pytest.M
     os.close(theirs)
 
 
-def test_what_is_no_terminal_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_is_not_a_terminal_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     monkeypatch.setattr(keyboard, "STDIN", reading)
     with keyboard.unechoed():

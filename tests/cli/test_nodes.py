@@ -1,4 +1,4 @@
-"""Who a command's node is, whom it talks to, and what it says of those it does not talk to."""
+"""A command's node: its identity, its peers, and what it says when it gets no session."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import pytest
 
 from cli.processes import SHARED_SEED, Stt
 from helpers.machine import has_ipv6
+from helpers.nodes import Nodes, in_virtual_time, live
 from helpers.relay import Kind, Relay
 from seigr_toolset_transmissions import NodeConfig, STTNode, generate_seed
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.main import run
-from seigr_toolset_transmissions.cli.nodes import running
-from seigr_toolset_transmissions.cli.seeds import find_seeds
+from seigr_toolset_transmissions.cli.nodes import connect_to, running
+from seigr_toolset_transmissions.cli.seeds import Seeds, find_seeds
+from seigr_toolset_transmissions.errors import STTSilenceError
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +35,7 @@ def shared_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STT_SHARED_SEED", SHARED_SEED)
 
 
-def test_only_who_has_the_groups_seed_and_finds_whom_it_expects_gets_a_session(
+def test_a_session_needs_the_groups_seed_and_the_expected_peer(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = str(tmp_path / "node.seed")
@@ -48,7 +51,7 @@ def test_only_who_has_the_groups_seed_and_finds_whom_it_expects_gets_a_session(
         monkeypatch.setenv("STT_SHARED_SEED", "not the shared seed")
         assert run(["connect", address]) == 1
         assert re.fullmatch(
-            "stt: .* closed the connection during the handshake: it has another shared_seed, .*\n",
+            "stt: .* closed the connection during the handshake: it has another shared seed, .*\n",
             capfd.readouterr().err,
         )
         listener.until(r"stt: a handshake with 127\.0\.0\.1 failed: ")
@@ -84,8 +87,11 @@ def test_a_busy_port_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
         )
 
 
-def test_a_port_alone_means_all_addresses() -> None:
+def test_a_port_alone_means_this_machine_and_a_colon_before_it_all_addresses() -> None:
     with Stt("listen", "0") as listener:
+        port = listener.until(r"listening on 127\.0\.0\.1:(\d+) as ")[1]
+        listener.until(f"this machine only; for peers on others, listen on :{port}\n")
+    with Stt("listen", ":0") as listener:
         port = listener.until(r"listening on \*:(\d+) as ")[1]
         assert run(["connect", f"127.0.0.1:{port}"]) == 0
         listener.until(r"has connected from 127\.0\.0\.1:\d+\n")
@@ -94,7 +100,67 @@ def test_a_port_alone_means_all_addresses() -> None:
             listener.until(r"has connected from \[::1\]:\d+\n")
 
 
-def test_what_a_peer_did_not_get_in_time_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+@in_virtual_time
+async def test_with_retry_it_waits_for_a_listener_and_fails_at_once_at_a_wrong_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with Nodes(MemoryNetwork()) as nodes:
+        node = nodes.make("alice")
+        await node.start()
+        seeds = Seeds(b"", b"", ephemeral=False)
+        address = ("hub", 9000)
+        connecting = asyncio.ensure_future(
+            connect_to(node, address, expect=None, seeds=seeds, retry=True)
+        )
+        await asyncio.sleep(3600)
+        said = capsys.readouterr().err
+        assert said.startswith("stt: cannot reach hub port 9000: ")
+        assert said.endswith("\nstt: trying again until it answers; Ctrl-C ends\n")
+        assert said.count("\n") == 2
+
+        listener = nodes.make("bob", host=address[0], port=address[1])
+        await listener.start(server_mode=True)
+        session = await connecting
+        assert session.peer_node_id == listener.node_id
+        with pytest.raises(STTSilenceError):
+            await connect_to(node, address, expect=node.node_id, seeds=seeds, retry=True)
+
+
+def test_another_node_at_the_address_is_named_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seeds = find_seeds(None, None, {"STT_SHARED_SEED": SHARED_SEED})
+
+    async def meet_another() -> None:
+        first = STTNode(generate_seed(), seeds.shared)
+        await first.start(server_mode=True)
+        assert first.address is not None
+        where = first.address
+        second = STTNode(generate_seed(), seeds.shared, *where)
+        async with running(seeds, NodeConfig(reconnect_delay=0.01)) as node:
+            session = await connect_to(node, where, expect=None, seeds=seeds)
+            suspended = asyncio.ensure_future(node.events.wait_for("session_suspended", timeout=30))
+            reported = asyncio.ensure_future(node.events.wait_for("error", timeout=30))
+            await asyncio.sleep(0)
+            for far in first.sessions:
+                live(far).cut("the test cuts it")
+            await first.stop(drain=0)
+            await second.start(server_mode=True)
+            await asyncio.gather(suspended, reported)
+            session.abort()
+        await second.stop()
+        host, port = where
+        assert (
+            f"{host}:{port} answers, but not as {first.node_id.hex()[:8]}: another node listens"
+            in capsys.readouterr().err
+        )
+
+    asyncio.run(meet_another())
+
+
+def test_a_message_that_did_not_arrive_in_time_is_a_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     seeds = find_seeds(None, None, {"STT_SHARED_SEED": SHARED_SEED})
     config = NodeConfig(close_timeout=0.1)
 
@@ -117,7 +183,7 @@ def test_what_a_peer_did_not_get_in_time_is_a_failure(capsys: pytest.CaptureFixt
     assert len(told) == 1
 
 
-def test_what_a_peer_did_not_get_is_told_when_the_command_is_interrupted() -> None:
+def test_an_interrupted_command_says_what_did_not_arrive() -> None:
     with (
         Stt("listen", ANY_PORT, stdin=PIPE) as listener,
         Stt("connect", listener.address(), "--recv-only", stdin=PIPE) as awake,

@@ -27,7 +27,7 @@ def shared_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def received(data: bytes) -> str:
-    """What a receiver says when it has all."""
+    """What a receiver says when it has everything."""
     digest = hashlib.sha256(data).hexdigest()
     return rf"stt: received {len(data):,} bytes in \d+\.\d s.*, sha256 {digest}\n"
 
@@ -45,7 +45,7 @@ def test_bytes_go_both_ways_as_they_come_until_an_input_ends(
             assert target.stdout.read(len(strange)) == strange
 
         assert run(["connect", listener.address(), "--raw"]) == 1  # there is one peer
-        assert capfd.readouterr().err == "stt: the peer takes no more sessions at present\n"
+        assert capfd.readouterr().err == "stt: the peer accepts no more sessions at present\n"
 
         listener.stdin.close()
         assert (listener.end(), peer.end()) == (0, 0)
@@ -74,19 +74,21 @@ def test_a_broken_cable_costs_no_byte_in_either_direction() -> None:
         assert re.search(received(BYTES), listener.stderr)
 
 
-def test_a_listener_that_was_not_started_to_send_waits_for_its_peer_to_close() -> None:
-    with (
-        Stt("listen", ANY_PORT, "--raw", stdin=DEVNULL) as listener,
-        Stt("connect", listener.address(), "--raw", "--recv-only", stdin=PIPE) as peer,
-    ):
-        peer.until("connected to")
-        peer.signal(signal.SIGTERM)
-        assert peer.end() == 143
-        assert listener.end() == 0
+def test_a_ping_does_not_end_a_waiting_listener_and_an_empty_file_does(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with Stt("listen", ANY_PORT, "--raw", stdin=DEVNULL) as listener:
+        address = listener.address()
+        assert run(["ping", address, "-c", "1"]) == 0
+        listener.until("[0-9a-f]{8} has left without sending anything; waiting for the next one\n")
+        with Stt("connect", address, "--raw", stdin=DEVNULL) as peer:
+            assert (peer.end(), listener.end()) == (0, 0)
+            assert re.search("stt: sent 0 bytes in ", peer.stderr)
         assert re.search(received(b""), listener.stderr)
+    capfd.readouterr()
 
 
-def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> None:
+def test_senders_may_come_one_after_the_other_even_after_one_was_lost() -> None:
     with Stt("listen", ANY_PORT, "--raw", "--keep") as listener:
         address = listener.address()
         with Stt("connect", address, "--raw", stdin=PIPE) as interrupted:
@@ -94,8 +96,8 @@ def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> N
             assert listener.stdout.read(4) == b"half"
             interrupted.signal(signal.SIGINT)
             assert interrupted.end() == 130
-            assert re.search("stt: [0-9a-f]{8} was not told that this was all", interrupted.stderr)
-        listener.until("stt: received 4 bytes, and not the end\n")
+            assert re.search("interrupted: .* [0-9a-f]{8} is incomplete\n", interrupted.stderr)
+        listener.until("stt: received 4 bytes; the transfer is incomplete\n")
         listener.until("stt: the session was lost: the peer aborted the session")
 
         with Stt("connect", address, "--raw", columns=80) as typed:
@@ -108,9 +110,9 @@ def test_one_sender_after_the_other_may_come_also_after_one_that_was_lost() -> N
 
         with Stt("connect", address, "--raw", columns=80) as broken_off:
             broken_off.until("connected to")
-            broken_off.type(CTRL_C)  # who types line by line sends no whole that could be halved
+            broken_off.type(CTRL_C)  # typed input has no end that could be missing
             assert broken_off.end() == 130
-            listener.until(received(b""))
+            listener.until("[0-9a-f]{8} has left without sending anything; waiting for the next")
 
         listener.signal(signal.SIGINT)
         assert listener.end() == 130
@@ -124,24 +126,29 @@ def test_senders_wait_while_the_one_before_them_is_written_for_a_slow_reader(
     (tmp_path / "second").write_bytes(b"and more")
     with (
         Stt("listen", ANY_PORT, "--raw", "--keep") as listener,
-        Stt("send", listener.address(), str(tmp_path / "first")) as first,
+        (tmp_path / "first").open("rb") as source,
+        Stt("connect", listener.address(), "--raw", stdin=source) as first,
+        (tmp_path / "second").open("rb") as second_source,
     ):
         first.until("connected to")
-        assert run(["send", listener.address(), str(tmp_path / "second")]) == 0
+        with Stt("connect", listener.address(), "--raw", stdin=second_source) as second:
+            assert second.end() == 0
         assert listener.stdout.read(len(BYTES)) == BYTES
         assert first.end() == 0
         assert listener.stdout.read(8) == b"and more"
         listener.until(f"{received(BYTES)}{received(b'and more')}")
 
 
-def test_interrupted_beside_a_reader_that_is_stuck_it_tells_all_senders_at_once(
+def test_interrupted_while_its_reader_is_stuck_it_informs_all_senders_at_once(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_bytes(bytes(20_000_000))  # more than is under way for one sender
     with (
         Stt("listen", ANY_PORT, "--raw", "--keep") as listener,
-        Stt("send", listener.address(), str(tmp_path / "file")) as first,
-        Stt("send", listener.address(), str(tmp_path / "file")) as waiting,
+        (tmp_path / "file").open("rb") as one,
+        (tmp_path / "file").open("rb") as other,
+        Stt("connect", listener.address(), "--raw", stdin=one) as first,
+        Stt("connect", listener.address(), "--raw", stdin=other) as waiting,
     ):
         for sender in (first, waiting):
             sender.until("connected to")
@@ -152,7 +159,8 @@ def test_interrupted_beside_a_reader_that_is_stuck_it_tells_all_senders_at_once(
         assert time.monotonic() - began < NodeConfig().close_timeout
         for sender in (first, waiting):
             assert sender.end() == 1
-            assert re.search("stt: .*/file has not arrived as a whole: ", sender.stderr)
+            failures = "the session was lost: |the peer closed the session before it had all input"
+            assert re.search(failures, sender.stderr)
             assert sender.stdout.read() == b""
 
 
@@ -167,7 +175,7 @@ def test_when_the_output_cannot_be_written_both_sides_fail(tmp_path: Path) -> No
         assert (listener.end(), peer.end()) == (1, 1)
         complaint = "stt: cannot write to standard output: No space left on device\n"
         assert listener.stderr.endswith(complaint)
-        assert "not the end" in listener.stderr
+        assert "the transfer is incomplete" in listener.stderr
         # What was accepted is lost, or all of that has arrived but the input was not over.
         failures = "the session was lost: |the peer closed the session before it had all input"
         assert re.search(failures, peer.stderr)

@@ -31,9 +31,7 @@ def test_the_result_is_the_coroutines_and_so_is_its_error() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_cancels_it_and_waits_for_its_cleaning_up(
-    number: signal.Signals, code: int
-) -> None:
+def test_a_signal_cancels_it_and_waits_for_its_cleanup(number: signal.Signals, code: int) -> None:
     cleaned_up = []
 
     async def work() -> None:
@@ -52,7 +50,7 @@ def test_a_signal_cancels_it_and_waits_for_its_cleaning_up(
     assert signal.getsignal(number) is before
 
 
-def test_cleaning_up_that_takes_too_long_can_be_interrupted_too() -> None:
+def test_a_cleanup_that_takes_too_long_can_be_interrupted_too() -> None:
     steps = []
 
     async def work() -> None:
@@ -74,7 +72,9 @@ def test_cleaning_up_that_takes_too_long_can_be_interrupted_too() -> None:
 
 
 @pytest.mark.parametrize("error", [None, OSError("while cleaning up")])
-def test_the_signal_is_why_it_ended_whatever_cleaning_up_comes_to(error: OSError | None) -> None:
+def test_the_signal_is_the_reason_for_the_end_however_the_cleanup_ends(
+    error: OSError | None,
+) -> None:
     async def work() -> None:
         send(signal.SIGINT)
         try:

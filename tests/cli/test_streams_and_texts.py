@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seigr_toolset_transmissions.cli.chat import printable
 from seigr_toolset_transmissions.cli.demo_numbers import Tally, number_of, numbered
 from seigr_toolset_transmissions.cli.failures import Failure
-from seigr_toolset_transmissions.cli.ping import summary
+from seigr_toolset_transmissions.cli.ping import figures_of, summary
+from seigr_toolset_transmissions.cli.printable import printable
 from seigr_toolset_transmissions.cli.rates import describe
 from seigr_toolset_transmissions.cli.streams import (
     InputStream,
@@ -107,7 +107,7 @@ def test_a_call_that_outlives_its_event_loop_ends_its_thread() -> None:
     assert not thread.is_alive()
 
 
-async def test_what_cannot_be_read_is_named() -> None:
+async def test_an_unreadable_file_is_named() -> None:
     reading, writing = os.pipe()
     with pytest.raises(Failure, match=r"^cannot read standard input: Bad file descriptor$"):
         await InputStream(writing).read()
@@ -118,7 +118,7 @@ async def test_what_cannot_be_read_is_named() -> None:
 
 
 @given(st.binary(max_size=60), st.sampled_from(["", "peer: "]))
-def test_what_is_printed_cannot_control_the_terminal(message: bytes, prefix: str) -> None:
+def test_printed_text_cannot_control_the_terminal(message: bytes, prefix: str) -> None:
     text = printable(message, prefix).decode()
     assert text.endswith("\n")
     assert all(line.startswith(prefix) for line in text.split("\n")[:-1])
@@ -151,16 +151,19 @@ def test_the_tally_finds_every_flaw(total: int, data: st.DataObject) -> None:
     assert (tally.flaws(total) == "") == (arrived == list(range(total)))
 
 
-def test_the_tally_tells_what_is_wrong() -> None:
+def test_the_tally_says_what_is_wrong() -> None:
     tally = Tally()
     for number in (0, 2, 1, 1, 5):
         tally.add(number)
     assert tally.flaws(6) == "2 lost, 1 doubled, 1 out of order"
 
 
-def test_a_summary_has_the_shortest_the_mean_and_the_longest() -> None:
-    assert summary(3, [0.001, 0.003]) == "3 asked, 2 answered; min/avg/max = 1.000/2.000/3.000 ms"
-    assert summary(1, []) == "1 asked, 0 answered"
+def test_a_summary_has_the_counts_and_the_figures_that_ping_has() -> None:
+    assert summary(figures_of([0.001, None, 0.003])) == (
+        "3 transmitted, 2 received, 33.3333% loss\nmin/avg/max/mdev = 1.000/2.000/3.000/1.000 ms"
+    )
+    assert summary(figures_of([None])) == "1 transmitted, 0 received, 100% loss"
+    assert summary(figures_of([])) == "0 transmitted, 0 received, 0% loss"
 
 
 def test_a_transfer_is_described_for_people() -> None:

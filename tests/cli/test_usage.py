@@ -1,7 +1,8 @@
-"""What the command says to a user who asks, or asks for the wrong thing."""
+"""Help, and what the command says about a misuse."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,8 +16,20 @@ from cli.processes import MODULE, environment, run_stt
 from seigr_toolset_transmissions import __version__
 from seigr_toolset_transmissions.cli.app import app
 from seigr_toolset_transmissions.cli.main import run
+from seigr_toolset_transmissions.cli.notes import complain, note
 
-COMMANDS = ["demo", "keygen", "id", "listen", "connect", "send", "ping", "bench"]
+COMMANDS = [
+    "demo",
+    "keygen",
+    "id",
+    "listen",
+    "connect",
+    "request",
+    "send",
+    "receive",
+    "ping",
+    "bench",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +67,7 @@ def test_each_command_explains_itself_with_an_example(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
-def test_what_is_laid_out_in_a_help_text_is_shown_as_it_is_laid_out(command: list[str]) -> None:
+def test_a_help_text_keeps_its_layout(command: list[str]) -> None:
     output = CliRunner().invoke(app, [*command, "--help"]).output
     assert "\\b" not in output
     assert "\b" not in output
@@ -65,8 +78,9 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     assert "Commands:" in capsys.readouterr().out
 
 
-def test_the_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--version"]) == 0
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([option]) == 0
     assert capsys.readouterr().out == f"stt {__version__}\n"
 
 
@@ -76,18 +90,35 @@ def test_the_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None
         (["nonsense"], "No such command 'nonsense'; see `stt --help`"),
         (["connect"], "Missing argument 'HOST:PORT'; see `stt connect --help`"),
         (["send", "localhost:1"], "see `stt send --help`"),
-        (["ping", "localhost:1", "-c", "x"], "'x' is not a valid integer"),
-        (["ping", "localhost:1", "-i", "0"], "0"),
-        (["connect", "localhost:1", "--wait", "0"], "'--wait'"),
+        (["receive", "9000"], "see `stt receive --help`"),
+        (["ping", "localhost:1", "-c", "x"], "'x' is not a valid number of pings"),
+        (["ping", "localhost:1", "-c", "-1"], "-1 is too small: the least is 0;"),
+        (["ping", "localhost:1", "-i", "0"], "0 is too small: the least is 0.01;"),
+        (["connect", "localhost:1", "--wait", "0"], "'--wait': 0 is too small"),
         (["connect", "localhost:1", "--wait", "nan"], "'nan' is not a valid number of seconds"),
         (["ping", "localhost:1", "-i", "inf"], "'inf' is not a valid number of seconds"),
-        (["connect", "nonsense"], "'nonsense' is no address: write HOST:PORT"),
+        (["connect", "nonsense"], "'nonsense' is not an address: write HOST:PORT"),
         (["listen", "70000"], "ports go up to 65535"),
-        (["listen", "9000", "--keep"], "--keep goes with --raw"),
-        (["ping", "localhost:1", "--expect", "ab"], "no node id: 64 hex digits"),
+        (["listen", "9000", "--keep"], "--keep needs --raw"),
+        (["ping", "localhost:1", "--expect", "ab"], "is not a node id: write the 64 hex digits"),
         (["connect", "localhost:1"], "no shared seed: make one with `stt keygen"),
-        (["connect", "localhost:1", "--shared", "none"], "cannot read seed file none"),
+        (
+            ["connect", "localhost:1", "--shared", "none"],
+            "no seed file none: make one with `stt keygen none`",
+        ),
+        (["connect", "localhost", "1"], "'localhost' is not an address: write HOST:PORT"),
+        (["listen", "localhost", "1"], "'localhost' is not an address: write PORT, HOST:PORT or"),
+        (["listen", "9000", "--exec", ""], "--exec needs a command"),
+        (["listen", "9000", "--exec", "'a"], '--exec "\'a": no closing quotation'),
+        (["listen", "9000", "--exec", "no-such-program"], "name one that is in PATH"),
+        (["listen", "9000", "--exec", "cat", "--echo"], "choose one"),
+        (["listen", "9000", "--exec", "cat", "--raw"], "run another `stt listen` for requests"),
+        (["listen", "9000", "--echo", "--raw"], "run another `stt listen` for requests"),
+        (["request", "localhost:1", "x", "-t", "0"], "'--timeout'"),
+        (["receive", "9000", ""], "Invalid value for 'DIR': the name is empty"),
+        (["send", "localhost:1", ""], "the name is empty; see `stt send --help`"),
         (["id"], "no node seed: make one with `stt keygen"),
+        (["id", "a.seed", "--seed", "b.seed"], "name the seed file once"),
     ],
 )
 def test_a_misuse_is_one_line_that_says_what_to_do(
@@ -105,12 +136,18 @@ def test_a_seed_in_the_environment_that_is_too_short_is_refused(
     assert "hunter2" not in line
 
 
-def test_a_file_to_send_that_is_not_there_is_refused_before_anything_else(
+def test_a_missing_file_to_send_is_refused_before_anything_else(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("STT_SHARED_SEED", "ab" * 16)
     assert "cannot read" in refused(capsys, "send", "localhost:1", str(tmp_path / "none"))
     assert "is a directory" in refused(capsys, "send", "localhost:1", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    twins = [tmp_path / "a", tmp_path / "sub" / "a"]
+    for twin in twins:
+        twin.touch()
+    assert "have one name" in refused(capsys, "send", "localhost:1", *map(str, twins))
+    assert "is not a directory" in refused(capsys, "receive", "0", str(twins[0]))
 
 
 def test_keygen_prints_the_path_and_never_the_seed(
@@ -139,9 +176,11 @@ def test_the_node_id_depends_on_the_seed_alone(
         if new_seed is not None:
             assert run(new_seed) == 0
             capsys.readouterr()
-        assert run(["id", "--seed", path]) == 0
+        assert run(["id", path]) == 0
         ids.append(capsys.readouterr().out)
     assert ids[0] == ids[1] != ids[2]
+    assert run(["id", "--seed", path]) == 0
+    assert capsys.readouterr().out == ids[2]
     assert len(bytes.fromhex(ids[0])) == 32
 
 
@@ -161,7 +200,16 @@ def test_without_the_extra_one_line_says_what_to_install() -> None:
         )
 
 
-def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
+def test_a_chat_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("seigr_toolset_transmissions.cli.chat.can_prompt", lambda: True)
+    monkeypatch.setitem(sys.modules, "prompt_toolkit.application", None)
+    monkeypatch.setenv("STT_SHARED_SEED", "ab" * 16)
+    assert "prompt_toolkit is missing: run `pip install" in refused(capsys, "listen", "0", code=1)
+
+
+def test_an_unreachable_address_is_one_line(tmp_path: Path) -> None:
     del tmp_path
     result = run_stt("connect", "localhost:1")
     assert result.returncode == 1
@@ -170,11 +218,35 @@ def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.count(b"\n") == 1
 
 
-def test_the_log_is_there_if_asked_for() -> None:
-    result = run_stt("connect", "localhost:1", "--verbose")
-    assert result.returncode == 1
-    assert b"DEBUG" in result.stderr
-    assert b"Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], {"complaint", "note"}),
+        (["-q"], {"complaint"}),
+        (["-v"], {"complaint", "note", "INFO"}),
+        (["-vv"], {"complaint", "note", "INFO", "DEBUG"}),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_options_choose_what_goes_to_standard_error(
+    options: list[str],
+    shown: set[str],
+    before: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run_bench(*, as_json: bool, requests: bool) -> None:
+        logger = logging.getLogger("seigr_toolset_transmissions.node")
+        logger.debug("DEBUG")
+        logger.info("INFO")
+        note("note")
+        complain("complaint")
+
+    monkeypatch.setattr("seigr_toolset_transmissions.cli.app.run_bench", run_bench)
+    assert run([*options, "bench"] if before else ["bench", *options]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert {line.split()[-1] for line in captured.err.splitlines()} == shown
 
 
 def test_output_that_nobody_reads_ends_quietly() -> None:
@@ -208,7 +280,7 @@ def test_output_that_cannot_be_written_is_one_line(output: str) -> None:
     "module",
     ["cli.app", "click", "rich.progress", "cryptography", "seigr_toolset_transmissions.node"],
 )
-def test_ctrl_c_while_it_is_still_loading_is_no_bug(module: str, how: str) -> None:
+def test_ctrl_c_while_it_is_loading_shows_no_traceback(module: str, how: str) -> None:
     script = f"""
 import signal, sys
 
@@ -227,13 +299,13 @@ sys.exit(run(["demo"]))
     assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
 
 
-def test_ctrl_c_is_as_before_when_all_is_loaded() -> None:
+def test_ctrl_c_is_back_to_normal_once_all_is_loaded() -> None:
     before = signal.getsignal(signal.SIGINT)
     assert run(["--version"]) == 0
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_it_starts_where_there_are_neither_terminals_nor_signals_of_unix(tmp_path: Path) -> None:
+def test_it_starts_on_systems_without_termios_and_unix_signals(tmp_path: Path) -> None:
     script = f"""
 import asyncio, os, sys
 for name in ("termios", "resource", "fcntl", "pwd", "grp", "tty"):
@@ -266,7 +338,7 @@ sys.exit(run(["send", "127.0.0.1:1", {str(tmp_path / "file")!r}]))
 
 
 @pytest.mark.parametrize("command", ["demo", "bench"])
-def test_what_needs_processes_of_python_says_so_in_a_frozen_program(
+def test_a_frozen_program_says_that_some_commands_need_python_processes(
     command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
@@ -278,7 +350,7 @@ def test_what_needs_processes_of_python_says_so_in_a_frozen_program(
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_are_no_bug(closed: str) -> None:
+def test_closed_standard_streams_show_no_traceback(closed: str) -> None:
     line = f'exec "$@" {closed}'
     result = subprocess.run(
         ["/bin/sh", "-c", line, "sh", *MODULE, "connect", "localhost:1"],

@@ -1,4 +1,4 @@
-"""What stands between a dialer and its real transport, to do to the bytes what a network may do."""
+"""Stands between a dialer and its real transport, and treats the bytes as a network might."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from seigr_toolset_transmissions.transports.base import NOBODY, Address, Receive
 
 
 class Between(Transport, Receiver):
-    """The dialer's transport, and the real transport's receiver."""
+    """The dialer's transport, and the receiver of the real transport."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -25,7 +25,7 @@ class Between(Transport, Receiver):
         self._receiver.connection_made(self)
 
     def _give(self, data: bytes) -> None:
-        """Hand the dialer what it has left, and this behind it."""
+        """Hand the dialer the bytes it has not taken yet, followed by these."""
         whole = self._rest + data
         if whole and self._receiver is not NOBODY:
             with memoryview(whole) as view:

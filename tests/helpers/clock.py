@@ -1,10 +1,10 @@
-"""An event loop whose time is virtual: hours of time-outs pass in milliseconds, the same each run.
+"""An event loop with virtual time: hours of timeouts pass in milliseconds, the same on each run.
 
-When nothing is ready, time jumps to the next timer. When there is no timer either, nothing can
-ever happen again, and the loop raises `DeadlockError` instead of hanging. Threads of
-``run_in_executor`` and ``asyncio.to_thread`` work: while one runs, time stands still and the loop
-waits for it. Sockets, pipes and signals do not: what waits for the outside world cannot be
-hurried. ``time.monotonic`` stays real; only ``loop.time`` and what rests on it are virtual.
+When nothing is ready, time jumps to the next timer. When there is no timer either, nothing can ever
+happen again, and the loop raises `DeadlockError` instead of hanging. Threads of ``run_in_executor``
+and ``asyncio.to_thread`` work: while one runs, time stands still and the loop waits for it.
+Sockets, pipes and signals do not work: waiting for the outside world cannot be hurried.
+``time.monotonic`` stays real; only ``loop.time`` and everything based on it is virtual.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class DeadlockError(AssertionError):
-    """Nothing is ready, no timer is set and no thread runs: the loop would wait for ever."""
+    """Nothing is ready, no timer is set and no thread runs: the loop would wait forever."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -33,7 +33,7 @@ class _Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.threads = 0  # running for the loop; their end comes through its self-pipe
+        self.threads = 0  # that run for the loop; it hears of their end through its self-pipe
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         if self.get_map():  # the first is the loop's self-pipe
@@ -71,7 +71,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return future
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        self._virtual.threads += 1  # it waits for the executor's threads in one more
+        self._virtual.threads += 1  # one more thread waits for those of the executor
         try:
             await super().shutdown_default_executor()
         finally:
@@ -85,9 +85,10 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` on a `VirtualTimeLoop` of its own and return what it returns.
 
     Raises:
-        AssertionError: ``main`` has ended but left tasks behind (it names them), or something was
-            reported to the loop's exception handler meanwhile (it is the ``__cause__``).
-        DeadlockError: ``main`` waits for what can never happen; the message says who waits.
+        AssertionError: ``main`` ended but left tasks behind (the message names them), or something
+            was reported to the loop's exception handler in the meantime (the ``__cause__``).
+        DeadlockError: ``main`` waits for something that can never happen; the message names the
+            waiting tasks.
 
     """
     reports: list[dict[str, Any]] = []
@@ -98,7 +99,7 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
         def note(_: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
             reports.append(report)
             if not isinstance(report.get("exception", Exception()), Exception):
-                loop.stop()  # the test's time is over: this loop would turn for ever
+                loop.stop()  # the test has timed out: this loop would run forever
 
         loop.set_exception_handler(note)
 

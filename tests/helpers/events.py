@@ -1,4 +1,4 @@
-"""What tests of emitters share: handlers of several kinds, and what must be left of an emit."""
+"""What tests of emitters share: several kinds of handlers, and checks that nothing is left over."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ async def read(stream: AsyncIterator[Occurrence]) -> Occurrence:
 
 
 def only_this_task() -> bool:
-    """Tell whether no other task is left, but for those of anyio that run the tests."""
+    """Tell whether no other task is left, apart from those of anyio that run the tests."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return all("TestRunner" in repr(task.get_coro()) for task in others)
 
 
 def at_rest(events: EventEmitter) -> bool:
-    """Tell whether nothing of an emit, a wait or a stream is left in the emitter."""
+    """Tell whether the emitter holds nothing of an emit, a wait or a stream any more."""
     return not events._watchers
 
 
@@ -41,7 +41,7 @@ def returning(value: Any) -> Handler:
 
 
 class Recorder:
-    """A handler that keeps what it was called with."""
+    """A handler that records its arguments."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []

@@ -1,11 +1,11 @@
 """A network whose cables fail on purpose: wraps another `Network` and acts at its dialers' end.
 
-A `Fault` is due when so many bytes have passed, in one direction, over one cable. What passed
-before it arrives; nothing passes after it. The faults are used up in order, one for each cable that
-is dialled, so that a scenario can cut the first connection, the second, and so on.
+A `Fault` is due when a number of bytes has passed over one cable in one direction. Whatever passed
+before it arrives; nothing passes after it. Faults are used up in order, one for each cable that is
+dialed, so that a scenario can cut the first connection, the second, and so on.
 
-A cable can also hang and come to life again (`Cable.hold`, `Cable.release`): then what both ends
-have written meanwhile arrives late, when the dialer has long been connected over another one.
+A cable can also hang and come back to life (`Cable.hold`, `Cable.release`). Whatever both ends have
+written in the meantime then arrives late, when the dialer has long been connected over another one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Fault:
 class FaultNetwork(Network):
     """Dials through cables; listens directly.
 
-    `cables` has all those dialled so far, and `faults` is what the next ones take theirs from.
+    `cables` holds all cables dialed so far; the next ones take their faults from `faults`.
     """
 
     def __init__(self, inner: Network, faults: Iterable[Fault] = ()) -> None:
@@ -75,7 +75,7 @@ class Cable(Between):
         self.passed = {Direction.OUT: 0, Direction.IN: 0}
         self.broken: Kind | None = None
         self._held: dict[Direction, list[bytes]] | None = None
-        self._aborted = False  # by the dialer, while it was held
+        self._aborted = False  # by the dialer, while the cable was held
 
     def _pass(self, direction: Direction, count: int) -> int:
         """Return how many of ``count`` bytes pass before the fault is due."""
@@ -107,13 +107,13 @@ class Cable(Between):
             asyncio.get_running_loop().call_soon(self._lose, ConnectionResetError())
 
     def hold(self) -> None:
-        """Keep what comes from now on in either direction: neither end sees anything."""
+        """From now on, keep all bytes in both directions: neither end sees any of them."""
         self._held = {Direction.OUT: [], Direction.IN: []}
 
     def release(self) -> None:
-        """Let what was kept arrive, in both directions, even if the dialer has aborted meanwhile.
+        """Let what was kept arrive, in both directions, even if the dialer has aborted since.
 
-        (No transport may do that. It shows that a connection does not rely on its transport.)
+        (No real transport may do that. It shows that a connection does not rely on its transport.)
         """
         assert self._held is not None
         held, self._held = self._held, None
@@ -124,7 +124,7 @@ class Cable(Between):
             self._transport.close()
             self._lose(None)
 
-    # What the dialer calls.
+    # Called by the dialer.
 
     @property
     def waiting(self) -> int:
@@ -154,12 +154,12 @@ class Cable(Between):
         if self._held is not None:
             self._aborted = True
         elif self.broken is Kind.BLACK_HOLE:
-            # The dialer's own end goes; the listener learns nothing of it.
+            # Only the dialer's end goes away; the listener does not notice.
             asyncio.get_running_loop().call_soon(self._lose, None)
         else:
             self._transport.abort()
 
-    # What the real transport calls.
+    # Called by the real transport.
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)

@@ -1,4 +1,4 @@
-"""A forked child that makes one call, and what came of it."""
+"""A forked child that makes one call, and the result of that call."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SECONDS = 20
 
 
 def in_fork(call: Callable[[], object]) -> str:
-    """Make a call in a forked child of this very moment; return its result, or error, as text."""
+    """Fork now, make a call in the child, and return its result or error as text."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        # Python warns of forks beside threads; surviving them is what is tested.
+        # Python warns of forks when there are threads; surviving those is what is tested.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:

@@ -1,11 +1,10 @@
-"""Another implementation of the protocol, from ``docs/wire-format.md`` alone, on noiseprotocol.
+"""Another implementation of the protocol below sessions, from ``docs/wire-format.md`` alone.
 
-It shares no code with the library above the transport, so that a mistake which both sides of the
-library make alike shows. It is as simple as the document allows: it acknowledges each frame, and
-consumes at once.
+It shares no code with the library above the transport, so that it reveals mistakes that both sides
+of the library make alike. Its handshake is that of noiseprotocol.
 
-`Channel` is the layer below sessions: a handshake, records, frames, and no rules. Who breaks the
-rules on purpose stands on it.
+`Channel` is a handshake, records and frames, and has no rules. Tests that break the rules on
+purpose build on it; so does `independent_peer`, which keeps the rules.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import hmac
 import secrets
 from functools import cache
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from noise.connection import Keypair, NoiseConnection
 
@@ -31,28 +29,32 @@ __all__ = [
     "ABORT",
     "ACCEPTED",
     "ACK",
+    "CANCEL",
+    "CANCELLED",
     "CLOSE",
     "CLOSE_ACK",
     "DATA",
     "ENDED",
+    "FAILED",
     "FORBIDDEN",
     "NEW",
+    "OK",
     "PAD",
     "PART",
     "PING",
     "PONG",
     "REFUSED",
+    "REPLY",
+    "REQUEST",
     "RESUME",
     "UNKNOWN",
+    "UNSERVED",
     "WELCOME",
     "Channel",
     "Frame",
-    "Host",
     "Keys",
     "Opening",
-    "Peer",
     "Reply",
-    "Rules",
     "Stream",
     "Welcome",
     "accept",
@@ -71,13 +73,14 @@ __all__ = [
 # Frames
 
 DATA, PART, WELCOME, ACK, PING, PONG, CLOSE, CLOSE_ACK, PAD, ABORT = range(10)
+REQUEST, REPLY, CANCEL = range(10, 13)
+OK, FAILED, UNSERVED, CANCELLED = range(4)  # of a reply; UNSERVED is the document's REFUSED
 ACCEPTED, ENDED, UNKNOWN, REFUSED, FORBIDDEN = range(5)
 NEW, RESUME = range(2)
 
 LONGEST_FRAME = 65_536
 LONGEST_RECORD = 65_535
 TAG = 16
-COST = 64
 REKEY_AFTER = 65_536
 
 _u16, _u32, _u64, _ack, _welcome = map(Struct, (">H", ">I", ">Q", ">QQ", ">BQQ"))
@@ -95,7 +98,7 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def number(kind: int, value: int) -> bytes:
-    """A PING, PONG, CLOSE or CLOSE_ACK."""
+    """A PING, PONG, CLOSE, CLOSE_ACK or CANCEL."""
     return frame(kind, _u64.pack(value))
 
 
@@ -131,7 +134,7 @@ class Reply(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """What a listener answers to an opening."""
+    """A listener's answer to an opening."""
 
     status: int
     recv_next: int
@@ -160,7 +163,7 @@ def node_id_of(public_key: bytes) -> bytes:
 
 
 class Keys:
-    """Who somebody is. Without a node seed: somebody new, whose keys cost nothing."""
+    """The keys of one node. Without a node seed: a new node, with keys that cost nothing."""
 
     def __init__(self, shared_seed: bytes, node_seed: bytes | None = None) -> None:
         self.psk = derive(shared_seed, "seigr-stt/1 shared-seed", "seigr-stt/1 psk")
@@ -178,7 +181,7 @@ class Keys:
 
 
 class Stream:
-    """One connection, as a receiver of the transport that carries it; it can be read like a file.
+    """One connection, as the receiver of its transport; it can be read like a file.
 
     Reading past its end raises `EOFError`.
     """
@@ -189,14 +192,14 @@ class Stream:
         self._made = made
         self._reader = asyncio.StreamReader()
         self.cause: Exception | None = None
-        """With what the connection ended."""
+        """The error with which the connection ended."""
         self.ended = asyncio.Event()
 
     async def read(self, size: int) -> bytes:
         return await self._reader.readexactly(size)
 
     async def rest(self) -> bytes:
-        """All that still arrives."""
+        """Return everything that still arrives."""
         return await self._reader.read()
 
     def connection_made(self, transport: Transport) -> None:
@@ -251,7 +254,7 @@ def first_message(
 
 
 class Channel:
-    """A connection after its handshake: records and frames. It knows no rules of sessions."""
+    """A connection after its handshake: records and frames, without the rules of sessions."""
 
     def __init__(self, stream: Stream, noise: NoiseConnection, peer_static: bytes) -> None:
         self.stream = stream
@@ -264,7 +267,7 @@ class Channel:
         self._plaintext = b""
 
     def seal(self, plaintext: bytes) -> bytes:
-        """The next record, whose plaintext this is."""
+        """Return the next record, with this plaintext."""
         ciphertext: bytes = self._noise.encrypt(plaintext)
         self.records_sent += 1
         if self.records_sent % self.rekey_after == 0:
@@ -272,7 +275,7 @@ class Channel:
         return _u16.pack(len(ciphertext)) + ciphertext
 
     def write(self, *frames: bytes, record_bytes: int = LONGEST_RECORD - TAG) -> None:
-        """Send frames, in records of that many bytes of them."""
+        """Send frames, in records that hold this many of their bytes."""
         data = b"".join(frames)
         self.stream.transport.write(
             b"".join(
@@ -293,12 +296,12 @@ class Channel:
     async def read(self) -> Frame:
         (header,) = _u32.unpack(await self._take(4))
         kind, length = header >> 28, header & 0xFFFFFFF
-        assert kind <= PAD
+        assert kind <= CANCEL
         assert length <= LONGEST_FRAME
         return Frame(kind, await self._take(length))
 
     async def welcome(self) -> Welcome:
-        """The listener's answer, which comes first."""
+        """Return the listener's answer, which comes first."""
         kind, payload = await self.read()
         assert kind == WELCOME
         return Welcome.decode(payload)
@@ -311,7 +314,7 @@ class Channel:
 
 
 async def initiate(stream: Stream, keys: Keys) -> tuple[NoiseConnection, Reply, bytes]:
-    """Shake hands up to message 3; return the peer's static key, too."""
+    """Shake hands up to message 3; also return the peer's static key."""
     noise = start_noise(keys, initiator=True)
     state = noise.noise_protocol.handshake_state
     stream.transport.write(first_message(noise))
@@ -324,7 +327,7 @@ async def initiate(stream: Stream, keys: Keys) -> tuple[NoiseConnection, Reply, 
 async def dial(
     network: Network, address: Address, keys: Keys, opening: Opening
 ) -> tuple[Channel, Reply]:
-    """Connect and shake hands. The answer, WELCOME, has yet to be read."""
+    """Connect and shake hands. The answer, WELCOME, is still to be read."""
     stream = Stream()
     await network.dial(stream, *address)
     noise, reply, static = await initiate(stream, keys)
@@ -333,7 +336,7 @@ async def dial(
 
 
 async def accept(stream: Stream, keys: Keys, reply: Reply) -> tuple[Channel, Opening]:
-    """Shake hands with who has connected; raise whatever it is if the peer does it wrongly."""
+    """Shake hands with a dialer; raise whatever error its mistakes lead to."""
     noise = start_noise(keys, initiator=False)
     state = noise.noise_protocol.handshake_state
     payload = noise.read_message(await stream.read(64))
@@ -345,296 +348,3 @@ async def accept(stream: Stream, keys: Keys, reply: Reply) -> tuple[Channel, Ope
     assert opening.kind in (NEW, RESUME)
     assert state.rs.public_bytes != keys.public
     return Channel(stream, noise, state.rs.public_bytes), opening
-
-
-# The session
-
-
-class Rules(NamedTuple):
-    """How somebody uses the liberties that the document gives."""
-
-    max_message: int = 4 << 20
-    window: int = 8 << 20
-    part_bytes: int = LONGEST_FRAME
-    record_bytes: int = LONGEST_RECORD - TAG
-    rekey_after: int = REKEY_AFTER
-
-
-class Peer:
-    """One side of a session.
-
-    While it has a connection, a task reads it. `leave` ends that, and raises what went wrong in it.
-    """
-
-    def __init__(self, keys: Keys, rules: Rules | None = None) -> None:
-        self.keys = keys
-        self.rules = rules or Rules()
-        self.channel: Channel | None = None
-        self.messages: asyncio.Queue[bytes] = asyncio.Queue()
-        self.pongs: list[int] = []
-        self.welcomes: list[Welcome] = []
-        self.closed = False
-        """Whether the session has ended as both sides agreed."""
-        self.session_id = bytes(16)
-        self.epoch = 0
-        self.peer_node_id = b""
-        self.peer_incarnation = b""
-        self.peer_max_message = 0
-        # Sending
-        self.frames: list[Frame] = []  # sequenced, all since the session began
-        self.costs = [0]  # of the frames before each position
-        self.acked = 0
-        self.sent = 0  # on the present connection (before WELCOME: on the last), or acknowledged
-        self.credit = 0
-        # Receiving
-        self.recv_next = 0
-        self.recv_cost = 0
-        self._parts: list[bytes] = []
-        # On the present connection
-        self._up = False
-        self._close_wanted = False
-        self._close_sent = False
-        self._close_ack_sent = False
-        self._reading: asyncio.Task[None] | None = None
-
-    # The dialer
-
-    async def connect(self, network: Network, address: Address) -> None:
-        """Open a new session."""
-        opening = Opening(
-            NEW, self.rules.max_message, self.keys.incarnation, credit=self.rules.window
-        )
-        channel, reply = await dial(network, address, self.keys, opening)
-        self.session_id = channel.session_id
-        self.peer_node_id, self.peer_incarnation = channel.peer_node_id, reply.incarnation
-        self.peer_max_message = reply.max_message
-        self._attach(channel)
-
-    async def resume(self, network: Network, address: Address) -> None:
-        """Go on over a new connection."""
-        await self.leave()
-        self.epoch += 1
-        opening = Opening(
-            RESUME,
-            self.rules.max_message,
-            self.keys.incarnation,
-            self.session_id,
-            self.epoch,
-            self.recv_next,
-            self._own_credit,
-        )
-        channel, reply = await dial(network, address, self.keys, opening)
-        assert channel.peer_node_id == self.peer_node_id
-        assert reply.incarnation == self.peer_incarnation
-        self._attach(channel)
-
-    # The listener
-
-    async def opened(self, channel: Channel, opening: Opening) -> None:
-        """Begin, or go on, over a connection whose dialer has sent this opening."""
-        if opening.kind == NEW:
-            self.session_id = channel.session_id
-            self.peer_node_id, self.peer_incarnation = channel.peer_node_id, opening.incarnation
-            self.peer_max_message = opening.max_message
-        else:
-            await self.leave()  # the fence
-            assert opening.session_id == self.session_id
-            assert channel.peer_node_id == self.peer_node_id
-            assert opening.incarnation == self.peer_incarnation
-            assert opening.epoch > self.epoch
-            self.epoch = opening.epoch
-        self._acknowledge(opening.recv_next if opening.kind == RESUME else 0, opening.credit)
-        welcome = Welcome(ACCEPTED, self.recv_next, self._own_credit)
-        channel.write(welcome.encode(), record_bytes=self.rules.record_bytes)
-        self._attach(channel)
-        self._go_up()
-
-    # Both
-
-    def _attach(self, channel: Channel) -> None:
-        channel.rekey_after = self.rules.rekey_after
-        self.channel = channel
-        self._up = self._close_sent = self._close_ack_sent = False
-        self._reading = asyncio.create_task(self._read_all(channel))
-
-    def _go_up(self) -> None:
-        self._up = True
-        self.sent = self.acked  # all the rest is sent again
-        self._pump()
-
-    async def leave(self) -> None:
-        """Read nothing more of the present connection, and end it."""
-        if self.channel is not None and self._reading is not None:
-            self.channel.stream.transport.abort()
-            await _end(self._reading)
-            self.channel = None
-
-    def send(self, message: bytes) -> None:
-        assert len(message) <= self.peer_max_message
-        size = self.rules.part_bytes
-        while len(message) > size:
-            self._append(PART, message[:size])
-            message = message[size:]
-        self._append(DATA, message)
-        self._pump()
-
-    def _append(self, kind: int, payload: bytes) -> None:
-        self.frames.append(Frame(kind, payload))
-        self.costs.append(self.costs[-1] + len(payload) + COST)
-
-    def ping(self, token: int) -> None:
-        self._write(number(PING, token))
-
-    def close(self) -> None:
-        self._close_wanted = True
-        self._pump()
-
-    @property
-    def _own_credit(self) -> int:
-        return self.recv_cost + self.rules.window
-
-    def _write(self, *frames: bytes) -> None:
-        assert self.channel is not None
-        self.channel.write(*frames, record_bytes=self.rules.record_bytes)
-
-    def _write_ack(self) -> None:
-        if not self._close_sent or self.closed:
-            self._write(numbers(self.recv_next, self._own_credit))
-
-    def _pump(self) -> None:
-        """Send what may be sent."""
-        if not self._up:
-            return
-        while not self._close_ack_sent and self.sent < len(self.frames):
-            if self.costs[self.sent + 1] > self.credit:
-                return
-            self._write(frame(*self.frames[self.sent]))
-            self.sent += 1
-        if self._close_wanted and not self._close_sent:
-            self._close_sent = True
-            self._write(number(CLOSE, len(self.frames)))
-
-    def _acknowledge(self, recv_next: int, credit: int) -> None:
-        assert self.acked <= recv_next <= self.sent
-        assert credit >= self.credit
-        self.acked, self.credit = recv_next, credit
-
-    async def _read_all(self, channel: Channel) -> None:
-        try:
-            while not self.closed:
-                self._take(await channel.read())
-        except EOFError:
-            pass
-        if self.closed:
-            channel.stream.transport.close()
-            await channel.stream.ended.wait()
-
-    def _take(self, received: Frame) -> None:
-        kind, payload = received
-        if kind == WELCOME:
-            assert not self._up
-            self.welcomes.append(welcome := Welcome.decode(payload))
-            if welcome.status == ACCEPTED:
-                self._acknowledge(welcome.recv_next, welcome.credit)
-                self._write_ack()
-                self._go_up()
-            return
-        assert self._up or kind == PAD
-        if kind in (DATA, PART):
-            self._take_data(received)
-        elif kind == ACK:
-            self._acknowledge(*_ack.unpack(payload))
-            if self._close_ack_sent and self.acked == self.sent:
-                self.closed = True
-            self._pump()
-        elif kind == PING:
-            self._write_ack()
-            self._write(frame(PONG, payload))
-        elif kind == PONG:
-            self.pongs.append(*_u64.unpack(payload))
-        elif kind in (CLOSE, CLOSE_ACK):
-            (final,) = _u64.unpack(payload)
-            assert final == self.recv_next
-            self._pump()
-            if kind == CLOSE:
-                assert not self._parts
-                self._close_ack_sent = True
-                self._write(number(CLOSE_ACK, self.sent))
-            else:
-                assert self._close_sent
-                self.acked = len(self.frames)
-                self.closed = True
-                self._write_ack()
-
-    def _take_data(self, received: Frame) -> None:
-        kind, payload = received
-        self.recv_next += 1
-        self.recv_cost += len(payload) + COST
-        assert self.recv_cost <= self._own_credit
-        self._parts.append(payload)
-        assert sum(map(len, self._parts)) <= self.rules.max_message
-        if kind == DATA:
-            self.messages.put_nowait(b"".join(self._parts))
-            self._parts.clear()
-        else:
-            assert payload
-        self._write_ack()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel a task; raise what it has raised."""
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.result()
-
-
-class Host:
-    """Listens, and has one `Peer` for each session that is opened.
-
-    Leaving it ends everything, and raises what went wrong.
-    """
-
-    def __init__(self, network: Network, keys: Keys, rules: Rules | None = None) -> None:
-        self._network = network
-        self._keys = keys
-        self._rules = rules
-        self._answering: set[asyncio.Task[None]] = set()
-        self.peers: dict[bytes, Peer] = {}
-        self.refusal: int | None = None
-        """With which status to refuse openings; None: they are accepted."""
-
-    @property
-    def address(self) -> Address:
-        return self._listener.address
-
-    async def __aenter__(self) -> Self:
-        self._listener = await self._network.listen(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._listener.close()
-        for peer in self.peers.values():
-            await peer.leave()
-        for task in self._answering:
-            await _end(task)
-
-    def _accept(self) -> Stream:
-        return Stream(lambda stream: self._answering.add(asyncio.create_task(self._answer(stream))))
-
-    async def _answer(self, stream: Stream) -> None:
-        reply = Reply(1, (self._rules or Rules()).max_message, self._keys.incarnation)
-        try:
-            channel, opening = await accept(stream, self._keys, reply)
-        except (EOFError, InvalidTag):
-            stream.transport.abort()  # not of this group, or it does not want us
-            return
-        if self.refusal is not None:
-            channel.write(Welcome(self.refusal, 0, 0).encode())
-            stream.transport.close()
-        elif opening.kind == NEW:
-            peer = Peer(self._keys, self._rules)
-            await peer.opened(channel, opening)
-            self.peers[peer.session_id] = peer
-        else:
-            await self.peers[opening.session_id].opened(channel, opening)

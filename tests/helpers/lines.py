@@ -1,4 +1,4 @@
-"""How much the library does: a measure of cost that is the same on each run and machine."""
+"""How much work the library does: a measure of cost that is the same on each run and machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIBRARY = str(Path(seigr_toolset_transmissions.__file__).parent)
 
 
 class Counted:
-    """``lines``: how many lines of the library's code were executed within the block."""
+    """``lines``: how many lines of the library's code the block executed."""
 
     def __init__(self) -> None:
         self.lines = 0

@@ -24,7 +24,7 @@ DIALER_SEED = b"the lossless tests' dialer's seed"
 
 @dataclass
 class Outcome:
-    """What a run of the scenario has shown."""
+    """The outcome of a run of the scenario."""
 
     cables: list[Cable]
     at_listener: list[bytes]
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def messages(tag: bytes, sizes: Iterable[int]) -> list[bytes]:
-    """One message for each size, each unlike all others."""
+    """Return one message for each size, each different from all others."""
     return [(b"%s%d." % (tag, k) * (size + 1))[:size] for k, size in enumerate(sizes)]
 
 
@@ -45,8 +45,8 @@ def run_scenario(
 ) -> Outcome:
     """Send both lists at once, in virtual time, over cables with these faults.
 
-    Returns when each side has received as many messages as the other has sent, both sessions have
-    closed, and some time has passed in which anything superfluous would have come.
+    Returns once each side has received as many messages as the other sent, both sessions have
+    closed, and enough time has passed for any surplus message to arrive.
     """
     return run_virtual(_scenario(to_listener, to_dialer, faults, config))
 
@@ -89,7 +89,7 @@ async def _scenario(
     await out.close()
     await dialer.stop()
     await listener.stop()
-    await asyncio.sleep(300)  # whatever would come twice, or too late, comes now
+    await asyncio.sleep(300)  # anything that comes twice, or too late, comes now
     return outcome
 
 
@@ -106,7 +106,7 @@ def _record(node: STTNode, received: list[bytes], names: list[str]) -> None:
 
 
 async def _connect(dialer: STTNode, address: tuple[str, int]) -> Session:
-    """Connect, over as many cables as it takes to get through a handshake."""
+    """Connect, using as many cables as it takes to complete a handshake."""
     while True:
         try:
             return await dialer.connect(*address)

@@ -1,4 +1,4 @@
-"""What the machine that runs the tests has."""
+"""What the machine that runs the tests offers."""
 
 from __future__ import annotations
 

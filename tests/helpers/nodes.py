@@ -1,6 +1,6 @@
-"""Started nodes that are always stopped, and what tests of nodes look at.
+"""Nodes that are always stopped, and helpers to observe them.
 
-Deriving keys takes 100 ms for each seed and process: the tests share a few names.
+Deriving keys takes 100 ms per seed and process, so the tests share a few names.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from helpers.clock import run_virtual
 from seigr_toolset_transmissions import NodeConfig, Session, STTNode
+from seigr_toolset_transmissions.sessions.session import LiveSession
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "assert_no_task_left",
     "assert_nothing_held",
     "in_virtual_time",
+    "live",
     "memory_nodes",
     "seed_of",
     "until",
@@ -44,18 +46,19 @@ BUILT_IN = {
     "session_resumed": {"session_id"},
     "session_closed": {"session_id"},
     "peer_disconnected": {"peer_node_id"},
+    "health_changed": {"peer_node_id", "status"},
     "error": {"error_type", "details"},
 }
-"""The events that a node emits, with exactly these keyword arguments."""
+"""The events that a node emits, and its monitors, with exactly these keyword arguments."""
 
 
 def seed_of(name: str) -> bytes:
-    """The node seed of ``alice``, ``bob`` or ``carol``."""
+    """Return the node seed of ``alice``, ``bob`` or ``carol``."""
     return f"the node seed of {name}".encode().ljust(32, b"!")
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an asynchronous test on a loop with virtual time instead of those of all users."""
+    """Run an asynchronous test on a loop with virtual time instead of the usual loops."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -65,16 +68,16 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until the condition holds; fail if it does not in that time."""
+    """Wait until the condition holds; fail if it does not hold in time."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  it may be anything
             await asyncio.sleep(0.001)
 
 
 class EventLog:
-    """Records a node's events as they are emitted; ``data_received`` only if it is asked for.
+    """Records a node's events as they are emitted; ``data_received`` only on request.
 
-    It registers handlers, so a log of ``data_received`` makes the node push.
+    It registers handlers, so recording ``data_received`` makes the node push.
     """
 
     def __init__(self, node: STTNode, *names: str) -> None:
@@ -99,11 +102,11 @@ class EventLog:
         ]
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        """The keyword arguments of each such event."""
+        """Return the keyword arguments of each event of this name."""
         return [kwargs for other, kwargs in self.entries if other == name]
 
     async def until(self, name: str, count: int = 1, seconds: float = 20) -> dict[str, Any]:
-        """Wait for the count-th event of this name, and return its keyword arguments."""
+        """Wait for event number ``count`` of this name, and return its keyword arguments."""
         await until(lambda: len(self.of(name)) >= count, seconds)
         return self.of(name)[count - 1]
 
@@ -118,11 +121,11 @@ class Pair(NamedTuple):
 
 
 class Nodes:
-    """Makes nodes; leaving it stops them and checks that they left nothing behind.
+    """Makes nodes. Leaving the block stops them and checks that they leave nothing behind.
 
     Args:
         network: What carries the bytes; TCP if None.
-        settings: Of the `NodeConfig` of all nodes that get none of their own.
+        settings: The `NodeConfig` of all nodes that do not get their own.
 
     """
 
@@ -145,26 +148,26 @@ class Nodes:
         return node
 
     async def start(self, name: str = "alice", **options: Any) -> STTNode:
-        """A node that only dials."""
+        """Return a node that only dials."""
         node = self.make(name, **options)
         await node.start()
         return node
 
     async def listen(self, name: str = "bob", **options: Any) -> STTNode:
-        """A node that listens."""
+        """Return a node that listens."""
         node = self.make(name, **options)
         await node.start(server_mode=True)
         return node
 
     async def pair(self, *, via: Address | None = None, **settings: Any) -> Pair:
-        """Alice, who dialled Bob; ``via`` is where she finds him, if not at his own address."""
+        """Return Alice, who has dialed Bob, at ``via`` instead of his own address if given."""
         config = NodeConfig(**settings) if settings else None
         listener = await self.listen("bob", config=config)
         dialer = await self.start("alice", config=config)
         return await self.connect(dialer, listener, via)
 
     async def connect(self, dialer: STTNode, listener: STTNode, via: Address | None = None) -> Pair:
-        """Connect two nodes; return when the listener knows the session too."""
+        """Connect two nodes; return once the listener knows the session too."""
         near = await dialer.connect(*(via or address_of(listener)))
         await until(lambda: listener.get_session(near.session_id) is not None)
         far = listener.get_session(near.session_id)
@@ -189,34 +192,40 @@ class Nodes:
             await assert_no_task_left(self._tasks_before)
 
 
+def live(session: Session | None) -> LiveSession:
+    """Return the session with its inner verbs, as the node has it."""
+    assert isinstance(session, LiveSession)
+    return session
+
+
 def memory_nodes(**settings: Any) -> Nodes:
-    """Nodes of one network in memory, for virtual time."""
+    """Return nodes on one in-memory network, for virtual time."""
     return Nodes(MemoryNetwork(), **settings)
 
 
 def address_of(node: STTNode) -> Address:
-    """Where a listening node is."""
+    """Return a listening node's address."""
     assert node.address is not None
     return node.address
 
 
 def assert_nothing_held(node: STTNode) -> None:
-    """A stopped node holds no session, peer, connection, handshake or dial."""
+    """Check that a stopped node holds no session, peer, connection, handshake or dial."""
     assert node.sessions == []
     registry = node._registry
     for name in ("sessions", "peers", "routes", "connections", "opening", "unconfirmed"):
         assert not getattr(registry, name), name
-    assert not node._acceptor.answering
-    assert not len(node._acceptor._admission)
-    assert not len(node._dialer)
-    assert not len(node._connector)
+    assert not node._life.acceptor.answering
+    assert not len(node._life.acceptor._admission)
+    assert not len(node._life.dialer)
+    assert not len(node._life.connector)
     assert registry.reconnects._suspensions == {}
-    assert node._stopping is None
+    assert node._life._stopping is None
     assert node.address is None
 
 
 async def assert_no_task_left(before: set[asyncio.Task[Any]]) -> None:
-    """No task runs that did not before, but for those that end in this turn of the loop."""
+    """Check that no new task runs, apart from those that end in this turn of the loop."""
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
         await asyncio.sleep(0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Recorder", "on", "pattern", "turns"]
 
 _inside = 0
-"""How many calls into a transport are under way: no receiver may be called but to pause."""
+"""How many calls into a transport are under way; until they end, receivers may only be paused."""
 
 
 class _Guarded:
@@ -59,9 +59,9 @@ class _Guarded:
 class Recorder:
     """Records calls as words: made, bytes, pause, resume, lost.
 
-    ``take`` is given each view and returns how many of its bytes are done with; by default all.
-    These are added to ``data``, the others are in ``left``.
-    ``react`` is called with each word after it was recorded, and may raise.
+    ``take`` gets each view and returns how many of its bytes it has used; all by default. These are
+    added to ``data``; the others are in ``left``.
+    ``react`` is called with each word after it is recorded, and may raise.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Recorder:
         self._transport: _Guarded | None = None
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
-    # What the transport calls.
+    # Called by the transport.
 
     def connection_made(self, transport: Transport) -> None:
         self._transport = _Guarded(transport)
@@ -104,7 +104,7 @@ class Recorder:
         self.cause = cause
         self._record("lost")
 
-    # What the tests call.
+    # Called by the tests.
 
     @property
     def transport(self) -> _Guarded:
@@ -162,13 +162,13 @@ class Recorder:
 
 
 async def turns(count: int) -> None:
-    """Let the loop turn: enough for what is scheduled, and for what that schedules."""
+    """Let the loop run long enough for scheduled calls, and for the calls that those schedule."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 def on(call: str, action: Callable[[], None]) -> Callable[[str], None]:
-    """Do something each time a receiver has been called that way."""
+    """Do something each time the receiver has been called in this way."""
 
     def react(happened: str) -> None:
         if happened == call:

@@ -1,7 +1,7 @@
 """A TCP relay between a dialer and a listener: it delays, slices, corrupts, repeats and cuts.
 
-It sees and may change what is really on the wire. Faults in memory and virtual time are those of
-`fault_network`, whose words it shares::
+It sees, and can change, what is really on the wire. For faults in memory and virtual time, use
+`fault_network`, which shares its vocabulary::
 
     async with Relay(listener.address) as relay:
         relay.plan(Plan(Fault(Direction.OUT, 1000, Kind.RST)))  # for the next connection
@@ -37,13 +37,13 @@ class Plan:
     """What happens to one connection."""
 
     fault: Fault | None = None
-    """Where it breaks, by itself."""
+    """Where it breaks by itself."""
     flip: Mapping[tuple[Direction, int], int] = field(default_factory=dict)
     """Bits to flip: for the byte at an offset in a direction, a mask."""
     delay: float = 0.0
     """Seconds that each byte is under way."""
     slice: int = 0
-    """Bytes forwarded at a time, each time in a turn of the loop of its own; 0: as they come."""
+    """Bytes to forward in one turn of the loop; 0: forward them as they come."""
 
 
 class Relay:
@@ -51,7 +51,7 @@ class Relay:
 
     def __init__(self, target: Address) -> None:
         self.target = target
-        """Where new connections are led; may be changed."""
+        """Where new connections go; may be changed."""
         self.down = False
         """While true, new connections are reset at once."""
         self.links: list[Link] = []
@@ -60,7 +60,7 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def plan(self, *plans: Plan) -> None:
-        """Say what happens to the next connections, one after the other."""
+        """Set what happens to the next connections, one after the other."""
         self._plans.extend(plans)
 
     @property
@@ -70,7 +70,7 @@ class Relay:
 
     @property
     def recorded(self) -> bytes:
-        """All that was on the wire, as it was sent."""
+        """Return everything that was on the wire, as it was sent."""
         return b"".join(bytes(half) for link in self.links for half in link.recorded.values())
 
     async def __aenter__(self) -> Self:
@@ -129,7 +129,7 @@ class Link:
     def __init__(self, relay: Relay, plan: Plan) -> None:
         self.plan = plan
         self.sides: dict[Direction, _Side] = {}
-        """By the direction in which go the bytes that arrive there: OUT is the dialer's side."""
+        """By the direction of the bytes that arrive there: OUT is the dialer's side."""
         self.recorded = {Direction.OUT: bytearray(), Direction.IN: bytearray()}
         """What was sent in each direction, whether or not it was passed on."""
         self.passed = {Direction.OUT: 0, Direction.IN: 0}
@@ -161,19 +161,19 @@ class Link:
                 side.reset()
 
     def swallow(self, direction: Direction) -> None:
-        """From now on let nothing pass in this direction, the end of the stream included."""
+        """From now on, let nothing pass in this direction, not even the end of the stream."""
         self.holes.add(direction)
 
     def hold(self, direction: Direction, *, on: bool = True) -> None:
-        """Read nothing, so that the sender's pipe fills up; ``on=False``: go on."""
+        """Read nothing, so that the sender's pipe fills up; ``on=False``: continue."""
         self.sides[direction].hold(on=on)
 
     def insert(self, direction: Direction, data: bytes) -> None:
-        """Pass on bytes that nobody has sent now: old ones again, say, from `recorded`."""
+        """Pass on bytes that neither side sends now: old ones from `recorded`, say."""
         self._other(direction).write(data)
 
     def connected(self) -> None:
-        """Pass on what came before there was anywhere to pass it to."""
+        """Pass on the bytes that came before there was anywhere to pass them."""
         early, self._early = b"".join(self._early), []
         if early:
             self.arrived(Direction.OUT, early)
@@ -256,7 +256,7 @@ class _Side(asyncio.Protocol):
         self.link.arrived(self.direction, data)
 
     def eof_received(self) -> bool:
-        return self.direction in self.link.holes  # then as if it had never come
+        return self.direction in self.link.holes  # as if it had never come
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

@@ -1,4 +1,4 @@
-"""Routes to recipients that a function plays."""
+"""Routes to recipients, played by a function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["PlayedRoute", "routes_to"]
 
 
 class PlayedRoute:
-    """A `fanout.Route`: each message is accepted, declined or failed by ``accept``."""
+    """A `fanout.Route` whose ``accept`` accepts, declines or fails each message."""
 
     def __init__(self, accept: Callable[[bytes], bool]) -> None:
         self._accept = accept
@@ -24,5 +24,5 @@ class PlayedRoute:
 def routes_to(
     recipients: Iterable[bytes], accept: Callable[[bytes, bytes], bool]
 ) -> dict[bytes, PlayedRoute]:
-    """Return a route to each of them that calls ``accept(recipient, data)``."""
+    """Return a route to each recipient; it calls ``accept(recipient, data)``."""
     return {recipient: PlayedRoute(partial(accept, recipient)) for recipient in recipients}

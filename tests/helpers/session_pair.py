@@ -1,12 +1,12 @@
 """Two `SessionMachine`s and the connections between them, driven step by step.
 
-A `Side` is a machine and what its owner keeps: what it accepted, what arrived, what waits to be
-consumed. A `Wire` is one connection: the bytes under way each way, which a cut loses. Each side
-lets go of a wire by itself, as in life: the other may still read what was under way, or may go on
-writing into the void until it notices.
+A `Side` is a machine and its owner's books: what it accepted, what arrived, what waits to be
+consumed. A `Wire` is one connection: the bytes under way in each direction, which a cut loses. As
+in real life, each side lets go of a wire on its own: the other may still read what was under way,
+or may keep writing into the void until it notices.
 
 `SessionPair` does what the documentation asks of the owner (the fence before a resume, letting go
-of what has ended, tombstones), and no more; records and ciphers are left out.
+of ended sessions, tombstones) and nothing more. Records and ciphers are left out.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from seigr_toolset_transmissions.errors import STTProtocolError
-from seigr_toolset_transmissions.frames import FrameDecoder, Welcome, WelcomeStatus
-from seigr_toolset_transmissions.phase import Link, Phase
-from seigr_toolset_transmissions.session import SessionMachine
+from seigr_toolset_transmissions.protocol.frames import FrameDecoder, Welcome, WelcomeStatus
+from seigr_toolset_transmissions.protocol.machine import SessionMachine
+from seigr_toolset_transmissions.protocol.phase import Link, Phase
 
 if TYPE_CHECKING:
-    from seigr_toolset_transmissions.budget import Waiter
     from seigr_toolset_transmissions.config import NodeConfig
-    from seigr_toolset_transmissions.outbox import Undelivered
+    from seigr_toolset_transmissions.protocol.budget import Waiter
+    from seigr_toolset_transmissions.protocol.outbox import Undelivered
 
 __all__ = ["NoBudget", "SessionPair", "Side", "Wire"]
 
@@ -32,7 +32,7 @@ ALL = 1 << 40
 
 
 class NoBudget:
-    """The budget of a session that is alone in its node: there is always room, from the first."""
+    """The budget of a session that is alone in its node: there is always room, from the start."""
 
     first_window = first_send = ALL
     in_inbox = 0
@@ -77,22 +77,22 @@ class Wire:
 
 @dataclass(eq=False)
 class Side:
-    """A machine and what its owner keeps."""
+    """A machine and its owner's books."""
 
     name: str
     machine: SessionMachine
     wire: Wire | None
     decoder: FrameDecoder = field(default_factory=FrameDecoder)
     accepted: list[bytes] = field(default_factory=list)
-    """Messages that `send` took."""
+    """Messages that `send` accepted."""
     delivered: list[bytes] = field(default_factory=list)
     """Messages that arrived."""
     waiting: deque[bytes] = field(default_factory=deque)
-    """Those of them that the application has not consumed."""
+    """The arrived messages that the application has not consumed."""
     undelivered: Undelivered | None = None
-    """What `abandon` told; None as long as the owner has not ended the session."""
+    """What `abandon` returned; None until the owner ends the session."""
     acknowledged_end: bool = False
-    """Whether the session ended as both sides agreed."""
+    """Whether the session ended by agreement of both sides."""
 
     @property
     def ended(self) -> bool:
@@ -111,7 +111,7 @@ class Side:
 
 
 class SessionPair:
-    """A dialer and a listener, joined by a wire on which the listener's WELCOME is under way."""
+    """A dialer and a listener on a wire, with the listener's WELCOME under way."""
 
     def __init__(self, dialer_config: NodeConfig, listener_config: NodeConfig) -> None:
         self.now = 0.0
@@ -140,7 +140,7 @@ class SessionPair:
 
     @classmethod
     def connected(cls, config: NodeConfig) -> SessionPair:
-        """Return a pair that has greeted each other."""
+        """Return a pair whose session is established."""
         pair = cls(config, config)
         pair.pump()
         return pair
@@ -151,7 +151,7 @@ class SessionPair:
     # What the application does
 
     def send(self, side: Side, *messages: bytes) -> bool:
-        """Send as many as are accepted; return whether all were."""
+        """Send until one is not accepted; return whether all were."""
         for message in messages:
             if not side.machine.outbox.send(message):
                 return False
@@ -159,7 +159,7 @@ class SessionPair:
         return True
 
     def consume(self, side: Side, count: int = ALL) -> int:
-        """Let the application take up to ``count`` of the messages that wait."""
+        """Let the application take up to ``count`` of the waiting messages."""
         count = min(count, len(side.waiting))
         size = sum(len(side.waiting.popleft()) for _ in range(count))
         side.machine.consumed(size, count)
@@ -174,7 +174,7 @@ class SessionPair:
     # What the connection does
 
     def flush(self, side: Side, budget: int = ALL) -> int:
-        """Put what is to be sent on the side's wire, once; return how many bytes."""
+        """Put the pending output on the side's wire, once; return how many bytes it was."""
         due = side.machine.output_due
         written = b"".join(side.machine.data_to_send(budget))
         assert written or not due, "output is due, and there is none"
@@ -203,7 +203,7 @@ class SessionPair:
         return messages
 
     def cut(self, side: Side) -> None:
-        """Let this side notice that its wire is cut; what was under way to it is lost."""
+        """Let this side notice that its wire is cut; bytes under way to it are lost."""
         side.wire = None
         side.machine.detach()
         if side.machine.phase is Phase.CLOSED:
@@ -223,7 +223,7 @@ class SessionPair:
         return self.dialer.wire
 
     def opening_arrives(self, wire: Wire) -> WelcomeStatus:
-        """Let the listener answer a wire's opening; return how."""
+        """Let the listener answer a wire's opening; return the answer."""
         assert wire.opening is not None
         opening, wire.opening = wire.opening, None
         listener = self.listener
@@ -242,12 +242,12 @@ class SessionPair:
         return answer.status
 
     def reconnect(self) -> None:
-        """Cut what there is and resume, up to the listener's answer, which is still to go out."""
+        """Cut any wire and resume, up to the listener's answer, which has yet to go out."""
         self.cut_both()
         self.opening_arrives(self.dial())
 
     def resume(self) -> None:
-        """Cut what there is and resume; the dialer has the listener's answer."""
+        """Cut any wire and resume; the dialer has the listener's answer."""
         self.reconnect()
         self.flush(self.listener)
         self.arrive(self.dialer)

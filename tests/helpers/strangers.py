@@ -1,6 +1,7 @@
-"""What strangers send to a listening node, and forgers between two: for tests and the soak program.
+"""What strangers send to a listening node, and what forgers change between two nodes.
 
-A `Forger` has a node in memory to work on, and fails at the first forgery that is accepted.
+For the tests and the soak program. A `Forger` works on a node in memory, and fails at the first
+forgery that the node accepts.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ PROBES = {
 
 
 def opening_of(shared_seed: bytes) -> bytes:
-    """A first message of somebody of that group."""
+    """Return a first message from a member of that group."""
     return first_message(start_noise(Keys(shared_seed), initiator=True))
 
 
 async def probe(address: Address, data: bytes) -> bytes:
-    """Connect, send this, and return all that is answered until the connection ends."""
+    """Connect, send this, and return everything that comes back until the connection ends."""
     reader, writer = await asyncio.open_connection(*address)
     answer = b""
     with contextlib.suppress(ConnectionError):
@@ -87,11 +88,11 @@ async def probe(address: Address, data: bytes) -> bytes:
 
 
 _LOW_ORDER = bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")
-"""A public key with which there is no secret to agree on."""
+"""A public key that yields no shared secret."""
 
 
 def mutated(chance: Random, data: bytes, *, longer: bool = False) -> bytes:
-    """Other bytes, more or less alike, and only if allowed ``longer``."""
+    """Return other bytes, more or less similar; longer ones only if ``longer`` is true."""
     result = bytearray(data)
     match chance.randrange(8 if longer else 7):
         case 0 | 1 | 2:
@@ -114,10 +115,10 @@ class Forger:
     """Changes handshakes and records on their way to a node, or from it.
 
     Args:
-        network: In memory.
-        node: It listens there, and knows `member`'s shared seed.
-        member: Whose messages are changed.
-        chance: Decides how.
+        network: The in-memory network.
+        node: The node that listens there, with `member`'s shared seed.
+        member: The member whose messages are changed.
+        chance: Decides how they are changed.
 
     """
 
@@ -132,8 +133,8 @@ class Forger:
         self._dialed: asyncio.Queue[Stream] = asyncio.Queue()
         self.done: Counter[str] = Counter()
         self.causes: Counter[type] = Counter()
-        """With what the node ended connections."""
-        self._watch(node._acceptor, "failed")
+        """The errors with which the node ended connections."""
+        self._watch(node._life.acceptor, "failed")
         self._watch(node._registry, "session_suspended")
 
     def _watch(self, owner: Any, method: str) -> None:
@@ -151,12 +152,12 @@ class Forger:
         return self._node.address
 
     def undocumented(self) -> list[str]:
-        """The names of causes that are no errors of the protocol or of a connection."""
+        """Return the names of causes that are neither protocol nor connection errors."""
         allowed = (STTError, ConnectionError, type(None))
         return [cause.__name__ for cause in self.causes if not issubclass(cause, allowed)]
 
     async def begin(self) -> None:
-        """Open a session whose records can be changed, and listen for the node's own dials."""
+        """Open a session whose records can be changed, and listen for dials from the node."""
         opening = Opening(NEW, 1 << 22, self._member.incarnation, credit=CREDIT)
         channel, _ = await dial(self._network, self.address, self._member, opening)
         assert (await channel.welcome()).status == ACCEPTED
@@ -177,14 +178,14 @@ class Forger:
         await self._listener.close()
 
     async def forge(self, kind: str) -> None:
-        """Do one; it must come to nothing."""
+        """Try one forgery, which must fail."""
         opened = self._node.stats().sessions_opened
         await getattr(self, f"_forge_{kind}")()
         assert self._node.stats().sessions_opened == opened
         self.done[kind] += 1
 
     async def _send(self, stream: Stream, genuine: bytes) -> None:
-        """Send something else, and see that nothing is answered."""
+        """Send something else, and check that there is no reply."""
         stream.transport.write(mutated(self._chance, genuine, longer=True))
         stream.transport.close()
         assert await stream.rest() == b""
@@ -195,7 +196,7 @@ class Forger:
         await self._send(stream, self._first)
 
     async def _forge_second(self) -> None:
-        dialing = asyncio.ensure_future(self._node._dialer.dial("forger", 1, None))
+        dialing = asyncio.ensure_future(self._node._life.dialer.dial("forger", 1, None))
         stream = await self._dialed.get()
         noise = start_noise(self._member, initiator=False)
         noise.read_message(await stream.read(FIRST_BYTES))

@@ -1,8 +1,8 @@
-"""A network of links that are thin, or cut regularly: wraps another `Network` at its dialers' end.
+"""A network of thin links, or links cut regularly: wraps another `Network` at its dialers' end.
 
-Each direction of a link has a rate of its own, or all links share one in each direction. What waits
-for its turn lies in the link, as in a router's or a proxy's buffers: the listener sees all that it
-writes taken at once, while the dialer is asked to pause as a socket asks it to.
+Each direction of a link has its own rate, or all links share one rate in each direction. Bytes that
+wait for their turn lie in the link, as in the buffers of a router or a proxy: the listener sees
+everything it writes accepted at once, while the dialer is paused as a socket would pause it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 256
 
 
 class _Line:
-    """Carries one chunk at a time, of whoever asks first."""
+    """Carries one chunk at a time, first come, first served."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -83,14 +83,14 @@ class ThinNetwork(Network):
     """Dials over thin links; listens directly.
 
     Args:
-        inner: What carries the bytes in the end.
+        inner: The network that finally carries the bytes.
         rate: Bytes per second in each direction.
         shared: Whether that is the rate of all links together.
         life: Seconds after which each link is cut; None: never.
 
     Attributes:
-        dials: How many links there were.
-        carried: Bytes that the links have delivered.
+        dials: How many links have been dialed.
+        carried: Bytes that the links have delivered, by direction.
 
     """
 
@@ -120,7 +120,7 @@ class ThinNetwork(Network):
 
 
 class _Link(Between):
-    """A connection that carries so many bytes a second."""
+    """A connection that carries a limited number of bytes a second."""
 
     def __init__(self, network: ThinNetwork, receiver: Receiver) -> None:
         super().__init__(receiver)
@@ -146,7 +146,7 @@ class _Link(Between):
         self._network.carried[Direction.IN] += len(data)
         self._give(data)
 
-    # What the dialer calls.
+    # Called by the dialer.
 
     @property
     def waiting(self) -> int:
@@ -175,14 +175,14 @@ class _Link(Between):
         self._in.clear()
         self._transport.abort()
 
-    # What the real transport calls.
+    # Called by the real transport.
 
     def bytes_received(self, data: memoryview) -> int:
         self._in.add(bytes(data))
         return len(data)
 
     def pause_writing(self) -> None:
-        """Never needed: far more fits into the real transport than a thin link brings."""
+        """Never needed: the real transport takes far more than a thin link brings."""
 
     def resume_writing(self) -> None:
         """Never needed: see `pause_writing`."""

@@ -1,8 +1,8 @@
 """Cut a conversation at every byte offset: ``python -m tests.soak.every_cut``.
 
-Twenty messages each way, some in parts, in virtual time; for each offset of the bytes of each
-direction, once by an end of stream, once by a reset, once by a black hole. Prints a summary, and
-ends with exit code 1 at the first message that is lost, doubled or reordered.
+It sends twenty messages each way, some in parts, in virtual time. For each byte offset in each
+direction it cuts the connection once by an end of stream, once by a reset and once by a black hole.
+Prints a summary, and exits with code 1 at the first message that is lost, duplicated or reordered.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if __name__ == "__main__":
 
 from helpers.fault_network import Direction, Fault, Kind
 from helpers.lossless import messages, run_scenario
-from seigr_toolset_transmissions import outbox
+from seigr_toolset_transmissions.protocol import outbox
 
 PART_BYTES = 100
 FIRST_PART_BYTES = 40
-"""After a cut; so what was under way goes on in other frames than before."""
+"""After a cut, so that messages under way continue in other frames than before."""
 SIZES = [0, 1, 64, 99, 100, 101, 250, 30, 5, 7, 400, 2, 33, 199, 200, 201, 12, 90, 3, 10]
 TO_LISTENER = messages(b"out", SIZES)
 TO_DIALER = messages(b"in", SIZES)
@@ -43,7 +43,7 @@ def cut_at(fault: Fault) -> str | None:
 def main() -> int:
     """Run all cuts and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stride", type=int, default=1, help="try every n-th offset (default 1)")
+    parser.add_argument("--stride", type=int, default=1, help="try every n-th offset (default: 1)")
     stride: int = parser.parse_args().stride
     vars(outbox).update(MAX_DATA_BYTES=PART_BYTES, FIRST_PART_BYTES=FIRST_PART_BYTES)
     passed = run_scenario(TO_LISTENER, TO_DIALER).cables[0].passed
@@ -60,7 +60,7 @@ def main() -> int:
                 print(f"FAILED {problem}")
                 return 1
             if done % 2000 == 0 or done == len(faults):
-                print(f"{done:6d} of {len(faults)} cuts: nothing lost, doubled or reordered")
+                print(f"{done:6d} of {len(faults)} cuts: nothing lost, duplicated or reordered")
     print(
         f"{len(faults)} runs of {len(SIZES)} messages each way, "
         f"cut at {passed[Direction.OUT] + 1} offsets out and {passed[Direction.IN] + 1} in, "

@@ -1,10 +1,10 @@
-"""Links that are cut all the time and usable again at once: ``python -m tests.soak.flaky_link``.
+"""Links that are cut again and again, and usable at once: ``python -m tests.soak.flaky_link``.
 
-Over TCP on loopback, with default settings: a link that is cut every 1, 3, 5 and 9 seconds, busy
-and idle; the share of the time in which both ends are connected, and what passed. Then a hiccup
-that cuts many sessions at once, and, in virtual time, a node that dials many peers which accept and
-drop at once: how often it does. Prints the results, and ends with exit code 1 if one is not as good
-as it should be.
+Over TCP on loopback, with default settings, a link is cut every 1, 3, 5 and 9 seconds, busy and
+idle; the program measures how much of the time both ends are connected, and checks what gets
+across. Then, in virtual time, a hiccup cuts many sessions at once, and a node dials many peers that
+accept and drop at once; the program counts its dials. Prints the results, and exits with code 1 if
+any of them is not good enough.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork
 
 LEAST_SHARES = {1: 0.8, 3: 0.9, 5: 0.95, 9: 0.95}
-"""Of the time, connected, by the seconds between two cuts."""
+"""The share of the time that must be spent connected, by the seconds between two cuts."""
 WELCOMED = 160 + 39
-"""Bytes that a listener has sent when it has said WELCOME."""
+"""Bytes that a listener has sent by the end of its WELCOME."""
 _IDENTITIES = 20
-"""Behind the many peers: each takes a tenth of a second to derive, and counts for many."""
+"""Identities that the many peers share: each takes a tenth of a second to derive."""
 MOST_DIALS = 0.1
-"""A second, of each peer that accepts and drops at once, in the long run."""
+"""Dials a second, in the long run, to each peer that accepts and drops at once."""
 
 
 async def pair_of(
@@ -50,7 +50,7 @@ async def pair_of(
 
 
 async def flaky(life: int, seconds: float, *, busy: bool) -> bool:
-    """Cut a link every ``life`` seconds; tell how it went."""
+    """Cut a link every ``life`` seconds; return whether all went well."""
     network = FaultNetwork(TcpNetwork())
     listener, dialer, near = await pair_of(network, b"flaky %d %d" % (life, busy))
     loop = asyncio.get_running_loop()
@@ -77,14 +77,14 @@ async def flaky(life: int, seconds: float, *, busy: bool) -> bool:
     print(
         f"cut every {life} s, {'busy' if busy else 'idle'}: connected {share:.0%} of the time, "
         f"{near.stats.resumes} resumptions, {sent} messages "
-        f"{'once and in order' if right else 'NOT RIGHT'}: {'well' if good else 'FAILED'}",
+        f"{'once and in order' if right else 'NOT RIGHT'}: {'ok' if good else 'FAILED'}",
         flush=True,
     )
     return good
 
 
 async def hiccup(count: int) -> bool:
-    """Cut all sessions at once; tell how many were lost."""
+    """Cut all sessions at once; return whether none was lost."""
     network = FaultNetwork(MemoryNetwork())
     config = NodeConfig(max_sessions_per_peer=count)
     listener, dialer, near = await pair_of(network, b"hiccup", config)
@@ -96,14 +96,14 @@ async def hiccup(count: int) -> bool:
     await asyncio.sleep(20)
     lost = dialer.stats().sessions_lost + listener.stats().sessions_lost
     good = lost == 0 and near.stats.resumes == 1
-    print(f"{count} sessions cut at once: {lost} lost: {'well' if good else 'FAILED'}", flush=True)
+    print(f"{count} sessions cut at once: {lost} lost: {'ok' if good else 'FAILED'}", flush=True)
     await dialer.stop(drain=0)
     await listener.stop(drain=0)
     return good
 
 
 async def storm(count: int) -> bool:
-    """Lose a session with each of many peers that accept and drop at once; count the dials."""
+    """Lose the sessions with many peers that then accept and drop at once; count the dials."""
     network = FaultNetwork(MemoryNetwork())
     config = NodeConfig(max_sessions_per_peer=count, resume_window=1e6)
     nodes = [
@@ -132,7 +132,7 @@ async def storm(count: int) -> bool:
     good = late <= MOST_DIALS * count
     print(
         f"{count} peers that accept and drop at once: {first} dials in the first 10 s, "
-        f"{late:.1f} a second after two minutes: {'well' if good else 'FAILED'}",
+        f"{late:.1f} a second after two minutes: {'ok' if good else 'FAILED'}",
         flush=True,
     )
     network.faults = iter(())
@@ -149,15 +149,27 @@ async def links(seconds: float) -> bool:
 def main() -> int:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="that each link is cut")
-    parser.add_argument("--sessions", type=int, default=1500, help="that are cut at once")
-    parser.add_argument("--peers", type=int, default=1000, help="that accept and drop at once")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help="how long to keep cutting each link (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sessions", type=int, default=1500, help="how many to cut at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--peers",
+        type=int,
+        default=1000,
+        help="how many accept and drop at once (default: %(default)s)",
+    )
     options = parser.parse_args()
-    logging.disable()  # each session that the program ends with messages under way is warned of
+    logging.disable()  # else it warns of each session ended with messages under way
     good = asyncio.run(links(options.seconds))
     good = run_virtual(hiccup(options.sessions)) and good
     good = run_virtual(storm(options.peers)) and good
-    print("all well" if good else "FAILED")
+    print("all ok" if good else "FAILED")
     return 0 if good else 1
 
 

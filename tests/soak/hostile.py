@@ -1,8 +1,8 @@
 """Strangers and forgers in large numbers: ``python -m tests.soak.hostile``.
 
-Mutated handshakes and records against a node in memory; probes, and connections that say nothing,
-against a node in a process of its own, over TCP on loopback; and the processor time that a refused
-stranger costs. Prints a summary, and ends with exit code 1 if a bound is not kept.
+It sends mutated handshakes and records to a node in memory, and probes and silent connections to a
+node in a process of its own, over TCP on loopback. It measures the processor time that a refused
+stranger costs. Prints a summary, and exits with code 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from helpers.independent import Keys
 from helpers.nodes import SHARED_SEED, memory_nodes
 from helpers.strangers import PROBES, Forger, opening_of, probe
 from seigr_toolset_transmissions import STTNode, generate_seed
-from seigr_toolset_transmissions.hello import Hello
+from seigr_toolset_transmissions.protocol.hello import Hello
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 KINDS = {"first": 0.55, "second": 0.15, "third": 0.15, "record": 0.15}
-"""What is changed, and how often: a message of the handshake, or a record behind it."""
+"""What to change, and how often: a handshake message, or a record after the handshake."""
 
 MEMORY_MIB = 5.0
 HANDSHAKE_SECONDS = 1.0
@@ -49,7 +49,7 @@ STRANGER_MICROSECONDS = 20.0
 AT_ONCE = 20
 """Probes under way at a time."""
 MEMBER_EVERY = 250
-"""How many more silent connections come between two handshakes of a member."""
+"""Silent connections between two handshakes of a member."""
 
 
 class Verdict:
@@ -64,22 +64,22 @@ class Verdict:
 
 
 def resident_mib() -> float:
-    """Return what this process occupies, in MiB."""
+    """Return how much memory this process occupies, in MiB."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def forge(count: int, chance: random.Random, verdict: Verdict) -> None:
-    """Change so many handshakes and records."""
+    """Change ``count`` handshakes and records."""
     began = time.monotonic()
     async with memory_nodes() as nodes:
         listener = await nodes.listen()
         assert nodes.network is not None
         forger = Forger(nodes.network, listener, Keys(SHARED_SEED), chance)
-        # Its memory of first messages is bounded, and shall be full before it counts.
+        # The node's memory of first messages is bounded: fill it before measuring.
         for _ in range(1 << 16):
-            listener._acceptor._first_messages.check(chance.randbytes(64), Hello(1, 1))
+            listener._life.acceptor._first_messages.check(chance.randbytes(64), Hello(1, 1))
         await forger.begin()
         kinds = chance.choices(list(KINDS), list(KINDS.values()), k=count)
         warm = count // 10
@@ -90,7 +90,7 @@ async def forge(count: int, chance: random.Random, verdict: Verdict) -> None:
             await forger.forge(kind)
         growth = resident_mib() - before
         await forger.end()
-        left = len(listener._acceptor.answering)
+        left = len(listener._life.acceptor.answering)
     verdict.say(
         forger.done.total() == count and not left,
         f"{count} mutated handshakes and records {dict(forger.done)}, none accepted, "
@@ -112,7 +112,7 @@ class Child:
         return self
 
     async def report(self, half_open: int) -> dict[str, Any]:
-        """Ask how it is, once it has dealt with what was sent: with so few left half-open."""
+        """Return its report, once no more than ``half_open`` connections are half-open."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         while True:
@@ -142,13 +142,15 @@ class _Counting(logging.Handler):
 
 
 async def listen() -> None:
-    """Be the child: print the port, then a report for each line of the input, until it ends."""
-    lines = _Counting()
+    """Run as the child: print the port, then a report for each line of input, until it ends."""
+    node = STTNode(generate_seed(), SHARED_SEED)
+    address = await node.start(server_mode=True)
+    assert address is not None
+    lines = _Counting()  # of what strangers cause: the node has said where it listens
     logger = logging.getLogger("seigr_toolset_transmissions")
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
-    node = STTNode(generate_seed(), SHARED_SEED)
-    print((await node.start(server_mode=True) or ("", 0))[1], flush=True)
+    print(address[1], flush=True)
     loop = asyncio.get_running_loop()
     while await loop.run_in_executor(None, sys.stdin.readline):
         stats = node.stats()
@@ -166,7 +168,7 @@ async def listen() -> None:
 
 
 async def knock(count: int, chance: random.Random, verdict: Verdict) -> None:
-    """Probe a node so many times."""
+    """Probe a node ``count`` times."""
     async with Child() as child:
         opening = opening_of(SHARED_SEED)
         reader, writer = await asyncio.open_connection(*child.address)
@@ -196,7 +198,7 @@ async def knock(count: int, chance: random.Random, verdict: Verdict) -> None:
 
 
 async def crowd(count: int, verdict: Verdict) -> None:
-    """Open so many connections that say nothing; see how long a member's handshake takes."""
+    """Open ``count`` silent connections; see how long a member's handshake takes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     silent: list[socket.socket] = []
@@ -235,7 +237,7 @@ class _Nowhere:
 
 
 async def charge(chance: random.Random, verdict: Verdict) -> None:
-    """Measure what refusing a stranger costs: our part of it, and all beyond a bare listener."""
+    """Measure what refusing a stranger costs: our part, and the total beyond a bare listener."""
     node = STTNode(generate_seed(), SHARED_SEED)
     await node.start(server_mode=True)
     transport: Any = _Nowhere()
@@ -244,7 +246,7 @@ async def charge(chance: random.Random, verdict: Verdict) -> None:
         openings = [memoryview(chance.randbytes(64)) for _ in range(1000)]
         began = time.process_time()
         for opening in openings:
-            receiver = node._acceptor.accept()
+            receiver = node._life.acceptor.accept()
             receiver.connection_made(transport)
             receiver.bytes_received(opening)
             receiver.connection_lost(None)
@@ -265,10 +267,10 @@ async def charge(chance: random.Random, verdict: Verdict) -> None:
 def main() -> int:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--forgeries", type=int, default=100_000)
-    parser.add_argument("--probes", type=int, default=10_000)
-    parser.add_argument("--half-open", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--forgeries", type=int, default=100_000, help="default: %(default)s")
+    parser.add_argument("--probes", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument("--half-open", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="of all random choices")
     parser.add_argument("--listen", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.listen:
@@ -280,7 +282,7 @@ def main() -> int:
     asyncio.run(knock(options.probes, chance, verdict))
     asyncio.run(crowd(options.half_open, verdict))
     asyncio.run(charge(chance, verdict))
-    print("all well" if verdict.good else "FAILED")
+    print("all ok" if verdict.good else "FAILED")
     return 0 if verdict.good else 1
 
 

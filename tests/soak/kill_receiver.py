@@ -1,8 +1,9 @@
 """Kill the receiver, a real process, at random moments: ``python -m tests.soak.kill_receiver``.
 
-A node sends numbered messages to another process that is ended by SIGKILL. Whatever the moment,
-the sender must be told of each message that was not acknowledged, exactly once and in order, and
-``unsent`` must contain none that the receiver had. Prints a summary; exit code 1 if that fails.
+A node sends numbered messages to another process, which is then ended by SIGKILL. Whenever that
+happens, the sender must get a report of each message that was not acknowledged, exactly once and in
+order, and ``unsent`` must hold no message that the receiver had. Prints a summary, and exits with
+code 1 if that fails.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MESSAGE_BYTES = 200
 
 
 async def receive(log: str) -> None:
-    """Be the receiver: write the number of each message to the log, until killed."""
+    """Run as the receiver: write the number of each message to the log, until killed."""
     node = STTNode(RECEIVER_SEED, SHARED_SEED)
     address = await node.start(server_mode=True)
     assert address is not None
@@ -37,14 +38,14 @@ async def receive(log: str) -> None:
     with Path(log).open("w") as file:
         while True:
             data, _ = await node.endpoints.receive_any()
-            # Unbuffered: what the receiver has had must be on record when it is killed.
+            # Unbuffered: the log must hold everything the receiver had when it is killed.
             file.write(f"{int.from_bytes(data[:8])}\n")
             file.flush()
 
 
 @dataclass
 class Result:
-    """What one killing has shown."""
+    """What killing one receiver showed."""
 
     accepted: int
     delivered: int
@@ -54,7 +55,7 @@ class Result:
 
 
 async def kill_once(chance: random.Random, number: int) -> Result:
-    """Start a receiver, send to it, kill it, and check what the sender is told."""
+    """Start a receiver, send to it, kill it, and check what the sender learns."""
     with tempfile.TemporaryDirectory() as folder:
         log = str(Path(folder) / "log")
         child = await asyncio.create_subprocess_exec(
@@ -109,7 +110,7 @@ async def _send_until_lost(
 def _judge(told: list[dict[str, Any]], accepted: int, delivered: list[int], number: int) -> Result:
     problem = None
     if len(told) != 1:
-        return Result(accepted, len(delivered), 0, 0, f"run {number}: told {len(told)} times")
+        return Result(accepted, len(delivered), 0, 0, f"run {number}: {len(told)} reports")
     unsent = [int.from_bytes(message[:8]) for message in told[0]["unsent"]]
     unknown = [int.from_bytes(message[:8]) for message in told[0]["unknown"]]
     reported = unknown + unsent
@@ -123,7 +124,7 @@ def _judge(told: list[dict[str, Any]], accepted: int, delivered: list[int], numb
 
 
 async def soak(kills: int, seed: int) -> int:
-    """Kill so many receivers; return the exit code."""
+    """Kill ``kills`` receivers; return the exit code."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     results = []
     for number in range(1, kills + 1):
@@ -146,8 +147,8 @@ async def soak(kills: int, seed: int) -> int:
 def main() -> int:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of all random choices")
     parser.add_argument("--receive", metavar="LOG", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.receive is not None:

@@ -1,9 +1,9 @@
-"""Many messages over a cable that breaks all the time: ``python -m tests.soak.random_cuts``.
+"""Many messages over a cable that keeps breaking: ``python -m tests.soak.random_cuts``.
 
-Two nodes over TCP on loopback, 200,000 messages each way at once, and a cable that is cut by a
-reset, an end of stream or a black hole after a random number of bytes: often within a handshake
-or the resuming of the session. Prints what arrived and ends with exit code 1 if any message was
-lost, doubled or reordered.
+Two nodes send 200,000 messages each way at once, over TCP on loopback. After a random number of
+bytes, a reset, an end of stream or a black hole cuts the cable, often within a handshake or while
+the session resumes. Prints what arrived, and exits with code 1 if any message was lost, duplicated
+or reordered.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ CONFIG = NodeConfig(
 
 
 def faults(chance: random.Random, mean_bytes: int) -> Iterator[Fault]:
-    """Yield faults without end: one in four within the first 700 bytes of its cable."""
+    """Yield faults endlessly: one in four within the first 700 bytes of its cable."""
     while True:
         early = chance.random() < 0.25
         offset = chance.randrange(700) if early else chance.randrange(2 * mean_bytes)
-        # A black hole lasts until it is noticed, so that it is the rarer one.
+        # A black hole lasts until it is noticed, so it is rarer than the others.
         kind = chance.choices(list(Kind), weights=(5, 5, 1))[0]
         yield Fault(chance.choice(list(Direction)), offset, kind)
 
@@ -149,19 +149,26 @@ async def soak(count: int, cuts: int, seed: int) -> int:
         same = side.digest.digest() == digest.digest()
         good = good and same and not side.wrong and side.received == count
         print(
-            f"{name}: {side.received} of {count} messages, {len(side.wrong)} lost, doubled or out "
-            f"of order, digests {'equal' if same else 'DIFFER'}"
+            f"{name}: {side.received} of {count} messages, {len(side.wrong)} lost, duplicated or "
+            f"out of order, digests {'equal' if same else 'DIFFER'}"
         )
-    print(f"{time.monotonic() - began:.0f} s; {'all well' if good else 'FAILED'}")
+    print(f"{time.monotonic() - began:.0f} s; {'all ok' if good else 'FAILED'}")
     return 0 if good and broken >= cuts else 1
 
 
 def main() -> int:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=200_000, help="each way")
-    parser.add_argument("--cuts", type=int, default=500, help="at least (about twice as many come)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--messages", type=int, default=200_000, help="how many each way (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cuts",
+        type=int,
+        default=500,
+        help="at least this many (default: %(default)s); about twice as many happen",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of all random choices")
     options = parser.parse_args()
     return asyncio.run(soak(options.messages, options.cuts, options.seed))
 

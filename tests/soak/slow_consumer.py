@@ -1,9 +1,9 @@
 """Many fast peers, and a consumer that pauses: ``python -m tests.soak.slow_consumer``.
 
-A hub with default settings, and peers that send as fast as they may, all of them in this process
-over a network in memory. The application takes nothing for a minute, and then everything. Prints a
-summary, and ends with exit code 1 if a session is lost, a message is lost, doubled or out of order,
-or more is held and promised than `max_buffered_bytes`.
+A hub with default settings, and peers that send as fast as they may, all run in this process over a
+network in memory. The application takes nothing for a minute, and then everything. Prints a
+summary, and exits with code 1 if a session is lost, if a message is lost, duplicated or out of
+order, or if the hub holds and promises more than `max_buffered_bytes`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SHARED_SEED = b"the shared seed of the soak tests"
 MIB = 2**20
 MESSAGE_BYTES = 1000
 PEERS = NodeConfig(max_message_bytes=2**18, send_window_bytes=MIB, receive_window_bytes=MIB)
-"""The peers' settings: all are in this process, and what they have accepted takes memory, too."""
+"""The peers' settings: they are all in this process, where what they accept takes memory too."""
 AT_ONCE = 64
-"""Messages that a peer sends before the others have their turn."""
+"""Messages that a peer sends before it is the next one's turn."""
 
 
 class Sums:
-    """What was sent and received, and the most that the hub held and had promised."""
+    """What was sent and received, and the most that the hub ever held and had promised."""
 
     def __init__(self, peers: int) -> None:
         self.sent = [0] * peers
@@ -39,14 +39,14 @@ class Sums:
         self.most = 0
 
     def take(self, data: bytes) -> None:
-        """Note a message that was received: it must be the next of its peer."""
+        """Note a received message, which must be the next one of its peer."""
         peer, number = int.from_bytes(data[:4]), int.from_bytes(data[4:12])
         self.wrong += number != self.received[peer]
         self.received[peer] += 1
 
 
 async def run(peers: int, pause: float) -> bool:
-    """Let so many peers send while the application pauses for so many seconds."""
+    """Let the peers send while the application pauses for ``pause`` seconds."""
     network = MemoryNetwork()
     sums = Sums(peers)
     hub = STTNode(b"the seed of the hub, 32 bytes...", SHARED_SEED, network=network)
@@ -106,19 +106,19 @@ async def run(peers: int, pause: float) -> bool:
         f"{peers} peers, nothing taken for {pause:g} s: then {held / MIB:.0f} MiB were held, at "
         f"most {sums.most / MIB:.0f} of {limit / MIB:.0f} MiB held and promised; sessions lost "
         f"{lost} of {opened}; {sum(sums.sent)} messages sent, {sum(sums.received)} received in "
-        f"{seconds:.0f} s, {sums.wrong} doubled or out of order"
+        f"{seconds:.0f} s, {sums.wrong} duplicated or out of order"
     )
     good = sums.sent == sums.received and not sums.wrong and opened == peers
     good = good and not lost and sums.most <= limit
-    print("all well" if good else "FAILED")
+    print("all ok" if good else "FAILED")
     return good
 
 
 def main() -> int:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", type=int, default=200)
-    parser.add_argument("--pause", type=float, default=60.0)
+    parser.add_argument("--peers", type=int, default=200, help="how many (default: %(default)s)")
+    parser.add_argument("--pause", type=float, default=60.0, help="seconds (default: %(default)g)")
     options = parser.parse_args()
     return 0 if asyncio.run(run(options.peers, options.pause)) else 1
 

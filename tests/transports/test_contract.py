@@ -1,4 +1,4 @@
-"""What every transport keeps to: one suite, passed by each network."""
+"""The contract of every transport: one suite that each network passes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import errno
 import pickle
 import random
+import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.machine import has_ipv6
+from helpers.nats_server import NatsServer, needs_nats
 from helpers.recorder import Recorder, on, pattern, turns
 from seigr_toolset_transmissions.transports.base import (
     READ_BYTES,
@@ -23,10 +25,15 @@ from seigr_toolset_transmissions.transports.base import (
     Network,
 )
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
+from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
+from seigr_toolset_transmissions.transports.nats import NatsNetwork
+from seigr_toolset_transmissions.transports.pipes import PipeNetwork
+from seigr_toolset_transmissions.transports.sockets import UNIX
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork
+from seigr_toolset_transmissions.transports.unix import UnixNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 MIB = 1024 * 1024
 
@@ -57,16 +64,35 @@ class Place:
             id="tcp6",
             marks=pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6"),
         ),
+        pytest.param(
+            (UnixNetwork, None),
+            id="unix",
+            marks=pytest.mark.skipif(UNIX is None, reason="this system has no Unix sockets"),
+        ),
+        pytest.param((lambda: PipeNetwork(MemoryBus()), "some.where"), id="pipes"),
+        pytest.param((None, "some.where"), id="nats", marks=needs_nats),
     ]
 )
-def place(request: pytest.FixtureRequest) -> Place:
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     network, host = request.param
-    return Place(network(), host)
+    if network is None:
+        server: NatsServer = request.getfixturevalue("nats_server")
+        async with NatsNetwork(server.url) as over_nats:
+            yield Place(over_nats, host)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own paths may be too long for a socket
+        yield Place(network(), host or folder)
+
+
+@pytest.fixture(scope="module")
+def nats_server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
 
 
 @asynccontextmanager
 async def connected(place: Place, client: Recorder, server: Recorder) -> AsyncIterator[None]:
-    """Connect two recorders; at the end, end what is left, and check that all keep the contract."""
+    """Connect two recorders; then close what is left, and check that both kept the contract."""
     listener = await place.listen(lambda: server)
     try:
         await place.dial(client, listener)
@@ -120,7 +146,7 @@ async def test_a_receiver_may_write_from_its_callbacks(place: Place) -> None:
         assert client.data == b"hi there"
 
 
-async def test_what_was_left_is_presented_again_with_more(place: Place) -> None:
+async def test_unconsumed_bytes_are_presented_again_with_more(place: Place) -> None:
     amounts = iter([1, 0, 4, 3])
     client, server = Recorder(), Recorder(take=lambda _: next(amounts))
     async with connected(place, client, server):
@@ -156,7 +182,7 @@ async def test_a_receiver_that_has_paused_reading_is_given_nothing_until_it_resu
         assert server.data == b"01234567"
 
 
-async def test_what_was_left_is_presented_again_on_resuming_though_nothing_more_comes(
+async def test_unconsumed_bytes_are_presented_again_on_resuming_even_without_more(
     place: Place,
 ) -> None:
     client = Recorder()
@@ -259,7 +285,7 @@ async def test_the_writer_is_paused_and_resumed_and_nothing_is_lost(place: Place
         assert server.data == chunk * (BURST // len(chunk))
 
 
-async def test_what_waits_is_told_and_becomes_less_as_the_peer_reads(place: Place) -> None:
+async def test_the_waiting_bytes_are_counted_and_shrink_as_the_peer_reads(place: Place) -> None:
     client, server = Recorder(), Recorder()
     async with connected(place, client, server):
         assert client.transport.waiting == 0
@@ -289,7 +315,7 @@ async def test_a_writer_that_heeds_the_pauses_keeps_little_waiting(place: Place)
         assert server.data == message
 
 
-async def test_little_data_pauses_nobody(place: Place) -> None:
+async def test_little_data_does_not_pause_the_writer(place: Place) -> None:
     client, server = Recorder(), Recorder()
     async with connected(place, client, server):
         client.transport.write(bytes(WRITE_HIGH_BYTES))
@@ -302,7 +328,7 @@ async def test_little_data_pauses_nobody(place: Place) -> None:
 # The end.
 
 
-async def test_close_sends_what_was_written_first(place: Place) -> None:
+async def test_close_first_sends_what_was_written(place: Place) -> None:
     message = pattern(8 * MIB)
     client, server = Recorder(), Recorder()
     async with connected(place, client, server):
@@ -315,7 +341,7 @@ async def test_close_sends_what_was_written_first(place: Place) -> None:
         assert client.cause is None
 
 
-async def test_close_sends_everything_though_the_peer_still_writes(place: Place) -> None:
+async def test_close_sends_everything_even_if_the_peer_still_writes(place: Place) -> None:
     # Ending a TCP socket that has something to read destroys what is on its way to the peer.
     message = pattern(4 * MIB)
     client, server = Recorder(), Recorder()
@@ -380,7 +406,7 @@ async def test_close_and_abort_may_be_called_at_any_time_and_again(place: Place)
         await turns(5)
 
 
-async def test_what_is_written_after_close_or_abort_is_ignored(
+async def test_writes_after_close_or_abort_are_ignored(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, server = Recorder(), Recorder()
@@ -413,7 +439,7 @@ async def test_writing_to_a_peer_that_is_gone_is_silent(
     assert not caplog.records
 
 
-async def test_abort_drops_what_waits_to_be_sent(place: Place) -> None:
+async def test_abort_drops_bytes_that_wait_to_be_sent(place: Place) -> None:
     client, server = Recorder(), Recorder()
     async with connected(place, client, server):
         client.transport.write(bytes(BURST))
@@ -436,7 +462,7 @@ async def test_abort_may_follow_a_close(place: Place) -> None:
         assert isinstance(server.cause, ConnectionError)
 
 
-async def test_the_end_comes_though_something_was_left(place: Place) -> None:
+async def test_the_end_is_reported_even_with_unconsumed_bytes(place: Place) -> None:
     client, server = Recorder(), Recorder(take=lambda _: 0)
     async with connected(place, client, server):
         client.transport.write(b"half a rec")
@@ -531,7 +557,7 @@ async def test_a_view_that_was_kept_is_dead(place: Place) -> None:
             kept[0].tobytes()
 
 
-async def test_a_view_that_cannot_be_taken_back_ends_the_connection(place: Place) -> None:
+async def test_a_view_that_cannot_be_released_ends_the_connection(place: Place) -> None:
     kept: list[Any] = []
 
     def take(view: memoryview) -> int:
@@ -549,7 +575,7 @@ async def test_a_view_that_cannot_be_taken_back_ends_the_connection(place: Place
 # Dialling and listening.
 
 
-async def test_dialling_where_nobody_listens_fails_and_calls_nobody(place: Place) -> None:
+async def test_dialing_an_address_without_a_listener_fails_and_calls_nothing(place: Place) -> None:
     listener = await place.listen(Recorder)
     await listener.close()
     client = Recorder()
@@ -610,6 +636,7 @@ async def test_closing_a_listener_spares_its_connections(place: Place) -> None:
         other = await place.listen(lambda: third)
         second, third = Recorder(), Recorder()
         await place.dial(second, other)
+        await third.until(lambda: bool(third.calls))
         async with asyncio.timeout(5):
             await other.close()
             await other.close()
@@ -644,7 +671,7 @@ async def test_port_0_takes_a_free_port(place: Place) -> None:
         await listener.close()
 
 
-async def test_addresses_are_known_also_after_the_end(place: Place) -> None:
+async def test_addresses_are_known_even_after_the_end(place: Place) -> None:
     client, server = Recorder(), Recorder()
     listener = await place.listen(lambda: server)
     await place.dial(client, listener)

@@ -1,4 +1,4 @@
-"""A process without a free descriptor: what listens stays quiet, and goes on when there is one."""
+"""A process without a free descriptor: a listener stays quiet, and resumes when there is one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import logging
 import os
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from helpers.forked import in_fork, needs_fork
 from helpers.nodes import Nodes, address_of, memory_nodes, until
 from seigr_toolset_transmissions.errors import STTConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from seigr_toolset_transmissions.transports.tcp import TcpTransport
 
 resource = pytest.importorskip("resource")
 
@@ -32,7 +35,8 @@ def descriptors(limit: int) -> Iterator[None]:
 
 
 @contextmanager
-def no_descriptor_left() -> Iterator[None]:
+def no_descriptor_left() -> Iterator[list[int]]:
+    """Take all of them; to close one of those that this yields, take it from the list."""
     held: list[int] = []
     with descriptors(256):
         try:
@@ -41,15 +45,16 @@ def no_descriptor_left() -> Iterator[None]:
         except OSError:
             pass
         try:
-            yield
+            yield held
         finally:
             for number in held:
                 os.close(number)
 
 
 async def test_a_connection_that_cannot_be_accepted_makes_little_noise_and_is_accepted_later(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.1)  # seconds; usually one
     loop = asyncio.get_running_loop()
     told: list[object] = []
     loop.set_exception_handler(lambda _, context: told.append(context["message"]))
@@ -62,7 +67,7 @@ async def test_a_connection_that_cannot_be_accepted_makes_little_noise_and_is_ac
             for dialer in dialers:
                 dialer.setblocking(False)
                 dialer.connect_ex(address_of(hub))
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(0.25)  # two pauses and a half
             assert len(told) + len(caplog.records) <= 4
             assert len(timers) <= before + 4
         if told:  # uvloop turns them away instead
@@ -103,3 +108,40 @@ async def test_a_node_does_not_warn_without_need(caplog: pytest.LogCaptureFixtur
         async with Nodes() as nodes:
             await nodes.start()  # as many connections as the program dials
     assert not caplog.records
+
+
+def is_connected(number: int) -> bool:
+    """Tell whether a descriptor stands for a socket with a peer."""
+    sock = socket.socket(fileno=number)  # takes no other descriptor
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    finally:
+        sock.detach()
+    return True
+
+
+@needs_fork
+async def test_a_child_without_a_free_descriptor_closes_what_it_has_inherited() -> None:
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        numbers = [
+            number
+            for node in (pair.dialer, pair.listener)
+            for connection in node._registry.connections
+            for number in cast("TcpTransport", connection._transport).descriptors()
+        ]
+        assert len(numbers) == 2
+
+        def connected() -> list[bool]:
+            return [is_connected(number) for number in numbers]
+
+        with no_descriptor_left() as held:
+            os.close(held.pop())
+            os.close(held.pop())  # for the pipe that tells what the child sees
+            assert in_fork(connected) == "[False, False]"
+        assert connected() == [True, True]
+        await pair.near.send(b"of the parent")
+        assert (await pair.listener.endpoints.receive_any(timeout=10))[0] == b"of the parent"
+        assert pair.near.stats.resumes == 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from helpers.nodes import Nodes, address_of, until
-from seigr_toolset_transmissions import workers
+from helpers.nodes import Nodes, address_of, live, until
+from seigr_toolset_transmissions.foundation import workers
 from seigr_toolset_transmissions.transports import lookup
 from seigr_toolset_transmissions.transports.lookup import look_up
 
@@ -49,7 +49,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
 
 
 async def hang(resolver: Resolver, names: list[str], *, urgent: bool) -> set[asyncio.Task[Any]]:
-    """Look these up, until as many hang as may."""
+    """Look these up until the maximum number hang."""
     return {asyncio.ensure_future(look_up(name, 1, urgent=urgent)) for name in names}
 
 
@@ -68,7 +68,7 @@ async def test_a_numeric_address_needs_no_thread(resolver: Resolver) -> None:
 
 
 @pytest.mark.parametrize("urgent", [False, True])
-async def test_a_name_waits_for_no_slow_one_for_long(resolver: Resolver, urgent: bool) -> None:
+async def test_a_name_does_not_wait_long_for_slow_ones(resolver: Resolver, urgent: bool) -> None:
     tasks = await hang(resolver, [f"{k}.slow" for k in range(20)], urgent=urgent)
     await until(lambda: resolver.hanging >= 8)
     async with asyncio.timeout(5):
@@ -96,7 +96,7 @@ async def test_names_that_were_slow_make_only_each_other_wait_the_next_time(
     await end(tasks)
 
 
-async def test_a_slow_name_that_is_fast_again_is_none(resolver: Resolver) -> None:
+async def test_a_slow_name_that_becomes_fast_no_longer_counts_as_slow(resolver: Resolver) -> None:
     lookup._slow["localhost"] = None
     await look_up("localhost", 7, urgent=False)
     assert lookup._slow == {}
@@ -112,7 +112,25 @@ async def test_slow_names_delay_no_other_dial_no_start_and_no_stop(resolver: Res
             await dialer.endpoints.add_endpoint(k.to_bytes(32), address, connect=True)
         await until(lambda: resolver.hanging == 32)
         async with asyncio.timeout(5):
-            session.cut("a cable is pulled")
+            live(session).cut("a cable is pulled")
             await dialer.events.wait_for("session_resumed")
             await nodes.start("carol")
             await dialer.stop()
+
+
+async def test_an_address_that_a_hosts_file_has_twice_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.getaddrinfo
+
+    def get(host: Any, port: Any, **options: Any) -> Any:
+        if host != "twice":
+            return real(host, port, **options)
+        if options["flags"] & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real("127.0.0.1", port, **options) * 2
+
+    monkeypatch.setattr(socket, "getaddrinfo", get)
+    assert len(await look_up("twice", 1)) == 1
+    async with Nodes() as nodes:
+        await nodes.listen("bob", host="twice")

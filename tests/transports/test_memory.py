@@ -1,4 +1,4 @@
-"""What is particular to the memory network; the rest is in test_contract.py."""
+"""What is specific to the memory network; the rest is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_the_marks_of_back_pressure_are_those_of_tcp() -> None:
     await b.until_lost()
 
 
-async def test_a_pause_that_has_passed_is_not_told() -> None:
+async def test_a_pause_that_is_over_is_not_reported() -> None:
     a, b = Recorder(), Recorder()
     memory_pair(a, b)
     await turns(1)

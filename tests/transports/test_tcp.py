@@ -1,4 +1,4 @@
-"""What is particular to TCP; what it shares with other transports is in test_contract.py."""
+"""What is specific to TCP; the rest is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import uvloop
 
 from helpers.machine import has_ipv6
 from helpers.recorder import Recorder, on, pattern, turns
-from seigr_toolset_transmissions.transports import tcp
+from seigr_toolset_transmissions.transports import sockets, tcp
 from seigr_toolset_transmissions.transports.base import READ_BYTES, WRITE_HIGH_BYTES
+from seigr_toolset_transmissions.transports.sockets import SocketListener
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork, TcpTransport
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ async def test_close_waits_for_a_peer_that_does_not_read_until_abort() -> None:
             await read_to_end(peer)
 
 
-async def test_close_waits_for_the_peers_end_and_drops_what_it_sends() -> None:
+async def test_close_waits_for_the_peers_end_and_discards_what_it_sends() -> None:
     message = pattern(2 * MIB)
     server = Recorder()
     async with raw_peer(server) as peer:
@@ -126,7 +127,7 @@ async def test_close_waits_for_the_peers_end_and_drops_what_it_sends() -> None:
         assert server.data == b"hello"
 
 
-async def test_abort_after_the_end_spares_what_is_on_its_way() -> None:
+async def test_abort_after_the_end_does_not_lose_bytes_on_their_way() -> None:
     message = pattern(40_000)
     server = Recorder()
     async with raw_peer(server, receive_buffer=4096) as peer:
@@ -153,19 +154,19 @@ async def test_a_peer_that_ends_its_stream_only_ends_the_connection() -> None:
         assert await read_to_end(peer) == b""
 
 
-async def test_the_end_of_a_peers_stream_ends_also_what_waits_for_it() -> None:
+async def test_the_end_of_a_peers_stream_ends_waits_for_it_too() -> None:
     server = Recorder()
     async with raw_peer(server, receive_buffer=4096) as peer:
         server.transport.write(bytes(16 * MIB))
         peer.shutdown(socket.SHUT_WR)
-        await server.until_lost()  # though the peer reads nothing
+        await server.until_lost()  # even though the peer reads nothing
         assert server.cause is None
 
 
 async def test_a_reset_is_reported_with_its_error() -> None:
     server = Recorder()
     async with raw_peer(server) as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, tcp._RESET_ON_CLOSE)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets._RESET_ON_CLOSE)
         peer.close()
         await server.until_lost()
         assert isinstance(server.cause, ConnectionResetError)
@@ -176,7 +177,7 @@ async def test_a_reset_while_closing_is_a_local_close() -> None:
     async with raw_peer(server, receive_buffer=4096) as peer:
         server.transport.write(bytes(16 * MIB))
         server.transport.close()
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, tcp._RESET_ON_CLOSE)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets._RESET_ON_CLOSE)
         peer.close()
         await server.until_lost()
         assert server.cause is None
@@ -314,7 +315,7 @@ async def test_all_addresses_of_a_name_are_listened_on_with_one_port(
     await listener.close()
 
 
-async def test_localhost_can_be_listened_on_and_dialled() -> None:
+async def test_localhost_can_be_listened_on_and_dialed() -> None:
     server, client = Recorder(), Recorder()
     listener = await TcpNetwork().listen(lambda: server, "localhost", 0)
     await TcpNetwork().dial(client, "localhost", listener.address[1])
@@ -373,7 +374,7 @@ def test_a_port_taken_in_one_family_is_taken() -> None:
     ("host", "port"),
     [("a" * 64, 1), ("zero\0byte", 1), ("127.0.0.1", 65_536), ("127.0.0.1", -1), ("::1::", 1)],
 )
-async def test_what_is_no_address_is_an_os_error(
+async def test_an_invalid_address_is_an_os_error(
     host: str, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -409,7 +410,7 @@ async def test_a_connection_that_comes_while_the_listener_closes_is_ended() -> N
         return accepted[-1]
 
     listener = await TcpNetwork().listen(accept, "127.0.0.1", 0)
-    assert isinstance(listener, tcp._TcpListener)
+    assert isinstance(listener, SocketListener)
     await listener.close()
     transport = listener._make_transport()  # as for a connection that the loop had accepted
     transport.connection_made(stream := Stream())
@@ -418,7 +419,7 @@ async def test_a_connection_that_comes_while_the_listener_closes_is_ended() -> N
 
 
 class Stream(asyncio.Transport):
-    """As little of asyncio's transport as is needed."""
+    """The few methods of asyncio's transport that are needed."""
 
     aborted = False
 
@@ -496,7 +497,7 @@ def test_a_dial_that_reaches_itself_is_refused_and_holds_no_port(
         port = probe.getsockname()[1]
 
     class FromThatPort(kind):  # type: ignore[misc, valid-type]
-        """Gives a dial the port that it dials, as the system may by chance."""
+        """Binds a dial to the very port that it dials, as the system may by chance."""
 
         async def create_connection(self, factory: Any, to: str, port: int, **options: Any) -> Any:
             if to == "127.0.0.1":
@@ -532,7 +533,7 @@ async def test_no_warning_is_logged_for_a_broken_connection(
     caplog.set_level(logging.WARNING)
     server = Recorder()
     async with raw_peer(server) as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, tcp._RESET_ON_CLOSE)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets._RESET_ON_CLOSE)
         peer.close()
         for _ in range(50):
             server.transport.write(b"?")

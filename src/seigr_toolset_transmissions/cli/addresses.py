@@ -1,7 +1,7 @@
 """Addresses and node ids as a user writes them.
 
-``HOST:PORT`` with a name or an IPv4 address, ``[IPV6]:PORT``, and where a node listens also
-``PORT`` alone, which means all addresses of the machine.
+``HOST:PORT`` with a name or an IPv4 address, or ``[IPV6]:PORT``. Where a node listens, ``PORT``
+alone means this machine only, and ``:PORT`` all of its addresses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ import re
 
 from .failures import Misuse
 
-__all__ = ["format_address", "parse_address", "parse_listen_address", "parse_node_id", "short_id"]
+__all__ = [
+    "LOOPBACK",
+    "format_address",
+    "parse_address",
+    "parse_listen_address",
+    "parse_node_id",
+    "short_id",
+]
+
+LOOPBACK = "127.0.0.1"
+"""This machine only: where `STTNode` listens, too, unless it is given a host."""
 
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*\.?")
@@ -24,49 +34,51 @@ def parse_address(text: str) -> tuple[str, int]:
     """Return the host and port to dial.
 
     Raises:
-        Misuse: It is no address; the text shows one.
+        Misuse: It is not an address; the text shows one.
 
     """
-    host, port = _split(text, "HOST:PORT, for instance 192.0.2.7:9000 or [2001:db8::7]:9000")
+    example = f"localhost:{text}" if _PORT.fullmatch(text) else "192.0.2.7:9000"
+    host, port = _split(text, f"HOST:PORT, for instance {example} or [2001:db8::7]:9000")
     if not host:
         raise Misuse(f"{text!r} names no host: write HOST:PORT, for instance localhost:{port}")
     if port == 0:
-        raise Misuse(f"{text!r}: nobody can be reached at port 0; ports go from 1 to 65535")
+        raise Misuse(f"{text!r}: no node can be reached at port 0; ports go from 1 to 65535")
     return host, port
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
     """Return the host and port to listen on: host ``""`` for all addresses, port 0 for any free.
 
+    Without a host it is the one on which the library listens by default.
+
     Raises:
-        Misuse: It is no address; the text shows one.
+        Misuse: It is not an address; the text shows one.
 
     """
-    if ":" not in text:
-        return "", _port(text, text, "PORT or HOST:PORT, for instance 9000 or 127.0.0.1:9000")
-    return _split(text, "PORT or HOST:PORT, for instance 9000 or 127.0.0.1:9000")
+    form = "PORT, HOST:PORT or :PORT, for instance 9000, 192.0.2.7:9000 or :9000"
+    return _split(text, form) if ":" in text else (LOOPBACK, _port(text, text, form))
 
 
 def _split(text: str, form: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or "/" in text or "@" in text:
-        raise Misuse(f"{text!r} is no address: write {form}")
+        raise Misuse(f"{text!r} is not an address: write {form}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise Misuse(f"{text!r}: {host!r} is no IPv6 address") from None
+            raise Misuse(f"{text!r}: {host!r} is not an IPv6 address") from None
     elif ":" in host:
         raise Misuse(f"{text!r} is ambiguous: write an IPv6 address in brackets, [ADDRESS]:PORT")
     elif host and not (_NAME.fullmatch(host) and len(host) <= _LONGEST_NAME):
-        raise Misuse(f"{text!r}: {host!r} is no host name or address; write {form}")
+        raise Misuse(f"{text!r}: {host!r} is not a host name or address; write {form}")
     return host, _port(port, text, form)
 
 
 def _port(port: str, text: str, form: str) -> int:
     if not _PORT.fullmatch(port):
-        raise Misuse(f"{text!r} is no address: write {form}")
+        raise Misuse(f"{text!r} is not an address: write {form}")
     if int(port) > 65_535:
         raise Misuse(f"{text!r}: ports go up to 65535")
     return int(port)
@@ -76,18 +88,19 @@ def parse_node_id(text: str) -> bytes:
     """Return the node id that the text gives in hex.
 
     Raises:
-        Misuse: It is none.
+        Misuse: It is not one.
 
     """
     if not _NODE_ID.fullmatch(text):
         raise Misuse(
-            f"{text!r} is no node id: 64 hex digits, as `stt id` prints them on the peer's side"
+            f"{text!r} is not a node id: write the 64 hex digits that `stt id` prints "
+            "on the peer's side"
         )
     return bytes.fromhex(text)
 
 
 def format_address(address: tuple[str, int]) -> str:
-    """Return an address as the parsers here take it; ``*`` for all addresses of a machine."""
+    """Return an address as users write it; ``*`` stands for all addresses of a machine."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
 

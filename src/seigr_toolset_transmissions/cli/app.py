@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,91 +19,144 @@ from .boundary import guarded
 from .chat import connect_lines, listen_lines
 from .demo import run_demo
 from .failures import OK, USAGE, Misuse, need_python
-from .notes import log_everything, log_nothing
+from .notes import set_verbosity
 from .ping import ping_peer
 from .pipe import connect_raw, listen_raw
+from .receive import receive_files
+from .request import request_reply
 from .running import run_until_done
 from .seeds import find_seeds, node_seed, write_seed_file
-from .transfer import send_file
+from .serving import Answer, CommandAnswer, echo, parse_command
+from .transfer import send_files
 
 __all__ = ["app", "main"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", int, float)
 
 DEFAULT_WAIT = 120.0
+DEFAULT_TIMEOUT = 30.0
 MOST_WAITING = 8
-"""Of those who wait for their turn each may take a receive window of memory."""
+"""Each waiting peer may take up a receive window of memory."""
 SEED_NAME = "stt.seed"
-
-FILE = click.Path(path_type=Path)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; return its exit code."""
+    set_verbosity(0)
     return guarded(app, arguments)
 
 
-class _Seconds(click.FloatRange):
-    """A time that ends: a float can also be nan or infinite."""
+class _File(click.Path):
+    """A path. An empty one, perhaps from an unset variable, does not mean the current directory."""
 
-    name = "number of seconds"
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
-        return seconds
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
-def _set_up_log(_context: click.Context, _option: click.Parameter, verbose: bool) -> None:
-    if verbose:
-        log_everything()
+FILE = _File()
 
 
-verbose_option = click.option(
+def _number(kind: type[N], name: str, least: float) -> Callable[[Any], N]:
+    """Return a type of option: a finite number that is large enough.
+
+    `click.FloatRange` would allow `nan`, and add its limits to the help text as a formula.
+    """
+
+    def convert(value: Any) -> N:
+        try:
+            number = kind(value)
+            valid = math.isfinite(number)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise click.BadParameter(f"{value!r} is not a valid {name}.")
+        if number < least:
+            raise click.BadParameter(f"{value} is too small: the least is {least:g}.")
+        return number
+
+    return convert
+
+
+_time = _number(float, "number of seconds", 0.001)
+
+
+def _be_verbose(_context: click.Context, _option: click.Parameter, count: int) -> None:
+    if count:
+        set_verbosity(count)
+
+
+def _be_quiet(_context: click.Context, _option: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        set_verbosity(-1)
+
+
+_verbose_option = click.option(
     "--verbose",
     "-v",
+    count=True,
+    expose_value=False,
+    callback=_be_verbose,
+    help="Log what the library does to standard error; -vv logs more.",
+)
+_quiet_option = click.option(
+    "--quiet",
+    "-q",
     is_flag=True,
     expose_value=False,
-    callback=_set_up_log,
-    help="Write the log to standard error.",
+    callback=_be_quiet,
+    help="Print only errors to standard error.",
 )
-node_option = click.option(
+_node_option = click.option(
     "--seed", type=FILE, metavar="FILE", help="This node's own seed [env: STT_NODE_SEED_FILE]."
 )
-shared_option = click.option(
+_shared_option = click.option(
     "--shared", type=FILE, metavar="FILE", help="The group's seed [env: STT_SHARED_SEED_FILE]."
 )
-expect_option = click.option(
-    "--expect", metavar="NODE_ID", help="Talk to no peer but this one; `stt id` prints a node's id."
+_expect_option = click.option(
+    "--expect",
+    type=parse_node_id,
+    metavar="NODE_ID",
+    help="Talk to this peer only; `stt id` prints a node's id.",
 )
-wait_option = click.option(
+_wait_option = click.option(
     "--wait",
-    type=_Seconds(min=0, min_open=True),
+    type=_time,
     default=DEFAULT_WAIT,
-    show_default=True,
     metavar="SECONDS",
-    help="How long a broken connection may take to come back.",
+    help="How long to wait for a broken connection to come back "
+    f"[default: {DEFAULT_WAIT:g} seconds].",
 )
-raw_option = click.option(
-    "--raw", is_flag=True, help="Exact bytes for pipes, instead of lines of text for people."
+_raw_option = click.option(
+    "--raw", is_flag=True, help="Carry exact bytes, for pipes, instead of lines of text."
 )
-receive_option = click.option(
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print all figures as one JSON object."
+)
+_receive_option = click.option(
     "--recv-only", is_flag=True, help="Only receive: do not read standard input."
 )
 
 
+def verbosity_options(function: F) -> F:
+    """Add the options that set how much a command says."""
+    return _verbose_option(_quiet_option(function))
+
+
 def network_options(function: F) -> F:
-    """Add the options that all commands have that talk to peers."""
-    for option in (verbose_option, wait_option, shared_option, node_option):
+    """Add the options of all commands that talk to peers."""
+    for option in (verbosity_options, _wait_option, _shared_option, _node_option):
         function = option(function)
     return function
 
 
 class _InOrder(click.Group):
-    """Lists the commands in the order of their definition, which is that of their use."""
+    """Lists the commands in the order of definition, which is the order of use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -113,8 +168,10 @@ class _InOrder(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 96},
 )
-@click.version_option(__version__, prog_name="stt", message="%(prog)s %(version)s")
-@verbose_option
+@click.version_option(
+    __version__, "--version", "-V", prog_name="stt", message="%(prog)s %(version)s"
+)
+@verbosity_options
 @click.pass_context
 def app(context: click.Context) -> int:
     """Encrypted, lossless messages between peers that share one secret seed.
@@ -122,24 +179,23 @@ def app(context: click.Context) -> int:
     \b
     See it work:     stt demo
     Make a seed:     stt keygen shared.seed        # and copy it to both machines
-    Listen:          stt listen 9000 --shared shared.seed
+    Listen:          stt listen :9000 --shared shared.seed
     Talk:            stt connect HOST:9000 --shared shared.seed
 
-    Seeds. Who knows the shared seed may connect; a node's own seed is its identity, and without one
-    a command makes up an identity for its run (all but `id`). Each is looked for in this order:
+    Seeds. Anyone with the shared seed may connect. A node's own seed is its identity; without one
+    it gets a new identity for each run. The command looks for each seed in this order:
 
     \b
     --seed FILE    then STT_NODE_SEED_FILE (a file), STT_NODE_SEED (a value)
     --shared FILE  then STT_SHARED_SEED_FILE (a file), STT_SHARED_SEED (a value)
 
-    A file or value is hex digits, at least 32 (16 bytes), white space around them ignored; or it is
-    any other 16 to 4096 bytes, taken exactly as they are, a line end included. A file that other
-    users can read is refused.
+    A file or value holds hex digits, at least 32 (16 bytes), with any white space around them; or
+    any other 16 to 4096 bytes, taken exactly as they are, except for the line end after a phrase. A
+    file that other users can access is refused.
 
     Exit codes. 0: done. 1: failed (not reached, refused, lost, not written). 2: wrong usage.
-    130: ended by Ctrl-C. 143: ended by SIGTERM.
+    3 and 4: see `stt request`. 130: ended by Ctrl-C. 143: ended by SIGTERM.
     """
-    log_nothing()
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
         return USAGE
@@ -148,12 +204,12 @@ def app(context: click.Context) -> int:
 
 @app.command(short_help="Show a hub and four peers at work, here and now.")
 @click.option("--fast", is_flag=True, help="Leave out the pauses for reading.")
-@verbose_option
+@verbosity_options
 def demo(fast: bool) -> int:
-    """Show a hub and four peers at work on this machine, for some 15 seconds.
+    """Show a hub and four peers at work on this machine, for about 15 seconds.
 
-    Needs no seeds and no network. Everything that is shown is checked; the exit code is 0 if all of
-    it was as it should be.
+    Needs no seeds and no network. Everything it shows is checked; the exit code is 0 if every check
+    passed.
 
     \b
     Example:
@@ -170,7 +226,7 @@ def keygen(file: Path, force: bool) -> int:
     """Write a new seed to FILE (default: stt.seed), readable by you alone, and print its path.
 
     The seed itself is never shown, unless FILE is `-`: then it goes to standard output, for a
-    secret manager to take.
+    secret manager to read.
 
     \b
     Examples:
@@ -186,19 +242,21 @@ def keygen(file: Path, force: bool) -> int:
 
 
 @app.command(name="id", short_help="Print the node id of a node seed.")
-@node_option
-def show_id(seed: Path | None) -> int:
+@click.argument("file", required=False, type=FILE)
+@_node_option
+def show_id(file: Path | None, seed: Path | None) -> int:
     """Print the node id of a node seed: 64 hex digits, for others to pin with --expect.
 
     \b
     Example:
-      stt id --seed node.seed
+      stt id node.seed
     """
-    own = node_seed(seed)
+    if file is not None and seed is not None:
+        raise Misuse("name the seed file once: as FILE, or with --seed")
+    own = node_seed(file or seed)
     if own is None:
         raise Misuse(
-            "no node seed: make one with `stt keygen node.seed`, and name it with --seed FILE "
-            "or STT_NODE_SEED_FILE"
+            "no node seed: make one with `stt keygen node.seed`, and name it: `stt id node.seed`"
         )
     node = STTNode(own, shared_seed=generate_seed())  # the id depends on its own seed alone
     click.echo(node.node_id.hex())
@@ -206,62 +264,91 @@ def show_id(seed: Path | None) -> int:
 
 
 @app.command(short_help="Wait for peers, and talk with them.")
-@click.argument("address", metavar="[HOST:]PORT")
-@raw_option
-@click.option("--keep", is_flag=True, help="With --raw: take one sender after the other.")
-@receive_option
+@click.argument("address", type=parse_listen_address, metavar="[HOST:]PORT")
+@_raw_option
+@click.option("--keep", is_flag=True, help="With --raw: serve one peer after another.")
+@click.option(
+    "--exec",
+    "command",
+    type=parse_command,
+    metavar="COMMAND",
+    help="Answer each request with the output of this command.",
+)
+@click.option("--echo", "echoes", is_flag=True, help="Answer each request with the request itself.")
+@_receive_option
 @network_options
 def listen(
-    address: str,
+    address: tuple[str, int],
     raw: bool,
     keep: bool,
+    command: list[str] | None,
+    echoes: bool,
     recv_only: bool,
     seed: Path | None,
     shared: Path | None,
     wait: float,
 ) -> int:
-    """Wait for peers on PORT, of all addresses or of HOST (port 0: any free port).
+    """Wait for peers, and talk with them.
 
-    Any number of peers may talk at once. A line that you type goes to all of them; what they say
-    is printed with the first digits of their node ids, control characters made visible. Ctrl-D
-    ends. Lines from a file or pipe wait for the first peer, and for the slowest; their end does not
-    end the command.
+    PORT alone can be reached from this machine only; :PORT listens on all addresses, HOST:PORT on
+    one of them. Port 0 is any free port.
 
-    With --raw there is one peer: its bytes go to standard output as they are, and when it has
-    closed its session the command ends. Standard input goes to the peer; if there was any, its end
-    closes the session. Others are refused meanwhile. --keep takes one peer after the other, also
-    when one was lost; those who come meanwhile wait. It does not read standard input.
+    Any number of peers may talk at once. Each line that you type goes to all of them. Their lines
+    are printed after the first digits of their node ids, with control characters made visible.
+    Ctrl-D ends the command. Lines from a file or pipe wait for the first peer, and then for the
+    slowest; when they end, the command keeps running.
+
+    With --raw there is one peer: its bytes go to standard output unchanged, and the command ends
+    when the peer closes its session. A visitor that sends nothing, such as `stt ping`, does not
+    count. Standard input goes to the peer; when it ends, the session is closed, unless it was
+    empty. Other peers are refused in the meantime. With --keep, peers take turns: each is served to
+    its end, even if one is lost, while the others wait. Standard input is not read.
+
+    With --exec, COMMAND runs once for each request, as from `stt request`: the request is its
+    standard input, and its standard output is the reply. If it exits with another status than 0,
+    the request fails, and its output is the reason that the peer gets. What it writes to standard
+    error is shown here. No shell is involved. STT_PEER_NODE_ID in its environment says who asks. Up
+    to 64 run at a time. If the peer no longer waits, or this command ends, it gets SIGTERM, and
+    SIGKILL a second later.
 
     \b
     Examples:
-      stt listen 9000 --shared shared.seed
-      stt listen 127.0.0.1:9000 --shared shared.seed --raw > received.bin
+      stt listen :9000 --shared shared.seed
+      stt listen :9000 --shared shared.seed --raw > received.bin
+      stt listen :9000 --shared shared.seed --exec "df -h /data"
     """
-    where = parse_listen_address(address)
     if keep and not raw:
-        raise Misuse("--keep goes with --raw: without it, peers come and go as they like")
+        raise Misuse("--keep needs --raw: without --raw, any number of peers come and go")
+    if command is not None and echoes:
+        raise Misuse("--exec and --echo are two ways to answer a request: choose one")
+    if raw and (command is not None or echoes):
+        raise Misuse("--raw carries the bytes of one peer: run another `stt listen` for requests")
     seeds = find_seeds(seed, shared)
     read_input = not recv_only
     if raw:
         config = NodeConfig(resume_window=wait, max_sessions=MOST_WAITING if keep else 1)
-        run_until_done(listen_raw(seeds, config, where, keep=keep, read_input=read_input))
+        run_until_done(listen_raw(seeds, config, address, keep=keep, read_input=read_input))
     else:
-        run_until_done(
-            listen_lines(seeds, NodeConfig(resume_window=wait), where, read_input=read_input)
-        )
+        config = NodeConfig(resume_window=wait)
+        answer: Answer | None = echo if echoes else None
+        if command is not None:
+            answer = CommandAnswer(command, config)
+        run_until_done(listen_lines(seeds, config, address, read_input=read_input, answer=answer))
     return OK
 
 
 @app.command(short_help="Talk with a node that listens.")
-@click.argument("address", metavar="HOST:PORT")
-@raw_option
-@expect_option
-@receive_option
+@click.argument("address", type=parse_address, metavar="HOST:PORT")
+@_raw_option
+@_expect_option
+@_receive_option
+@click.option("--retry", is_flag=True, help="Keep trying until a node listens there.")
 @network_options
 def connect(
-    address: str,
+    address: tuple[str, int],
     raw: bool,
-    expect: str | None,
+    retry: bool,
+    expect: bytes | None,
     recv_only: bool,
     seed: Path | None,
     shared: Path | None,
@@ -269,112 +356,217 @@ def connect(
 ) -> int:
     """Talk to the node that listens at HOST:PORT.
 
-    Each line that you type is a message; each message that comes is printed, control characters
-    made visible. At the end of the input (Ctrl-D) everything is delivered, and the session closed.
+    Each line that you type is a message. Each message that arrives is printed, with control
+    characters made visible. When the input ends (Ctrl-D), everything is delivered and the session
+    is closed.
 
-    With --raw, standard input goes out and what comes goes to standard output, byte by byte.
+    With --raw, standard input is sent, and what arrives goes to standard output, byte for byte.
+
+    With --retry, the command waits until a node listens there. It still fails at once if the node
+    that answers has another shared seed or is not the expected one.
 
     \b
     Examples:
       stt connect localhost:9000 --shared shared.seed
       tar c photos | stt connect [2001:db8::7]:9000 --raw --shared shared.seed
     """
-    where = parse_address(address)
-    pinned = None if expect is None else parse_node_id(expect)
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
     talk = connect_raw if raw else connect_lines
-    run_until_done(talk(seeds, config, where, expect=pinned, read_input=not recv_only))
+    run_until_done(
+        talk(seeds, config, address, expect=expect, read_input=not recv_only, retry=retry)
+    )
     return OK
 
 
-@app.command(short_help="Send a file, and see that it has arrived.")
-@click.argument("address", metavar="HOST:PORT")
-@click.argument("file", type=FILE)
-@expect_option
+@app.command(short_help="Send a request, and print the reply.")
+@click.argument("address", type=parse_address, metavar="HOST:PORT")
+@click.argument("data", default="-", metavar="[DATA]")
+@click.option(
+    "--timeout",
+    "-t",
+    type=_time,
+    default=DEFAULT_TIMEOUT,
+    metavar="SECONDS",
+    help="How long it may take, from the first attempt to connect to the reply "
+    f"[default: {DEFAULT_TIMEOUT:g} seconds].",
+)
+@_expect_option
 @network_options
-def send(
-    address: str,
-    file: Path,
-    expect: str | None,
+def request(
+    address: tuple[str, int],
+    data: str,
+    timeout: float,
+    expect: bytes | None,
     seed: Path | None,
     shared: Path | None,
     wait: float,
 ) -> int:
-    """Send FILE to the node that listens at HOST:PORT, and see that it has arrived there.
+    """Send DATA as a request to the node that listens at HOST:PORT, and print its reply.
 
-    The command ends when the peer has acknowledged everything: its node has all bytes then, and
-    its program is about to read the last of them. Size, time and SHA-256 are printed.
+    Without DATA, or with `-`, the request is read from standard input. The reply goes to standard
+    output unchanged; on a terminal, control characters are made visible and the last line is ended.
+
+    A request is handled once or not at all. If there is no good reply, the exit code says what is
+    known. 1: it was not handled (the node cannot be reached, or serves no requests). 3: the handler
+    failed; standard error has its reason. 4: it may have been handled (no reply in time, or the
+    session was lost). If you interrupt this command, the handler is cancelled.
+
+    \b
+    Examples:
+      stt listen :9000 --shared shared.seed --exec "wc -c"            # there
+      stt request HOST:9000 "how long is this?" --shared shared.seed  # here
+    """
+    seeds = find_seeds(seed, shared)
+    config = NodeConfig(resume_window=wait)
+    config = replace(config, connect_timeout=min(timeout, config.connect_timeout))
+    request_data = None if data == "-" else os.fsencode(data)
+    run_until_done(
+        request_reply(seeds, config, address, request_data, timeout=timeout, expect=expect)
+    )
+    return OK
+
+
+@app.command(short_help="Send files to a node that receives files.")
+@click.argument("address", type=parse_address, metavar="HOST:PORT")
+@click.argument("files", type=FILE, metavar="FILE...", nargs=-1, required=True)
+@_expect_option
+@network_options
+def send(
+    address: tuple[str, int],
+    files: tuple[Path, ...],
+    expect: bytes | None,
+    seed: Path | None,
+    shared: Path | None,
+    wait: float,
+) -> int:
+    """Send each FILE to the `stt receive` at HOST:PORT, and confirm that it has arrived.
+
+    A file has arrived when the peer has verified its SHA-256 and has it on disk under its name. If
+    a transfer breaks off, run the same command again: it continues where it stopped, and skips
+    files that have already arrived.
 
     \b
     Example:
-      stt listen 9000 --raw --shared shared.seed > disk.img      # there
-      stt send HOST:9000 disk.img --shared shared.seed           # here
+      stt receive :9000 inbox --shared shared.seed             # there
+      stt send HOST:9000 disk.img *.jpg --shared shared.seed   # here
     """
-    where = parse_address(address)
-    pinned = None if expect is None else parse_node_id(expect)
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
-    run_until_done(send_file(seeds, config, where, file, expect=pinned))
+    run_until_done(send_files(seeds, config, address, files, expect=expect))
+    return OK
+
+
+@app.command(short_help="Receive files into a directory.")
+@click.argument("address", type=parse_listen_address, metavar="[HOST:]PORT")
+@click.argument("directory", type=FILE, metavar="DIR")
+@click.option("--force", is_flag=True, help="Replace files that have the same name.")
+@click.option("--once", is_flag=True, help="Exit when the first sender has left.")
+@network_options
+def receive(
+    address: tuple[str, int],
+    directory: Path,
+    force: bool,
+    once: bool,
+    seed: Path | None,
+    shared: Path | None,
+    wait: float,
+) -> int:
+    """Wait on PORT for `stt send`, and store the files in DIR under their names.
+
+    PORT alone can be reached from this machine only; :PORT listens on all addresses.
+
+    Nothing is written outside DIR. A file appears under its name once its SHA-256 is verified;
+    until then NAME.stt-part holds what has arrived, and the next attempt continues from there. If
+    DIR has a file of that name with different content, the new one is refused unless you add
+    --force.
+
+    \b
+    Example:
+      stt receive :9000 inbox --shared shared.seed
+    """
+    seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
+    run_until_done(receive_files(seeds, config, address, directory, force=force, once=once))
     return OK
 
 
 @app.command(short_help="Measure round trips to a node.")
-@click.argument("address", metavar="HOST:PORT")
+@click.argument("address", type=parse_address, metavar="HOST:PORT")
 @click.option(
     "--count",
     "-c",
-    type=click.IntRange(min=0),
+    type=_number(int, "number of pings", 0),
     default=4,
-    show_default=True,
     metavar="N",
-    help="How often to ask; 0: until Ctrl-C.",
+    help="How many pings to send; 0 means until Ctrl-C [default: 4].",
 )
 @click.option(
     "--interval",
     "-i",
-    type=_Seconds(min=0.01),
+    type=_number(float, "number of seconds", 0.01),
     default=1.0,
-    show_default=True,
     metavar="SECONDS",
-    help="Time from one to the next.",
+    help="Time from one ping to the next [default: 1 second].",
 )
-@expect_option
+@_json_option
+@_expect_option
 @network_options
 def ping(
-    address: str,
+    address: tuple[str, int],
     count: int,
     interval: float,
-    expect: str | None,
+    as_json: bool,
+    expect: bytes | None,
     seed: Path | None,
     shared: Path | None,
     wait: float,
 ) -> int:
     """Measure round trips to the node that listens at HOST:PORT, through its encrypted session.
 
-    The peer's program notices nothing but the session. Fails unless every one was answered.
+    The peer's program sees a session that brings no messages. Fails unless every ping is answered,
+    within 5 seconds and over the connection that carried it. A ping that is under way at Ctrl-C is
+    not counted.
+
+    With --json, nothing is printed but one object at the end, after Ctrl-C too: `transmitted`,
+    `received`, `loss` (from 0 to 1), `min_ms`, `avg_ms`, `max_ms` and `mdev_ms` (null if nothing
+    was received), and `times_ms`, each round trip, with null where no answer came.
 
     \b
-    Example:
+    Examples:
       stt ping localhost:9000 -c 10 -i 0.2 --shared shared.seed
+      stt ping localhost:9000 --json --shared shared.seed | jq .avg_ms
     """
-    where = parse_address(address)
-    pinned = None if expect is None else parse_node_id(expect)
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
-    run_until_done(ping_peer(seeds, config, where, count=count, interval=interval, expect=pinned))
+    run_until_done(
+        ping_peer(
+            seeds,
+            config,
+            address,
+            count=count,
+            interval=interval,
+            expect=expect,
+            as_json=as_json,
+        )
+    )
     return OK
 
 
-@app.command(short_help="Measure what this machine does.")
-@verbose_option
-def bench() -> int:
-    """Measure, in some seconds, what two nodes on this machine do over loopback.
+@app.command(short_help="Measure how fast this machine is.")
+@click.option("--requests", is_flag=True, help="Measure only requests and their replies.")
+@_json_option
+@verbosity_options
+def bench(requests: bool, as_json: bool) -> int:
+    """Measure in a few seconds how fast two nodes on this machine exchange messages over loopback.
 
-    Needs no seeds and no network. Every message is compared on arrival; the command fails if one is
-    not what was sent. Other programs that run meanwhile make all figures worse.
+    Needs no seeds and no network. Every message is compared on arrival; the command fails if one
+    differs from what was sent. Other running programs make all figures worse.
+
+    With --json, nothing is printed but one object at the end, with all figures. Their names say
+    what is counted, and in which unit.
 
     \b
-    Example:
+    Examples:
       stt bench
+      stt bench --requests --json | jq ".requests[].requests_per_s"
     """
     need_python("bench")
-    run_until_done(run_bench())
+    run_until_done(run_bench(as_json=as_json, requests=requests))
     return OK

@@ -52,4 +52,6 @@ def guarded(command: click.Command, arguments: Sequence[str]) -> int:
 def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = "stt" if context is None else context.command_path
-    return f"{error.format_message().rstrip('.').strip()}; see `{path} --help`"
+    message = error.format_message().rstrip(".").strip()
+    see = " See" if message.endswith("?") else "; see"
+    return f"{message}{see} `{path} --help`"

@@ -1,4 +1,4 @@
-"""One session between standard input and output, until one of its ends comes."""
+"""One session between standard input and output, until either side ends it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .. import STTNode
+    from .prompting import Prompt
 
 __all__ = ["Ends", "Output", "converse", "is_terminal", "withdraw"]
 
 _LEFTOVER_SECONDS = 0.2
-"""When the peer has closed, input that comes so soon was there before: the peer did not get it all.
-What is later, from a keyboard or an idle pipe, it was not to wait for."""
+"""Input that comes so soon after the peer has closed was there before: the peer did not get it all.
+Later input, from a keyboard or an idle pipe, is nothing that the peer should have waited for."""
 
 
 class Output:
-    """Standard output for received messages. The first failure to write ends the command."""
+    """Standard output for received messages. The first failure to write ends the command.
 
-    def __init__(self) -> None:
+    Args:
+        stream: What writes there; None: the bytes go straight to the descriptor.
+
+    """
+
+    def __init__(self, stream: Prompt | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self._stream = OutputStream(STDOUT)
+        self._stream = stream or OutputStream(STDOUT)
         self._given_up: asyncio.Future[None] = loop.create_future()
         self.failed: asyncio.Future[None] = loop.create_future()
         """Gets the OSError."""
@@ -37,7 +43,8 @@ class Output:
         """Write all of the data, waiting as long as that takes.
 
         After a failure this waits until `give_up`: if it returned, the session would take more
-        from its peer, and the peer believe that all is well. After that, the data is dropped.
+        from its peer, and the peer would believe that all is well. After `give_up` it drops the
+        data.
         """
         if not self.failed.done() and not self._given_up.done():
             writing = asyncio.ensure_future(self._stream.write(data, observe))
@@ -48,20 +55,20 @@ class Output:
             except OSError as error:
                 if not self.failed.done():
                     self.failed.set_exception(error)
-                    self.failed.exception()  # retrieved: nobody may wait for it any more
+                    self.failed.exception()  # retrieved: perhaps nobody waits for it any more
             finally:
                 writing.cancel()
         if self.failed.done():
             await asyncio.wait((self._given_up,))
 
     def give_up(self) -> None:
-        """Let everybody go who waits to write; what they had is dropped."""
+        """Release every writer that waits; what they were writing is dropped."""
         if not self._given_up.done():
             self._given_up.set_result(None)
 
 
 class Ends:
-    """Knows of each session of a node whether it has ended, and how."""
+    """Tracks whether and how each session of a node has ended."""
 
     def __init__(self, node: STTNode) -> None:
         self._ended: dict[bytes, asyncio.Future[None]] = {}
@@ -77,11 +84,16 @@ class Ends:
             self._ended[session_id] = asyncio.get_running_loop().create_future()
         return self._ended[session_id]
 
+    def fail(self, session_id: bytes, reason: str) -> None:
+        """Count a session as failed, unless it has ended; the reason is what the user reads."""
+        future = self.of(session_id)
+        if not future.done():
+            future.set_exception(Failure(reason))
+            future.exception()  # retrieved: perhaps nobody asks
+
     async def _on_error(self, error_type: str, details: dict[str, Any]) -> None:
         if error_type == "session_lost":
-            future = self.of(details["session_id"])
-            future.set_exception(Failure(f"the session was lost: {details['reason']}"))
-            future.exception()  # retrieved: not everybody asks
+            self.fail(details["session_id"], f"the session was lost: {details['reason']}")
 
     async def _on_closed(self, session_id: bytes) -> None:
         future = self.of(session_id)
@@ -92,9 +104,9 @@ class Ends:
 async def converse(
     ended: asyncio.Future[None], output: Output, feed: Awaitable[None] | None
 ) -> None:
-    """Wait until the session has ended and its messages are written; ``feed`` sends meanwhile.
+    """Wait until the session has ended and its messages are written; ``feed`` sends in parallel.
 
-    Whatever comes of it, `withdraw` in the end.
+    However this ends, call `withdraw` afterwards.
 
     Args:
         ended: See `Ends.of`.
@@ -135,7 +147,7 @@ async def converse(
 async def withdraw(node: STTNode, output: Output) -> None:
     """Leave the sessions that are still there, and only then give up the output.
 
-    In this order, as no peer must believe that somebody has taken what it sent.
+    The order matters: no peer may believe that its messages were taken when they were dropped.
     """
     try:
         await asyncio.gather(*(leave(session) for session in node.sessions))
@@ -144,5 +156,5 @@ async def withdraw(node: STTNode, output: Output) -> None:
 
 
 def is_terminal(descriptor: int = STDIN) -> bool:
-    """Tell whether a person types there."""
+    """Return whether the descriptor is a terminal, where a person types."""
     return os.isatty(descriptor)

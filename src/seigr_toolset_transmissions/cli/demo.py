@@ -27,7 +27,7 @@ from .failures import FAILED, OK
 from .keyboard import unechoed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from rich.console import Console
 
@@ -80,14 +80,15 @@ def _print_verdict(console: Console, stage: Stage) -> None:
         return
     console.print(
         f"[bold green]All {stage.passed} checks passed[/] in {stage.elapsed:.1f} s. "
-        "What you have seen, between two machines of your own:"
+        "The same between two machines of your own:"
     )
-    console.print(
-        "  stt keygen shared.seed                            [dim]# copy it to both[/]\n"
-        "  stt listen 9000 --shared shared.seed              [dim]# on the one[/]\n"
-        "  stt connect HOST:9000 --shared shared.seed        [dim]# on the other[/]",
-        highlight=False,
-    )
+    for command, where in (
+        ("stt keygen shared.seed", "copy it to both"),
+        ("stt listen :9000 --shared shared.seed", "on one"),
+        ("stt connect HOST:9000 --shared shared.seed", "on the other"),
+    ):
+        comment = "" if stage.narrow else f"[dim]# {where}[/]"
+        console.print(f"  {command:<50}{comment}".rstrip(), highlight=False, soft_wrap=True)
 
 
 class _Show:
@@ -152,9 +153,9 @@ class _Show:
     async def _meet(self) -> None:
         self._begin(
             "Four peers join",
-            "The hub listens; four processes that know the shared seed dial it. Each has an "
-            "identity of its own, which the hub checks and knows it by from then on. The events "
-            "are the hub's, as its handlers get them.",
+            "The hub listens; four processes that know the shared seed dial it. Each has its own "
+            "identity, which the hub verifies and knows it by from then on. The events are those "
+            "that the hub's handlers get.",
         )
         hub, endpoints, stage = self._hub, self._hub.endpoints, self._stage
         address = await hub.start(server_mode=True)
@@ -192,8 +193,8 @@ class _Show:
     async def _list(self) -> None:
         self._begin(
             "Who is there",
-            "Every peer is an endpoint, with metadata of your own. eve was added by hand, with an "
-            "address where nobody answers.",
+            "Every peer is an endpoint, with your own metadata. eve was added by hand, with an "
+            "address where nothing answers.",
         )
         hub, stage = self._hub, self._stage
         self._nowhere.bind((HOST, 0))
@@ -223,8 +224,8 @@ class _Show:
     async def _send(self) -> None:
         self._begin(
             "The hub sends",
-            "To one, to those whose metadata match, and to all. Each recipient has an outcome of "
-            "its own, and one that is away delays nobody.",
+            "To one, to those whose metadata match, and to all. Each recipient gets its own "
+            "outcome, and one that is away delays no other.",
         )
         stage, endpoints = self._stage, self._hub.endpoints
 
@@ -257,7 +258,7 @@ class _Show:
         self._begin(
             "The hub receives",
             "All four speak. The hub asks for dana's message first, then takes the others as they "
-            "came. Each message is received once.",
+            "come. Each message is received once.",
         )
         stage, endpoints = self._stage, self._hub.endpoints
         for name, actor in self._actors.items():
@@ -292,7 +293,7 @@ class _Show:
         await self._until(lambda: self._errors)
         error = self._errors[-1]
         stage.check(
-            "the hub's own program hears of it",
+            "the hub's program is informed",
             ok=error["error_type"] == "handshake_failed",
             why=error["error_type"],
         )
@@ -302,9 +303,9 @@ class _Show:
     async def _pull_the_cable(self) -> None:
         self._begin(
             "The cable is pulled",
-            f"cleo and the hub send each other {NUMBERS} numbered messages. In mid-stream their "
-            "connection is cut, and what is in the cable is gone. Both go on sending: the session "
-            "keeps what was not acknowledged, finds a new connection, and sends it again.",
+            f"cleo and the hub send each other {NUMBERS} numbered messages. Midway, their "
+            "connection is cut, and what is in the cable is lost. Both keep sending: the session "
+            "keeps what is not acknowledged, finds a new connection, and sends it again.",
         )
         stage, cleo, cable = self._stage, self._actors["cleo"], self._cable
         gap = 0.0005 if self._fast else 0.0045
@@ -314,7 +315,9 @@ class _Show:
         assert session is not None  # noqa: S101  she is connected
 
         def gauge() -> Table:
-            return _streams_table(tally, cleo.latest["tally"]["received"], cable)
+            return _streams_table(
+                tally, cleo.latest["tally"]["received"], cable, narrow=stage.narrow
+            )
 
         stage.gauge(gauge)
         drawing = asyncio.create_task(stage.run_gauge())
@@ -359,7 +362,7 @@ class _Show:
     async def _part(self) -> None:
         self._begin(
             "Goodbye",
-            "Each peer closes its session: what was sent is delivered first, and both sides know "
+            "Each peer closes its session: everything sent is delivered first, and both sides know "
             "that nothing is missing.",
         )
         stage, hub = self._stage, self._hub
@@ -418,8 +421,9 @@ class _Show:
         self._stage.check(what, ok=heard == names, why=f"heard by {sorted(heard)}")
 
     def _info(self, name: str) -> dict[str, Any]:
+        info = self._hub.endpoints.get_endpoint(self._ids[name])
         gone = {"state": "gone", "rtt": None, "metadata": {"type": "", "region": ""}}
-        return self._hub.endpoints.get_endpoint(self._ids[name]) or gone
+        return gone if info is None else dict(info)
 
     def _peers_table(self) -> Table:
         table = _table("name", "process", "node id")
@@ -427,37 +431,60 @@ class _Show:
             node_id = Text("starting", style="dim")
             if name in self._ids:
                 digits = self._ids[name].hex()
-                node_id = Text.assemble(digits[:8], (f"{digits[8:32]}...", "dim"))
+                node_id = Text.assemble(
+                    digits[:8], ("" if self._stage.narrow else f"{digits[8:32]}...", "dim")
+                )
             table.add_row(Text(name, style="bold"), str(actor.pid), node_id)
         return table
 
     def _endpoints_table(self) -> Table:
-        table = _table("name", "type", "region", "node id", "state", "round trip")
+        headers = ("name", "type", "region", "node id", "state", "round trip")
+        rows = []
         for name, node_id in self._ids.items():
             info = self._info(name)
             state, rtt = info["state"], info["rtt"]
-            table.add_row(
-                Text(name, style="bold"),
-                info["metadata"]["type"],
-                info["metadata"]["region"],
-                node_id.hex()[:8],
-                Text(state, style="green" if state == "connected" else "magenta"),
-                "" if rtt is None else f"{rtt * 1000:.2f} ms",
+            rows.append(
+                (
+                    Text(name, style="bold"),
+                    info["metadata"]["type"],
+                    info["metadata"]["region"],
+                    node_id.hex()[:8],
+                    Text(state, style="green" if state == "connected" else "magenta"),
+                    "" if rtt is None else f"{rtt * 1000:.2f} ms",
+                )
             )
-        return table
+        return self._fitting_table(headers, rows, if_narrow=(0, 4, 5))
 
     def _summary_table(self) -> Table:
-        table = _table("hub with", "sent", "bytes", "received", "bytes", "resumed", right=True)
+        headers = ("hub with", "sent", "bytes", "received", "bytes", "resumed")
+        rows = []
         for session in self._hub.sessions:
             stats = session.stats
-            table.add_row(
-                Text(self._name(session.peer_node_id), style="bold"),
-                f"{stats.messages_sent}",
-                f"{stats.bytes_sent:,}",
-                f"{stats.messages_received}",
-                f"{stats.bytes_received:,}",
-                f"{stats.resumes}",
+            rows.append(
+                (
+                    Text(self._name(session.peer_node_id), style="bold"),
+                    f"{stats.messages_sent}",
+                    f"{stats.bytes_sent:,}",
+                    f"{stats.messages_received}",
+                    f"{stats.bytes_received:,}",
+                    f"{stats.resumes}",
+                )
             )
+        return self._fitting_table(headers, rows, if_narrow=(0, 1, 3, 5), right=True)
+
+    def _fitting_table(
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[str | Text]],
+        *,
+        if_narrow: Sequence[int],
+        right: bool = False,
+    ) -> Table:
+        """Return a table; on a narrow terminal it has some of its columns only."""
+        shown = if_narrow if self._stage.narrow else range(len(headers))
+        table = _table(*(headers[column] for column in shown), right=right)
+        for row in rows:
+            table.add_row(*(row[column] for column in shown))
         return table
 
     # ----------------------------------------------------------------- its events
@@ -497,15 +524,16 @@ def _metadata(role: Role) -> dict[str, str]:
     return {"name": role.name, "type": role.kind, "region": role.region}
 
 
-def _streams_table(tally: Tally, received: int, cable: Cable) -> Table:
+def _streams_table(tally: Tally, received: int, cable: Cable, *, narrow: bool) -> Table:
     """Show how far the numbered messages have come, and how the cable is."""
     table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
     cable_state = ("whole", "green") if cable.whole else ("cut", "bold magenta")
     for direction, count in (("cleo to hub", tally.received), ("hub to cleo", received)):
         table.add_row(
             direction,
             ProgressBar(NUMBERS, count, width=36, complete_style="cyan", finished_style="green"),
             f"{count:>3}/{NUMBERS}",
-            Text.assemble("cable: ", cable_state),
+            Text.assemble("" if narrow else "cable: ", cable_state),
         )
     return table

@@ -18,9 +18,9 @@ class Cable:
     """Relays connections from a port of its own to a target, except while it is cut."""
 
     def __init__(self) -> None:
-        self.swallowed = 0
+        self.swallowed: int = 0
         """Bytes that were in the cable when it was cut, and never came out."""
-        self.whole = True
+        self.whole: bool = True
         self._target = ("", 0)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -34,7 +34,7 @@ class Cable:
         return begin
 
     def cut(self) -> None:
-        """Swallow everything from now on, and let nobody connect."""
+        """Swallow everything from now on, and refuse connections."""
         self.whole = False
 
     def drop(self) -> None:

@@ -26,7 +26,7 @@ __all__ = ["Actor", "ActorGoneError", "Cast", "Role"]
 
 _MODULE = "seigr_toolset_transmissions.cli.demo_peer"
 _END_SECONDS = 2.0
-"""After so long a peer that does not end with its input is killed."""
+"""How long a peer may outlive its input before it is killed."""
 _LAST_WORDS = 10
 """Lines of standard error that are kept, to show if a peer dies."""
 _LINE_BYTES = 1024 * 1024
@@ -38,7 +38,7 @@ class ActorGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Whom a peer plays: its name, and the metadata that it tells the hub."""
+    """A peer's part: its name, and the metadata that it gives the hub."""
 
     name: str
     kind: str
@@ -98,7 +98,7 @@ class Actor:
         return self.latest[kind]
 
     async def end(self) -> None:
-        """Close its input, and see that the process ends."""
+        """Close its input, and make sure that the process ends."""
         process = self._process
         if process.stdin is not None:
             process.stdin.close()

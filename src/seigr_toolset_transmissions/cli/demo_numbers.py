@@ -26,8 +26,8 @@ class Tally:
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._highest = -1
-        self.doubled = 0
-        self.reordered = 0
+        self.doubled: int = 0
+        self.reordered: int = 0
 
     def add(self, number: int) -> None:
         """Note that the message with this number has arrived."""

@@ -1,8 +1,8 @@
 """One peer of the demo, a process of its own: a puppet on two pipes.
 
 It reads orders, one JSON object a line, from standard input and writes what happens to standard
-output in the same form. The first line says who it is. It ends with its input, that is also when
-the demo's process is gone, for whatever reason.
+output in the same form. The first order says who it is. It ends when its input ends, and so it does
+not outlive the demo's process, however that ends.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ _EVENTS_SHOWN = 8
 _REDRAW_SECONDS = 0.1
 _WIDEST = 104
 """Longer lines are hard to read, however wide the terminal is."""
+_TWO_COLUMNS = 64
+"""A narrower terminal has no room for events beside the step's lines."""
 
 
 class Stage:
@@ -42,9 +44,11 @@ class Stage:
         if console.width > _WIDEST:
             console.width = _WIDEST
         self.console = console
+        self.narrow: bool = console.width < _TWO_COLUMNS
+        """Whether wide tables have to leave something out."""
         self.failed: list[str] = []
         """What did not check out."""
-        self.passed = 0
+        self.passed: int = 0
         self._fast = fast
         unicode = console.encoding.lower().startswith("utf")
         self._good, self._bad = ("✓", "✗") if unicode else ("ok", "FAILED")
@@ -168,15 +172,23 @@ class Stage:
     # ----------------------------------------------------------------- drawing
 
     def redraw(self) -> None:
-        """Draw the step as it is now; needed only for what a gauge shows."""
+        """Draw the step as it is now; needed only for what a gauge shows.
+
+        A console that records gets each step once, as it ended.
+        """
         if self._live is not None:
-            self._live.update(self._render(), refresh=True)
+            self._live.update(self._render(), refresh=not self.console.record)
 
     def _render(self) -> RenderableType:
         columns = Table.grid(expand=True, padding=(0, 2, 0, 0))
-        columns.add_column(ratio=3)
-        columns.add_column(ratio=2)
-        columns.add_row(Group(*self._lines), self._render_events())
+        if self.narrow:
+            columns.add_row(Group(*self._lines))
+            if self._events:
+                columns.add_row(self._render_events())
+        else:
+            columns.add_column(ratio=3)
+            columns.add_column(ratio=2)
+            columns.add_row(Group(*self._lines), self._render_events())
         parts: list[RenderableType] = [Text(self._explanation, style="dim"), ""]
         above = [*self._above, *([self._gauge()] if self._gauge is not None else [])]
         for item in above:

@@ -6,9 +6,11 @@ import sys
 
 __all__ = [
     "FAILED",
+    "HANDLER_FAILED",
     "INTERRUPTED",
     "OK",
     "TERMINATED",
+    "UNCERTAIN",
     "USAGE",
     "Failure",
     "Interrupted",
@@ -20,7 +22,11 @@ OK = 0
 FAILED = 1
 """It could not be done: not reached, refused, lost, not written."""
 USAGE = 2
-"""What was asked for cannot be meant: a wrong option, address or seed."""
+"""The request makes no sense: a wrong option, address or seed."""
+HANDLER_FAILED = 3
+"""A request reached its handler, which failed."""
+UNCERTAIN = 4
+"""Nobody knows whether a request was handled."""
 INTERRUPTED = 130
 """Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 TERMINATED = 143
@@ -34,7 +40,7 @@ class Failure(Exception):  # noqa: N818 - its text is what the user reads
 
 
 class Misuse(Failure):
-    """The user asked for something that cannot be meant."""
+    """The user asked for something that makes no sense."""
 
     exit_code = USAGE
 
@@ -48,7 +54,7 @@ class Interrupted(BaseException):
 
 
 def need_python(command: str) -> None:
-    """See that more processes of Python can be started.
+    """Check that more Python processes can be started.
 
     Raises:
         Failure: This is a frozen program, which would start itself instead.

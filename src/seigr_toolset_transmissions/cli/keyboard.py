@@ -26,7 +26,7 @@ _LOCAL_FLAGS = 3
 
 @contextmanager
 def unechoed() -> Iterator[None]:
-    """Have the terminal not show what is typed; it does again at the end.
+    """Keep the terminal from showing what is typed, until the end of the block.
 
     Does nothing if standard input is no terminal, or another program's at present, or where the
     system has no such terminals.

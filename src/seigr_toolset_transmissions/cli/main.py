@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_EXTRA = ("click", "rich")
+_EXTRA = ("click", "prompt_toolkit", "rich")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code.
 
     Args:
-        arguments: Those after the program's name; those of the process if None.
+        arguments: What follows the program's name; None: the arguments of the process.
 
     """
     _open_standard_streams()
     try:
         with _interruptible():
             from .app import main  # noqa: PLC0415 - needs the extra
+        return main(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError as error:
@@ -42,14 +43,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
             f"stt: {missing} is missing: run `pip install 'seigr-toolset-transmissions[cli]'`\n"
         )
         return FAILED
-    return main(sys.argv[1:] if arguments is None else list(arguments))
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have Ctrl-C end the process at once, without a word: there is nothing to clean up yet.
+    """Make Ctrl-C end the process at once and silently: there is nothing to clean up yet.
 
-    An exception would not do: where Python runs code of its import system, some are only shown.
+    An exception would not do: in parts of its import system, Python only prints exceptions.
     """
     try:
         before = signal.getsignal(signal.SIGINT)
@@ -67,10 +67,10 @@ def _interruptible() -> Iterator[None]:
 
 
 def _open_standard_streams() -> None:
-    """Open the standard descriptors that the caller has closed, lest a socket gets their number.
+    """Open standard descriptors that the caller has closed, so that no socket gets their numbers.
 
-    Reading standard input finds its end, writing to standard output fails, and what is said on
-    standard error goes nowhere.
+    Reading standard input then finds its end, writing to standard output fails, and what goes to
+    standard error is dropped.
     """
     for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:

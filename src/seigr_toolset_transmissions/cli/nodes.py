@@ -1,4 +1,4 @@
-"""The node of a command: made of the user's seeds, and telling what happens on standard error."""
+"""The node of a command, made from the user's seeds; standard error says what happens to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import NodeConfig, Session, STTNode
-from ..errors import STTSessionLostError
-from .addresses import format_address, short_id
+from ..errors import (
+    STTConnectError,
+    STTHandshakeError,
+    STTIdentityError,
+    STTSessionLostError,
+)
+from .addresses import LOOPBACK, format_address, short_id
 from .failures import Failure
 from .notes import complain, note
 
@@ -20,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["connect_to", "leave", "note_listening", "running"]
 
 _GOODBYE_SECONDS = 1.0
-"""How long a command that is interrupted tries to deliver what it has accepted."""
+"""How long an interrupted command tries to deliver what it has accepted."""
+
+_FIRST_RETRY_SECONDS = 0.2
+_LONGEST_RETRY_SECONDS = 5.0
 
 _FOR_THIS_RUN = " (an identity for this run: no node seed was given)"
 
@@ -29,7 +37,7 @@ _FOR_THIS_RUN = " (an identity for this run: no node seed was given)"
 async def running(
     seeds: Seeds, config: NodeConfig, listen: tuple[str, int] | None = None
 ) -> AsyncIterator[STTNode]:
-    """Run a node; at the end have everything delivered, close its sessions, and stop it.
+    """Run a node; at the end deliver everything, close its sessions, and stop it.
 
     Args:
         seeds: What the node is made of.
@@ -57,12 +65,12 @@ async def running(
 
 
 async def leave(session: Session) -> None:
-    """Close a session before its time, as far as the peer takes part in that soon."""
+    """Close a session early, if the peer answers soon enough."""
     try:
         async with asyncio.timeout(_GOODBYE_SECONDS):
             await session.close()
     except TimeoutError:
-        pass  # `running` tells what comes of it
+        pass  # `running` reports what comes of it
     except STTSessionLostError as error:
         _complain_of(error)
 
@@ -72,13 +80,51 @@ def _complain_of(error: STTSessionLostError) -> None:
 
 
 async def connect_to(
-    node: STTNode, address: tuple[str, int], *, expect: bytes | None, seeds: Seeds
+    node: STTNode,
+    address: tuple[str, int],
+    *,
+    expect: bytes | None,
+    seeds: Seeds,
+    retry: bool = False,
 ) -> Session:
-    """Connect to a peer; note who it is, and who we are if that is new."""
-    session = await node.connect(*address, expect=expect)
+    """Connect to a peer; note who it is, and who we are if that is new.
+
+    Args:
+        node: Ours.
+        address: Where the peer listens.
+        expect: Its node id; None: any.
+        seeds: What our node is made of.
+        retry: Try again while no node can be reached there.
+
+    Raises:
+        STTConnectError: As `STTNode.connect` does.
+
+    """
+    if retry:
+        session = await _connect_patiently(node, address, expect)
+    else:
+        session = await node.connect(*address, expect=expect)
     me = f" as {short_id(node.node_id)}{_FOR_THIS_RUN}" if seeds.ephemeral else ""
     note(f"connected to {session.peer_node_id.hex()}{me}")
     return session
+
+
+async def _connect_patiently(
+    node: STTNode, address: tuple[str, int], expect: bytes | None
+) -> Session:
+    """Connect as soon as a node can be reached there; an answer from the wrong node is an error."""
+    waited = 0.0
+    while True:
+        try:
+            return await node.connect(*address, expect=expect)
+        except (STTHandshakeError, STTIdentityError):
+            raise
+        except STTConnectError as error:
+            if not waited:
+                note(str(error))
+                note("trying again until it answers; Ctrl-C ends")
+        waited = min(_LONGEST_RETRY_SECONDS, 2 * waited or _FIRST_RETRY_SECONDS)
+        await asyncio.sleep(waited)
 
 
 def note_listening(node: STTNode, seeds: Seeds, address: tuple[str, int]) -> None:
@@ -87,16 +133,18 @@ def note_listening(node: STTNode, seeds: Seeds, address: tuple[str, int]) -> Non
     where = format_address((address[0], node.address[1]))
     new = _FOR_THIS_RUN if seeds.ephemeral else ""
     note(f"listening on {where} as {node.node_id.hex()}{new}")
+    if address[0] == LOOPBACK:
+        note(f"this machine only; for peers on others, listen on :{node.address[1]}")
 
 
 def _tell(node: STTNode) -> None:
-    """Note the troubles of the node's sessions."""
+    """Note what goes wrong with the node's sessions."""
     wait = node.config.resume_window
 
     async def on_suspended(session_id: bytes) -> None:
         note(
             f"the connection{_to(node, session_id)} is broken; "
-            f"it has {wait:g} s to come back, and nothing is lost meanwhile"
+            f"it has {wait:g} s to come back, and nothing is lost in the meantime"
         )
 
     async def on_resumed(session_id: bytes) -> None:
@@ -109,10 +157,26 @@ def _tell(node: STTNode) -> None:
             note(f"a handshake with {address[0]}{others} failed: {details['reason']}")
         elif error_type in ("limit_reached", "protocol_error"):
             note(details["reason"])
+        elif error_type == "handler_failed" and details["event"] == "request":
+            complain(f"a request could not be answered: {details['exception']}")
+        elif error_type == "connect_failed":  # a suspended session: no endpoint is dialed here
+            note(_stranger_at_address(node, details["session_id"]))
 
     node.events.register("session_suspended", on_suspended)
     node.events.register("session_resumed", on_resumed)
     node.events.register("error", on_error)
+
+
+def _stranger_at_address(node: STTNode, session_id: bytes) -> str:
+    session = node.get_session(session_id)
+    if session is None or session.dial_address is None:
+        return "another node answers at the peer's address"
+    return (
+        f"{format_address(session.dial_address)} answers, but not as "
+        f"{short_id(session.peer_node_id)}: another node listens there now (restarted without the "
+        "same --seed, or with another --shared?), or a relay without its target. "
+        "Still trying (Ctrl-C ends)"
+    )
 
 
 def _to(node: STTNode, session_id: bytes) -> str:

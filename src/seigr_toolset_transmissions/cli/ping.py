@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from typing import TYPE_CHECKING
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import NodeConfig, Session, SessionState
+from .. import HealthMonitor, NodeConfig, Session, SessionState, STTNode
 from .addresses import format_address, short_id
 from .converse import Ends
 from .failures import Failure
 from .nodes import connect_to, running
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .seeds import Seeds
 
-__all__ = ["ping_peer", "summary"]
+__all__ = ["figures_of", "ping_peer", "summary"]
 
 _PATIENCE_SECONDS = 5.0
 """An answer that takes longer counts as lost."""
-_SPIN_SECONDS = 0.005
-_LOOK_SECONDS = 0.0005
+_FIGURES = ("min", "avg", "max", "mdev")
+"""As ping(8) has them; the last is the standard deviation."""
 
 
 async def ping_peer(
@@ -33,67 +36,90 @@ async def ping_peer(
     count: int,
     interval: float,
     expect: bytes | None,
+    as_json: bool,
 ) -> None:
     """Measure ``count`` round trips (0: until cancelled), one every ``interval`` seconds.
+
+    A ping that is under way when this is cancelled is left out of the statistics.
 
     Raises:
         Failure: Not all of them were answered, or the session ended before its time.
 
     """
-    times: list[float] = []
-    asked = 0
+    measured: list[float | None] = []
     async with running(seeds, config) as node:
         ends = Ends(node)
         session = await connect_to(node, address, expect=expect, seeds=seeds)
         peer = f"{short_id(session.peer_node_id)} at {format_address(address)}"
         loop = asyncio.get_running_loop()
         try:
-            while not count or asked < count:
+            while not count or len(measured) < count:
                 next_time = loop.time() + interval
-                asked += 1
-                sample = await _round_trip(session)
-                if sample is None:
-                    click.echo(f"no answer from {peer}: seq={asked}")
-                else:
-                    times.append(sample)
-                    click.echo(f"answer from {peer}: seq={asked} time={sample * 1000:.3f} ms")
+                seconds = await _round_trip(node, session)
+                measured.append(seconds)
+                if not as_json:
+                    _show(peer, len(measured), seconds)
                 if session.state is SessionState.CLOSED:
                     break
-                if asked != count:
+                if len(measured) != count:
                     await asyncio.sleep(next_time - loop.time())
         finally:
-            click.echo(summary(asked, times))
+            facts = figures_of(measured)
+            if as_json:
+                where = format_address(address)
+                facts = {"peer_node_id": session.peer_node_id.hex(), "address": where, **facts}
+                click.echo(json.dumps(facts))
+            else:
+                click.echo(summary(facts))
         if session.state is SessionState.CLOSED:
             await ends.of(session.session_id)
             raise Failure("the peer has closed the session")
         await session.close()
-    if len(times) < asked:
-        raise Failure(f"{asked - len(times)} of {asked} pings were not answered")
+    if None in measured:
+        raise Failure(f"{measured.count(None)} of {len(measured)} pings were not answered")
 
 
-async def _round_trip(session: Session) -> float | None:
+def _show(peer: str, number: int, seconds: float | None) -> None:
+    if seconds is None:
+        click.echo(f"no answer from {peer}: seq={number}")
+    else:
+        click.echo(f"answer from {peer}: seq={number} time={1000 * seconds:.3f} ms")
+
+
+async def _round_trip(node: STTNode, session: Session) -> float | None:
     """Return the seconds that one ping takes; None if it was not answered over this connection.
 
-    The session tells a smoothed time only; a new answer shows in that it changes. It is looked for
-    in every turn of the loop at first, lest short round trips seem longer than they are.
+    A health monitor probes a peer as soon as it begins to watch it, and its first figure is the
+    round trip of that probe.
     """
-    loop = asyncio.get_running_loop()
-    before = session.rtt
-    began = loop.time()
-    session.ping()
-    while session.rtt == before:
-        waited = loop.time() - began
-        if waited > _PATIENCE_SECONDS or session.state is not SessionState.OPEN:
-            return None
-        await asyncio.sleep(0 if waited < _SPIN_SECONDS else _LOOK_SECONDS)
-    return loop.time() - began
+    over = ("health_changed", "session_suspended", "session_closed")
+    async with HealthMonitor(node, _PATIENCE_SECONDS, _PATIENCE_SECONDS) as monitor:
+        if session.state is not SessionState.CLOSED:
+            await node.events.wait_for(over)
+        return monitor.health(session.peer_node_id).rtt
 
 
-def summary(asked: int, times: list[float]) -> str:
-    """Return one line about all round trips, whose times are in seconds."""
-    line = f"{asked} asked, {len(times)} answered"
-    if not times:
-        return line
-    mean = math.fsum(times) / len(times)
-    figures = "/".join(f"{1000 * value:.3f}" for value in (min(times), mean, max(times)))
-    return f"{line}; min/avg/max = {figures} ms"
+def figures_of(measured: Sequence[float | None]) -> dict[str, Any]:
+    """Return what is known of all pings. Milliseconds have three digits, as in the text."""
+    times = [1000 * seconds for seconds in measured if seconds is not None]
+    figures: dict[str, float | None] = dict.fromkeys(f"{name}_ms" for name in _FIGURES)
+    if times:
+        values = (min(times), statistics.fmean(times), max(times), statistics.pstdev(times))
+        figures = dict(zip(figures, (round(value, 3) for value in values), strict=True))
+    return {
+        "transmitted": len(measured),
+        "received": len(times),
+        "loss": measured.count(None) / len(measured) if measured else 0.0,
+        **figures,
+        "times_ms": [None if one is None else round(1000 * one, 3) for one in measured],
+    }
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """Return the statistics as ping(8) prints them."""
+    lost = f"{100 * facts['loss']:g}% loss"
+    counts = f"{facts['transmitted']} transmitted, {facts['received']} received, {lost}"
+    if not facts["received"]:
+        return counts
+    figures = "/".join(f"{facts[f'{name}_ms']:.3f}" for name in _FIGURES)
+    return f"{counts}\n{'/'.join(_FIGURES)} = {figures} ms"

@@ -35,8 +35,9 @@ async def connect_raw(
     *,
     expect: bytes | None,
     read_input: bool,
+    retry: bool,
 ) -> None:
-    """Send standard input and write what comes until the one ends or the peer closes."""
+    """Send standard input and write what arrives, until the input ends or the peer closes."""
     async with running(seeds, config) as node:
         ends, output = Ends(node), Output()
 
@@ -45,7 +46,7 @@ async def connect_raw(
             await output.write(data)
 
         node.events.register("data_received", on_data)
-        session = await connect_to(node, address, expect=expect, seeds=seeds)
+        session = await connect_to(node, address, expect=expect, seeds=seeds, retry=retry)
         feed = _feed(session, only_if_any=False) if read_input else None
         try:
             await converse(ends.of(session.session_id), output, feed)
@@ -58,11 +59,13 @@ async def listen_raw(
 ) -> None:
     """Write what one peer sends, and send it standard input, until it closes its session.
 
+    A visitor that neither sends nor gets anything does not count.
+
     Args:
         seeds: What the node is made of.
         config: Allows one session; with ``keep`` as many more as may wait for their turn.
         address: Where to listen.
-        keep: Go on with the next peer, also if one was lost; standard input is not read.
+        keep: Go on with the next peer, even if one was lost; standard input is not read.
         read_input: Whether to read standard input at all.
 
     """
@@ -75,13 +78,14 @@ async def listen_raw(
                     await receiver.receive_next(read_input=False)
                 except Failure as error:
                     complain(str(error))
-            await receiver.receive_next(read_input=read_input)
+            while not await receiver.receive_next(read_input=read_input):
+                pass
         finally:
             await receiver.withdraw()
 
 
 class _Receiver:
-    """Receives from one session after the other."""
+    """Receives from one session after another."""
 
     def __init__(self, node: STTNode) -> None:
         self._node = node
@@ -91,29 +95,50 @@ class _Receiver:
         self._turns: defaultdict[bytes, asyncio.Event] = defaultdict(asyncio.Event)
         self._digest = hashlib.sha256()
         self._size = 0
+        self._used = False  # whether the present session has brought a message
         node.events.register("session_created", self._on_session)
         node.events.register("data_received", self._on_data)
 
-    async def receive_next(self, *, read_input: bool) -> None:
-        """Wait for a session; write what it brings until it has ended, and send it the input."""
+    async def receive_next(self, *, read_input: bool) -> bool:
+        """Wait for a session; write what it brings until it has ended, and send it the input.
+
+        Returns:
+            Whether the session carried a message in either direction.
+
+        Raises:
+            Failure: It did, and was lost.
+
+        """
         session_id = await self._sessions.get()
         session = self._node.get_session(session_id)
         ended = self._ends.of(session_id)
         self._digest, self._size, began = hashlib.sha256(), 0, time.monotonic()
+        self._used = False
         self._turns[session_id].set()
         feed = _feed(session, only_if_any=True) if session is not None and read_input else None
         try:
             await converse(ended, self._output, feed)
+        except Failure:
+            if self._used_by(session):
+                raise
         finally:
-            if ended.done() and ended.exception() is None:
+            used = self._used_by(session)
+            if used and ended.done() and ended.exception() is None:
                 received = describe(self._size, time.monotonic() - began)
                 note(f"received {received}, sha256 {self._digest.hexdigest()}")
-            else:
-                note(f"received {self._size:,} bytes, and not the end")
+            elif used:
+                note(f"received {self._size:,} bytes; the transfer is incomplete")
         del self._turns[session_id]
+        if not used:
+            peer = "a peer" if session is None else short_id(session.peer_node_id)
+            note(f"{peer} has left without sending anything; waiting for the next one")
+        return used
+
+    def _used_by(self, session: Session | None) -> bool:
+        return self._used or (session is not None and session.stats.messages_sent > 0)
 
     async def withdraw(self) -> None:
-        """Leave all sessions; what they have brought and is not written yet is dropped."""
+        """Leave all sessions; what they have brought but is not yet written is dropped."""
         await withdraw(self._node, self._output)
         for turn in self._turns.values():
             turn.set()
@@ -123,15 +148,19 @@ class _Receiver:
 
     async def _on_data(self, session_id: bytes, data: bytes) -> None:
         await self._turns[session_id].wait()
+        self._used = True
         self._size += len(data)
         await self._output.write(data, self._digest.update)
 
 
 async def _feed(session: Session, *, only_if_any: bool) -> None:
-    """Send standard input; at its end have it delivered and close the session.
+    """Send standard input; at its end, deliver everything and close the session.
 
-    A session that is closed is complete. If this is interrupted while it sends what somebody will
-    take for a whole, a file or a pipe, the session is not closed but aborted.
+    A session that is closed is complete. If this is interrupted while it sends a file or a pipe,
+    which the peer would take for a whole, the session is not closed but aborted.
+
+    Input without a single byte is sent as an empty message: a session without any message is a
+    visit, and no transfer.
 
     Args:
         session: Where to send.
@@ -140,15 +169,21 @@ async def _feed(session: Session, *, only_if_any: bool) -> None:
 
     """
     sends = not only_if_any
+    digest, size, began = hashlib.sha256(), 0, time.monotonic()
     try:
         async for chunk in InputStream(STDIN).chunks():
             sends = True
             await session.send(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        if sends and not size:
+            await session.send(b"")
         await session.flush()
     except BaseException:
         if sends and not is_terminal() and session.state is not SessionState.CLOSED:
             session.abort("interrupted")
-            note(f"{short_id(session.peer_node_id)} was not told that this was all")
+            note(f"interrupted: the transfer to {short_id(session.peer_node_id)} is incomplete")
         raise
     if sends:
         await session.close()
+        note(f"sent {describe(size, time.monotonic() - began)}, sha256 {digest.hexdigest()}")

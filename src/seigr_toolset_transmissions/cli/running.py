@@ -22,7 +22,7 @@ T = TypeVar("T")
 def run_until_done(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run the coroutine in a new event loop; return its result.
 
-    SIGINT and SIGTERM cancel it, each time they come: what cleans up can itself be interrupted.
+    SIGINT and SIGTERM cancel it each time they arrive: even the cleanup can be interrupted.
 
     Raises:
         Interrupted: It was cancelled by a signal, and has ended.

@@ -1,37 +1,26 @@
 """Seeds from files and the environment, and new seed files.
 
-A seed, wherever it comes from, is written as hex digits (at least 32 of them, which is 16 bytes;
-white space around them does not count), or it is any other 16 to 4096 bytes, taken exactly as they
-are, a line end included. A seed is never an argument of a command: those are visible to every user
-of the machine.
+What a file or a variable may hold, `seeds` says. A seed is never an argument of a command: every
+user of the machine can see those.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from .. import generate_seed
+from .. import generate_seed, load_seed, save_seed
+from ..errors import STTSeedError
+from ..seeds import decode_seed
 from .failures import Failure, Misuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Seeds", "decode_seed", "find_seeds", "node_seed", "read_seed_file", "write_seed_file"]
-
-MIN_BYTES = 16
-MAX_BYTES = 4096
-"""A longer file is no seed, but one that was named by mistake."""
-
-_HEX = re.compile(rb"[0-9a-fA-F]+")
-_WHITE = b" \t\r\n\f\v"
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+__all__ = ["Seeds", "find_seeds", "node_seed", "write_seed_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,58 +33,8 @@ class Seeds:
     """Whether the node seed was made for this run, as none was given."""
 
 
-def decode_seed(content: bytes, source: str) -> bytes:
-    """Return the seed that a file or variable holds; ``source`` names it in errors.
-
-    Raises:
-        Misuse: It holds none. The text contains nothing of it.
-
-    """
-    if len(content) > MAX_BYTES:
-        raise Misuse(f"{source} holds more than {MAX_BYTES} bytes: that is no seed")
-    stripped = content.strip(_WHITE)
-    if not stripped:
-        raise Misuse(f"{source} is empty: make a seed with `stt keygen`")
-    if not _HEX.fullmatch(stripped):
-        seed = content
-    elif len(stripped) % 2:
-        raise Misuse(
-            f"{source} holds an odd number of hex digits ({len(stripped)}): "
-            "part of the seed seems to be missing"
-        )
-    else:
-        seed = bytes.fromhex(stripped.decode("ascii"))
-    if len(seed) < MIN_BYTES:
-        raise Misuse(
-            f"{source} holds a seed of {len(seed)} bytes, which is too short "
-            f"(at least {MIN_BYTES}): make a seed with `stt keygen`"
-        )
-    return seed
-
-
-def read_seed_file(path: Path) -> bytes:
-    """Return the seed in a file that only its owner can read.
-
-    Raises:
-        Misuse: It cannot be read, others can read it, or it holds no seed.
-
-    """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISREG(mode) and mode & _OTHERS:
-                raise Misuse(
-                    f"seed file {path} is open to other users (mode {mode & 0o777:04o}): "
-                    f"run `chmod 600 {shlex.quote(str(path))}`"
-                )
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise Misuse(f"cannot read seed file {path}: {error.strerror}") from error
-    return decode_seed(content, f"seed file {path}")
-
-
 def write_seed_file(path: Path, *, force: bool = False) -> None:
-    """Write a new random seed to a file that nobody but its owner could ever read.
+    """Write a new random seed to a file that nobody but its owner can ever read.
 
     Args:
         path: The file.
@@ -105,22 +44,10 @@ def write_seed_file(path: Path, *, force: bool = False) -> None:
         Failure: It exists already, or cannot be written. No file is left half written.
 
     """
-    line = generate_seed().hex().encode("ascii") + b"\n"
     if path.is_dir():
         raise Failure(f"{path} is a directory: name a file in it")
-    new = path.with_name(f".{path.name}.{token_hex(4)}") if force else path
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-                file.write(line)
-                file.flush()
-                os.fsync(descriptor)
-            if force:
-                new.replace(path)
-        except BaseException:
-            new.unlink()
-            raise
+        save_seed(path, generate_seed(), overwrite=force)
     except FileExistsError as error:
         raise Failure(
             f"{path} exists already: choose another name, or replace it with --force "
@@ -144,24 +71,44 @@ def find_seeds(
         Misuse: There is no shared seed, or one of the two cannot be used.
 
     """
-    shared = _find(shared_file, "STT_SHARED_SEED", environment)
+    shared = _find(shared_file, "STT_SHARED_SEED", environment, ", or copy the group's")
     if shared is None:
         raise Misuse(
             "no shared seed: make one with `stt keygen shared.seed`, give each member of the group "
             "a copy, and name it with --shared FILE or STT_SHARED_SEED_FILE"
         )
     node = node_seed(node_file, environment)
+    if node == shared:
+        raise Misuse(
+            "the node seed is the same as the shared seed, so any member of the group could pose "
+            "as this node: make another one with `stt keygen node.seed`"
+        )
     return Seeds(
         node=generate_seed() if node is None else node, shared=shared, ephemeral=node is None
     )
 
 
-def _find(file: Path | None, variable: str, environment: Mapping[str, str]) -> bytes | None:
-    """Look at the option, the variable that names a file, and the one that holds a value."""
-    if file is not None:
-        return read_seed_file(file)
-    if name := environment.get(f"{variable}_FILE"):
-        return read_seed_file(Path(name))
-    if value := environment.get(variable):
-        return decode_seed(os.fsencode(value), variable)
+def _find(
+    file: Path | None, variable: str, environment: Mapping[str, str], remedy: str = ""
+) -> bytes | None:
+    """Look at the option, the variable that names a file, and the one that holds a value.
+
+    ``remedy`` is what else to do about a file that is not there than to make a seed.
+    """
+    try:
+        if file is not None:
+            return load_seed(file)
+        if name := environment.get(f"{variable}_FILE"):
+            file = Path(name)
+            return load_seed(file)
+        if value := environment.get(variable):
+            return decode_seed(os.fsencode(value), variable)
+    except STTSeedError as error:
+        raise Misuse(str(error)) from error
+    except FileNotFoundError as error:
+        raise Misuse(
+            f"no seed file {file}: make one with `stt keygen {shlex.quote(str(file))}`{remedy}"
+        ) from error
+    except OSError as error:
+        raise Misuse(f"cannot read seed file {file}: {error.strerror}") from error
     return None

@@ -1,7 +1,7 @@
 """Standard input and output without blocking the event loop, and without losing back-pressure.
 
 The descriptors are read and written by daemon threads, one call at a time and only on request.
-(Non-blocking descriptors are no way: a terminal's input and output share one open file with the
+(Non-blocking descriptors would not do: a terminal's input and output share one open file with the
 shell's, regular files cannot be polled, and an executor's thread that waits for the keyboard would
 keep the process from ending.)
 """
@@ -20,7 +20,16 @@ from .failures import Failure
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-__all__ = ["CHUNK_BYTES", "STDIN", "STDOUT", "InputStream", "OutputStream", "Worker", "split_lines"]
+__all__ = [
+    "CHUNK_BYTES",
+    "STDIN",
+    "STDOUT",
+    "InputStream",
+    "OutputStream",
+    "Worker",
+    "split_lines",
+    "write_all",
+]
 
 STDIN, STDOUT = 0, 1
 
@@ -37,7 +46,9 @@ class Worker:
     """A daemon thread that makes blocking calls, one at a time and in order."""
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = (
+            SimpleQueue()
+        )
         Thread(target=self._work, name=name, daemon=True).start()
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -50,9 +61,26 @@ class Worker:
         self._calls.put((future, partial(function, *args)))
         return await future
 
+    def call_soon(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Have the call made, even if nothing can wait for it; whatever it raises may be dropped.
+
+        Returns:
+            A future that is done once the call was made. Cancelling `asyncio.wait` for it changes
+            nothing.
+
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_drop)
+        self._calls.put((future, partial(function, *args)))
+        return future
+
+    def end(self) -> None:
+        """End the thread once it has made the calls so far; there may be none after that."""
+        self._calls.put(None)
+
     def _work(self) -> None:
-        while True:
-            future, function = self._calls.get()
+        while (call := self._calls.get()) is not None:
+            future, function = call
             if future.cancelled():
                 continue
             result, error = None, None
@@ -64,7 +92,12 @@ class Worker:
                 future.get_loop().call_soon_threadsafe(_settle, future, result, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
-            del future, function, result, error  # a chunk must not live until the next call
+            del call, future, function, result, error  # a chunk must not live until the next call
+
+
+def _drop(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
@@ -145,12 +178,22 @@ class OutputStream:
             OSError: It could not be written; part of it may have been.
 
         """
-        await self._worker.call(_write_all, self._descriptor, data, observe)
+        await self._worker.call(_write, self._descriptor, data, observe)
 
 
-def _write_all(descriptor: int, data: bytes, observe: Callable[[bytes], object] | None) -> None:
+def _write(descriptor: int, data: bytes, observe: Callable[[bytes], object] | None) -> None:
+    write_all(descriptor, data)
+    if observe is not None:
+        observe(data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of the data, blocking as long as that takes.
+
+    Raises:
+        OSError: It could not be written; part of it may have been.
+
+    """
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-    if observe is not None:
-        observe(data)

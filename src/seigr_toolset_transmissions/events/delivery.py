@@ -1,4 +1,4 @@
-"""`Delivery`: an event's name that tells what became of one emit of it."""
+"""`Delivery`: a `str` that names an event and records whether a handler was called for one emit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Delivery", "announced"]
 
 
 class Delivery(str):
-    """An event's name that tells, when its emit has ended, whether a handler was called.
+    """An event's name that shows, once its emit has ended, whether a handler was called.
 
-    For what must go elsewhere if none was. It is the event's name for all else.
+    It is for messages that go elsewhere if none was. For everything else it is the event's name.
 
     Attributes:
-        handler: The handler that was called last; None: none yet.
-        watch_only: Whether only `EventEmitter.on_any`, `wait_for` and `stream` are to be told.
+        handler: The handler that was called last; None if none was called yet.
+        watch_only: Whether the event is only for `EventEmitter.on_any`, `wait_for` and `stream`.
 
     """
 
@@ -35,9 +35,10 @@ class Delivery(str):
         return delivery
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return str, (str(self),)  # to whoever keeps it, it is a name
+        return str, (str(self),)  # a copy is no more than a name
 
 
 announced: ContextVar[tuple[object, Delivery] | None] = ContextVar("announced", default=None)
-"""An emitter, and what code that has replaced its ``emit`` was given to pass on: it may pass on
-another string of the same name. None within handlers, whose own emits are their own."""
+"""An emitter, and the delivery that a replacement of its ``emit`` was given. The replacement may
+pass on another string of that name. None within handlers, whose emits have nothing to do with
+it."""

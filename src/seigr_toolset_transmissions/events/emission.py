@@ -1,4 +1,4 @@
-"""`Emission`: one emit to several."""
+"""`Emission`: one emit to several handlers or watchers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .scopes import Scope, is_cancellation, mark_task
 from .watching import Occurrence, Room, Watcher
 
 if TYPE_CHECKING:
+    from ..foundation.repeats import Repeats
     from .registrations import Registration
 
 __all__ = ["Emission"]
@@ -29,20 +30,21 @@ Report = Callable[[str, Handler, BaseException], Coroutine[Any, Any, None]]
 
 
 class Emission:
-    """One emit to several: make it, `run` it, and ask for its `results`.
+    """One emit to several handlers or watchers: create it and `run` it.
 
-    Watchers are told first. As long as no handler has to wait, they run one after the other in the
-    caller's task: a task of its own costs more than most handlers. The first that waits keeps the
-    caller's, as a single handler would; those after it get one each.
+    Watchers come first. As long as no handler has to wait, handlers run one after the other in the
+    caller's task, because a task of its own costs more than most handlers do. The first that waits
+    keeps the caller's task, as a single handler would; each one after it gets its own.
 
     Args:
-        name: The event; a `Delivery` is told what becomes of it.
+        name: The event; a `Delivery` records what becomes of it.
         args: What handlers are called with.
         kwargs: The same; watchers and `on_any` get copies.
-        watchers: What never waits.
+        watchers: They never wait. Here and below, some may have ended and are marked so.
         any_handlers: What `on_any` has registered, called with name, args and kwargs.
         handlers: The event's handlers.
         end: Ends a handler's registration.
+        failures: Where handlers' failures are logged.
         report: Emits the event ``error`` about a handler's failure.
 
     """
@@ -57,6 +59,7 @@ class Emission:
         "_context",
         "_delivery",
         "_end",
+        "_failures",
         "_fatal",
         "_given_up",
         "_handled",
@@ -83,49 +86,54 @@ class Emission:
         watchers: Sequence[Registration[Watcher]],
         any_handlers: Sequence[Registration[Handler]],
         handlers: Sequence[Registration[Handler]],
-        end: Callable[[Registration[Handler]], None],
+        end: Callable[[str, Registration[Handler]], None],
+        failures: Repeats,
         report: Report,
     ) -> None:
         self._name = str(name)
         self._delivery = name if isinstance(name, Delivery) else None
         self._args = args
         self._kwargs = kwargs
-        self._watchers = watchers
+        self._watchers = tuple(watchers)
         self._calls = [*any_handlers, *handlers]
-        self._any = len(any_handlers)  # so many of the calls are theirs
+        self._any = len(any_handlers)  # how many of the first calls are theirs
         self._end = end
+        self._failures = failures
         self._report = report
         self._outcomes = [_UNSET] * len(self._calls)  # `_UNSET` for a call that was not made
         self._rooms: list[Room] = []
         self._tasks: list[tuple[int | None, asyncio.Task[None]]] = []  # and which call each makes
-        self._scheduled: set[int] = set()  # calls that are due in a task which has not begun
+        self._scheduled: set[int] = set()  # calls whose task has not begun
         self._owner = current_task()
         self._cancels = 0 if self._owner is None else self._owner.cancelling()
-        self._own_cancels = 0  # of cancellations since then, those that its handler brought about
+        self._own_cancels = 0  # how many cancellations since then its own handler caused
         self._cancelled = False  # whether there were others
         self._handled = sys.exception()
         self._waits = False  # whether a handler waits in the caller's task
         self._given_up = False
         self._fatal: BaseException | None = None  # why, unless the caller's task was cancelled
-        self._interrupted = False  # whether we have cancelled the caller's task therefore
-        self._base = copy_context()  # what each handler finds
+        self._interrupted = False  # whether we cancelled the caller's task because of that
+        self._base = copy_context()  # what each handler starts with
         if announced.get() is not None:
             self._base.run(announced.set, None)
         self._scope = Scope(is_error=name == "error")
         self._base.run(self._scope.enter)
-        self._context = self._base.copy()  # in which those run that do not wait
+        self._context = self._base.copy()  # shared by handlers that do not wait or change it
 
-    async def run(self) -> None:
-        """Tell the watchers, make the calls and wait for their ends.
+    async def run(self) -> list[Any]:
+        """Inform the watchers, make the calls and wait until all have ended.
 
-        What it raises is as of `EventEmitter.emit`.
+        Returns and raises what `EventEmitter.emit` does.
         """
         try:
-            self._tell_watchers()
-            await self._start()
-            await self._wait_for_others()
+            if self._watchers:
+                self._tell_watchers()
+            if self._calls:
+                await self._start()
+            if self._tasks or self._rooms:
+                await self._wait_for_others()
         except GeneratorExit:
-            # The emit is closed: nothing can be awaited any more, and its loop may be closed, too.
+            # The coroutine is being closed: nothing can be awaited, and its loop may be closed too.
             with suppress(RuntimeError):
                 self._cancel()
             self._outcomes = []
@@ -144,13 +152,16 @@ class Emission:
                 raise fatal
         finally:
             del fatal  # its traceback leads here: no cycle of references
+        return self._results()
 
-    def results(self) -> list[Any]:
-        """Hand over the handlers' results, when `run` has ended.
+    def _results(self) -> list[Any]:
+        """Hand over the handlers' results.
 
-        They are kept nowhere else: a failure's traceback leads to all that runs in the emit.
+        Nothing else keeps them: a failure's traceback leads to everything that runs in the emit.
         """
-        outcomes, self._outcomes = self._outcomes[self._any :], []
+        outcomes, self._outcomes = self._outcomes, []
+        if self._any:
+            del outcomes[: self._any]
         return [outcome for outcome in outcomes if outcome is not _UNSET]
 
     def _tell_watchers(self) -> None:
@@ -162,7 +173,7 @@ class Emission:
 
     @types.coroutine
     def _start(self) -> Generator[Any, Any, None]:
-        """Make the calls until one waits; then await that one, while others make the rest."""
+        """Make the calls until one waits; then await that one, while tasks make the others."""
         due = enumerate(self._calls)
         steps = self._make(due).__await__()
         awaited = self._context.run(next, steps, _ENDED)
@@ -185,38 +196,39 @@ class Emission:
                 else:
                     awaited = self._context.run(steps.send, answer)
                     continue
-                try:  # no longer within the except block: it is not what the handler is handling
+                try:  # not in the except block: the handler must not see it as being handled
                     awaited = self._context.run(steps.throw, thrown)
                 finally:
                     del thrown
         self._waits = False
         if self._fatal is not None or self._is_cancelled():
-            raise CancelledError  # the handler has swallowed it
+            raise CancelledError  # which the handler has swallowed
         self._take_back()
 
     async def _make(
         self, due: Iterable[tuple[int, Registration[Handler]]], *, alone: bool = False
     ) -> None:
-        """Make calls, one after the other: `alone` in a task of their own, or in the caller's."""
-        delivery = self._delivery
+        """Make calls one after the other: in a task of their own if `alone`, or in the caller's."""
+        delivery, args, kwargs, any_handlers = self._delivery, self._args, self._kwargs, self._any
+        base = self._base
         for index, registration in due:
-            if index < self._any and not self._is_its_turn(index, registration, alone=alone):
+            if index < any_handlers and not self._is_its_turn(index, registration, alone=alone):
                 self._leave_to_tasks([(index, registration)])
                 self._leave_to_tasks(due)
                 return
             if not registration.active:
                 continue
-            if delivery is not None and index >= self._any:
+            if delivery is not None and index >= any_handlers:
                 if delivery.watch_only:
                     continue
                 delivery.handler = registration.handler
             if registration.once:
-                self._end(registration)
+                self._end(self._name, registration)
             try:
                 self._outcomes[index] = await (
-                    registration.handler(*self._args, **self._kwargs)
-                    if index >= self._any
-                    else registration.handler(self._name, self._args, self._kwargs.copy())
+                    registration.handler(*args, **kwargs)
+                    if index >= any_handlers
+                    else registration.handler(self._name, args, kwargs.copy())
                 )
             except GeneratorExit:
                 raise
@@ -228,16 +240,16 @@ class Emission:
                 if self._is_cancellation(exc, alone=alone):
                     if isinstance(exc, CancelledError):
                         raise
-                    log_failure(self._name, registration.handler, exc)
+                    log_failure(self._failures, self._name, registration.handler, exc)
                     raise CancelledError from None
                 self._fail(index, exc)
-            if not (alone or self._waits) and self._context != self._base:
+            if self._context != base and not (alone or self._waits):
                 await _change_context()
 
     def _is_its_turn(self, index: int, registration: Registration[Handler], *, alone: bool) -> bool:
-        """Tell whether a handler of `on_any` may be called now: not before it is for older emits.
+        """Return whether an `on_any` handler may be called now: older emits call it first.
 
-        Tasks begin in the order in which they were made.
+        Tasks begin in the order in which they were created.
         """
         if not alone:
             return not registration.due
@@ -246,7 +258,7 @@ class Emission:
         return True
 
     def _leave_to_tasks(self, due: Iterable[tuple[int, Registration[Handler]]]) -> None:
-        """Make calls in a task each."""
+        """Make each call in a task of its own."""
         for index, registration in due:
             if index < self._any:
                 self._scheduled.add(index)
@@ -254,7 +266,7 @@ class Emission:
             self._start_task(index, self._make([(index, registration)], alone=True))
 
     def _start_task(self, index: int | None, coroutine: Coroutine[Any, Any, None]) -> None:
-        # Not create_task: an eager one would run within the handler that waits.
+        # Not create_task: an eager task would run inside the handler that waits.
         loop = asyncio.get_running_loop()
         context = self._base.copy()
         task = asyncio.Task(coroutine, loop=loop, context=context)
@@ -262,27 +274,27 @@ class Emission:
         self._tasks.append((index, task))
 
     async def _wait_for_others(self) -> None:
-        for index, task in self._tasks:  # mostly all end in one turn, whence not together
+        for index, task in self._tasks:  # one by one: usually all have ended in the same turn
             if not task.done():
                 await asyncio.wait((task,))
             if self._fatal is not None or index is None:
                 continue
             if self._outcomes[index] is _UNSET and task.cancelled():
-                self._fail(index, CancelledError())  # by others
+                self._fail(index, CancelledError())  # something else cancelled it
         if self._fatal is None:
             for room in self._rooms:
                 await room.wait()
 
     def _is_cancellation(self, exc: BaseException, *, alone: bool) -> bool:
-        """Tell whether a handler has ended so because the emit is cancelled."""
+        """Return whether a handler ended with this exception because the emit was cancelled."""
         if alone:
             return isinstance(exc, CancelledError) and (self._given_up or self._is_cancelled())
         return self._waits and self._is_cancelled() and is_cancellation(exc, self._handled)
 
     def _note_cancellation(self) -> None:
-        """Take note that the caller's task is being cancelled, while a handler waits in it.
+        """Note that the caller's task is being cancelled while a handler waits in it.
 
-        Time-outs cancel the task in which they were begun, and those of some libraries never take
+        A timeout cancels the task in which it was started, and those of some libraries never take
         that back.
         """
         if self._fatal is None and self._scope.is_here():
@@ -291,11 +303,11 @@ class Emission:
             self._cancelled = True
 
     def _count_cancels(self) -> int:
-        """Return how often the caller's task was cancelled since, and that not taken back."""
+        """Return how many cancellations of the caller's task since then were not taken back."""
         return 0 if self._owner is None else self._owner.cancelling() - self._cancels
 
     def _is_cancelled(self) -> bool:
-        """Tell whether anything but its own handler has cancelled the caller's task."""
+        """Return whether anything but its own handler has cancelled the caller's task."""
         return self._cancelled or self._count_cancels() > self._own_cancels
 
     def _take_back(self) -> None:
@@ -308,7 +320,7 @@ class Emission:
         """Note and report a handler's failure."""
         self._outcomes[index] = exc
         handler = self._calls[index].handler
-        log_failure(self._name, handler, exc)
+        log_failure(self._failures, self._name, handler, exc)
         if not (self._given_up or self._scope.is_below_error()):
             self._start_task(None, self._tell(handler, exc))
 
@@ -319,9 +331,9 @@ class Emission:
             self._abort(exc)
 
     def _abort(self, exc: BaseException) -> None:
-        """Cancel everything because of what was raised in another task, for the emit to raise it.
+        """Cancel everything because of an exception in another task, so that the emit raises it.
 
-        That task must not raise it, or the loop would.
+        That task must not raise it itself, or the event loop would.
         """
         if self._fatal is not None:
             return
@@ -331,7 +343,7 @@ class Emission:
             self._interrupted = self._owner.cancel()
 
     def _cancel(self) -> None:
-        """Cancel what runs, but for the present task."""
+        """Cancel everything that runs, except the current task."""
         self._given_up = True
         own = current_task()
         for _, task in self._tasks:
@@ -339,16 +351,16 @@ class Emission:
                 task.cancel()
 
     async def _cancel_and_wait(self) -> None:
-        """Cancel what runs and wait for its end; a cancellation meanwhile only repeats that."""
+        """Cancel everything that runs and wait for its end; if cancelled meanwhile, do so again."""
         self._given_up = True
         while pending := [task for _, task in self._tasks if not task.done()]:
             for task in pending:
                 task.cancel()
-            with suppress(CancelledError):  # what the emit is to raise, it raises after this
+            with suppress(CancelledError):  # the emit raises its own exception after this
                 await asyncio.wait(pending)
 
     def _clean_up(self) -> BaseException | None:
-        """Let go of all, lest tracebacks that lead here make cycles; return the fatal exception."""
+        """Drop references that tracebacks would turn into cycles; return the fatal exception."""
         self._scope.end()
         for room in self._rooms:
             room.leave()
@@ -361,21 +373,21 @@ class Emission:
 
 @types.coroutine
 def _change_context() -> Generator[Any, Any, None]:
-    """Go on in another context; only for what `Emission` runs in the caller's task."""
+    """Continue in another context; only for what `Emission` runs in the caller's task."""
     yield _CONTEXT_CHANGED
 
 
 class _Observed:
-    """What a task waits for; tells, by a call in the context of whatever cancels it, when it is."""
+    """Stands in for what a task awaits; reports a cancellation, in the canceller's context."""
 
     __slots__ = ("_asyncio_future_blocking", "_cancelled", "_fut_waiter")
 
     def __init__(self, awaited: Any, cancelled: Callable[[], None]) -> None:
-        # The protocol of tasks with what they await: the awaited one is marked, and unmarked by
-        # the task that begins to wait for it.
+        # The protocol between a task and what it awaits: an awaitable is marked, and the task that
+        # begins to wait for it removes the mark.
         self._asyncio_future_blocking = True
         awaited._asyncio_future_blocking = False  # noqa: SLF001
-        self._fut_waiter = awaited  # a task's name for it, by which a stopping node finds it
+        self._fut_waiter = awaited  # named as in a task, so that a stopping node can follow it
         self._cancelled = cancelled
 
     def get_loop(self) -> asyncio.AbstractEventLoop:

@@ -1,26 +1,28 @@
-"""`EventEmitter`: who is called when an event is emitted, and what becomes of the results."""
+"""`EventEmitter`: registers handlers, and calls them when an event is emitted."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from asyncio import CancelledError, current_task
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from ..callables import is_async
+from ..foundation.callables import is_async
+from ..foundation.repeats import Repeats
 from .delivery import Delivery, announced
 from .emission import Emission
 from .handlers import Handler, check_handler, check_name, describe, log, log_failure
-from .isolation import SpareLane, finish, new_lane
+from .isolation import Only
 from .registrations import Registration, Registrations
 from .scopes import Scope, below_error, is_cancellation, timed_out
-from .watching import Occurrence, Stream, Waiter, Watcher
+from .watching import EventStream, Expected, Occurrence, Overflow, Stream, Waiter, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    import concurrent.futures
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 __all__ = ["EventEmitter"]
 
@@ -36,13 +38,13 @@ class EventEmitter:
     is registered twice is called twice.
 
     Every method and decorator that registers raises `STTEventError` if the handler is anything
-    else, and `TypeError` if the event's name is not a ``str``; nothing was registered then.
+    else, and `TypeError` if the event's name is not a ``str``; it then registers nothing.
 
-    Everything that emits must call ``events.emit(...)``: assigning a wrapper to ``emit`` on the
-    instance then sees every event. `on_any` is the cleaner way to the same.
+    All code that emits must call ``events.emit(...)``, so that a wrapper assigned to ``emit`` on
+    the instance sees every event. `on_any` is a cleaner way to do that.
     """
 
-    changes = 0
+    changes: int = 0
     """How often something was registered or removed, or `emit` replaced on the instance."""
 
     def __init__(self) -> None:
@@ -51,13 +53,18 @@ class EventEmitter:
         # What `wait_for` and `stream` have registered; likewise.
         self._watchers: dict[str, Registrations[Watcher]] = {}
         self._any: Registrations[Handler] = Registrations()
-        # By event, the handler whose call is all that an emit has to do.
-        self._only: dict[str, Handler] = {}
-        # Events that a replaced `emit` may have been given as a `Delivery`, and lost that.
+        # What an emit does, by event: it calls the only handler, or more than that (None).
+        self._plans: dict[str, Only | None] = {}
+        # Events that a replaced `emit` may have been given as a `Delivery` and passed on as a str.
         self._announced: set[str] = set()
-        self._spare = SpareLane()
+        self._failures = Repeats(log)
         self.followers: set[Callable[[], None]] = set()
-        """Called whenever `changes` changes, within the change; for the emitter's owner."""
+        """For the emitter's owner: called during each change that `changes` counts."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where `emit_threadsafe` emits: the loop in which the emitter was made, if one was
+        running, or in which its node was started last. Or set it yourself."""
+        with suppress(RuntimeError):
+            self.loop = asyncio.get_running_loop()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -66,12 +73,12 @@ class EventEmitter:
 
     @property
     def _handlers(self) -> dict[str, list[Handler]]:
-        """A new dict of the handlers by event, to look at."""
+        """A new dict of the handlers by event, for inspection."""
         return {name: self.handlers(name) for name in self._registered}
 
     def on(self, name: str) -> Callable[[_H], _H]:
         """Return a decorator that registers a handler for `name` and returns it unchanged."""
-        check_name(name)
+        self._check_name(name)
 
         def decorator(handler: _H) -> _H:
             self.register(name, handler)
@@ -83,13 +90,29 @@ class EventEmitter:
         """Call `handler` at every later emit of `name`, after those registered before it."""
         self._register(name, handler, once=False)
 
+    def registered(self, name: str, handler: Handler) -> AbstractContextManager[None]:
+        """Call `handler` at every emit of `name` while the block runs.
+
+        Use it as ``with events.registered("x", handler): ...``. It ends this registration, however
+        the block ends, and no other one of the same handler. A call that is running then goes on.
+        """
+        return self._registered_meanwhile(name, handler)
+
+    @contextmanager
+    def _registered_meanwhile(self, name: str, handler: Handler) -> Iterator[None]:
+        registration = self._register(name, handler, once=False)
+        try:
+            yield
+        finally:
+            self._end(self._registered, name, registration)
+
     def once(self, name: str) -> Callable[[_H], _H]:
         """Return a decorator like `on`, for a handler that is called at most once.
 
-        It is removed before it is called, so that neither a nested nor a concurrent emit calls it
+        It is removed before it is called, so neither a nested nor a concurrent emit calls it
         again. `remove_handler` with the handler itself removes it earlier.
         """
-        check_name(name)
+        self._check_name(name)
 
         def decorator(handler: _H) -> _H:
             self._register(name, handler, once=True)
@@ -100,10 +123,10 @@ class EventEmitter:
     def on_any(self, handler: _H) -> _H:
         """Call ``handler(name, args, kwargs)`` at every later emit; return `handler` unchanged.
 
-        It starts before the event's own handlers, and runs and fails like them, but its result is
-        not among the emit's. `kwargs` is a copy of its own. It also sees the ``error`` events of
-        other handlers' failures. All handlers of `on_any` see emits that run concurrently in one
-        order, that in which these began.
+        It starts before the event's own handlers, and runs and fails as they do, but `emit` does
+        not return its result. It gets its own copy of `kwargs`. It also sees the ``error`` events
+        about other handlers' failures. All `on_any` handlers see concurrent emits in the same
+        order: the one in which they began.
         """
         check_handler(handler, "on_any")
         self._any.add(handler)
@@ -111,9 +134,9 @@ class EventEmitter:
         return handler
 
     def remove_handler(self, name: str, handler: Handler) -> None:
-        """Remove the oldest registration of a handler equal to `handler`; none is no error.
+        """Remove the oldest registration of a handler equal to `handler`, if there is one.
 
-        Where an emit has not started it yet, it is not called any more.
+        A running emit that has not started the handler yet does not call it.
         """
         registered = self._registered.get(name)
         if registered is not None and registered.end_first(handler):
@@ -125,7 +148,7 @@ class EventEmitter:
             self._changed(*self._registered)
 
     def clear_event(self, name: str) -> None:
-        """Remove every handler of `name`. What waits in `wait_for` or `stream` goes on waiting."""
+        """Remove every handler of `name`. Calls of `wait_for` and `stream` keep waiting."""
         if (registered := self._registered.get(name)) is not None:
             registered.end_all()
             self._ended(self._registered, name)
@@ -133,7 +156,7 @@ class EventEmitter:
     def clear_all(self) -> None:
         """Remove the handlers of every event and of `on_any`.
 
-        What waits in `wait_for` or `stream` goes on waiting: its own block ends it.
+        Calls of `wait_for` and `stream` keep waiting.
         """
         for name in list(self._registered):
             self.clear_event(name)
@@ -143,7 +166,7 @@ class EventEmitter:
     def handlers(self, name: str) -> list[Handler]:
         """Return a new list of the handlers of `name`, in order of registration.
 
-        What `on_any`, `wait_for` and `stream` registered is not in it.
+        It leaves out what `on_any`, `wait_for` and `stream` have registered.
         """
         return [registration.handler for registration in self._registered.get(name, ())]
 
@@ -152,46 +175,49 @@ class EventEmitter:
         return list(self._registered)
 
     def handled(self, name: str) -> bool:
-        """Tell whether there is a handler of `name`: whether `handlers` returns any."""
+        """Return whether there is a handler of `name`: whether `handlers` returns any."""
         return name in self._registered
 
     def subscribed(self, name: str) -> bool:
-        """Tell whether anybody has asked for this very event: by a handler, `wait_for`, `stream`.
+        """Return whether this event has a handler, or a `wait_for` or `stream` waits for it.
 
-        What `on_any` registered does not count: it watches everything, and need not act on it.
+        `on_any` does not count: it watches everything and need not act on it.
         """
         return name in self._registered or name in self._watchers
 
     def observed(self, name: str) -> bool:
-        """Tell whether anything would see an emit of `name`, to spare making what nobody sees.
+        """Return whether anything would see an emit of `name`, so that callers can skip it.
 
-        Handlers count, `on_any`, `wait_for` and `stream`, and an ``emit`` that was replaced on the
-        instance, on the class or in a subclass.
+        Handlers, `on_any`, `wait_for` and `stream` count, and so does an ``emit`` that was replaced
+        on the instance, on the class or in a subclass.
         """
         return (
             name in self._registered
             or bool(self._any.entries)
             or name in self._watchers
-            or self._emit_is_replaced()
+            or "emit" in self.__dict__  # as `_emit_is_replaced`: asked for each record
+            or type(self).emit is not _ORIGINAL_EMIT
         )
 
     async def emit(self, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Call every handler that is registered for `name` now, and wait until all have ended.
 
-        What `wait_for` and `stream` have registered is told before anything can wait. The handlers
-        start in order of registration and run concurrently: the first that has to wait goes on in
-        the calling task, and each after it has a task of its own. One that is removed before it
-        started is not called; one that is registered meanwhile waits for the next emit. Each call
-        has a copy of the caller's context: what it does to context variables is for itself alone.
+        `wait_for` and `stream` see the event before anything can wait. The handlers start in order
+        of registration and run concurrently: the first one that has to wait continues in the
+        calling task, and each one after it gets a task of its own. A handler that is removed before
+        it has started is not called; one that is registered meanwhile waits for the next emit. Each
+        call gets a copy of the caller's context, so its changes to context variables affect nothing
+        else.
 
-        Whatever a handler raises (`CancelledError` of its own included, and `TypeError` for
-        arguments it does not take) harms neither the others nor the caller: the failure is logged
-        with its traceback and emitted as ``error`` with ``error_type="handler_failed"`` and
-        ``details`` of ``event``, ``handler`` and ``exception``, which is awaited too. What fails
-        during an ``error`` event, in any emit that its handlers make before it has ended, or after
-        this emit was cancelled, is logged only.
+        Whatever a handler raises (including its own `CancelledError`, and `TypeError` for arguments
+        it does not take) harms neither the others nor the caller: the failure is logged, and
+        emitted as ``error`` with ``error_type="handler_failed"`` and ``details`` of ``event``,
+        ``handler`` and ``exception``, which is awaited too. A failure during an ``error`` event, in
+        any emit that its handlers make before it has ended, or after this emit was cancelled, is
+        only logged. The log has the traceback of a handler's first failure with one type of
+        exception, and counts those that follow: one line every 10 seconds, until there are none.
 
-        A handler whose time-out cancels the calling task, and never takes that back, cancels
+        A handler whose timeout cancels the calling task, and never takes that back, cancels
         neither that task nor the emit.
 
         Returns:
@@ -200,50 +226,95 @@ class EventEmitter:
 
         Raises:
             TypeError: `name` is not a ``str``. Nothing was called.
-            CancelledError: The calling task was cancelled. Handlers may have run wholly, in part or
-                not at all; all that were running have been cancelled and have ended. (A single
+            CancelledError: The calling task was cancelled. Handlers may have run completely, partly
+                or not at all; all that were running have been cancelled and have ended. (A single
                 handler that swallows the cancellation and returns, or raises a `TimeoutError`, or
                 another error ``from`` it, keeps it from the caller, as anything that is awaited
-                does. In a task that was cancelled before the emit, a `CancelledError` of a single
-                handler's own counts as the task's.)
-            BaseException: `KeyboardInterrupt` and `SystemExit` from a handler, after all other
-                handlers were cancelled and have ended.
+                does. In a task that was cancelled before the emit, a single handler's own
+                `CancelledError` counts as the task's.)
+            BaseException: `KeyboardInterrupt` and `SystemExit` from a handler, once all other
+                handlers have been cancelled and have ended.
 
         """
-        handler = self._only.get(name)
-        if handler is None or type(name) is Delivery:
-            if self._any.entries or self._watchers or name in self._registered:
+        if name not in self._plans:
+            if self._any.entries:
                 return await self._emit_to_several(name, args, kwargs)
             if type(name) is not str:
                 check_name(name)
             return []
+        only = self._plans[name]
+        if only is None:
+            return await self._emit_to_several(name, args, kwargs)
         try:
-            spare = self._spare
-            lane, spare.lane = spare.lane or new_lane(), None  # the handler may emit, too, or wait
+            call = only.handler(*args, **kwargs)
             context = copy_context()
-            results = context.run(lane, handler(*args, **kwargs))
-            if type(results) is not list:
-                results = await finish(context, lane, results)
-            spare.lane = lane
-            return results  # noqa: TRY300 - faster here than in an `else` block
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as exc:  # noqa: BLE001 - reported, and in the results
+            try:
+                results = context.run(only.lane, call)
+            except ValueError:
+                if not only.is_busy():
+                    raise
+                results = None
+            if type(results) is list:
+                return results
+            return await only.finish(context, call, results)
+        except BaseException as exc:
+            only.mend()
+            if isinstance(exc, KeyboardInterrupt | SystemExit | GeneratorExit):
+                raise
             failure = exc
         try:
-            await self.failed(name, handler, failure)
+            await self.failed(name, only.handler, failure)
             return [failure]
         finally:
             del failure  # its traceback leads here: no cycle of references
 
+    def emit_threadsafe(
+        self, name: str, /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[list[Any]]:
+        """Emit in the emitter's event loop (`loop`), whatever thread this is called in.
+
+        It never waits. Emits of one thread begin in the order of these calls.
+
+        Returns:
+            A future for what `emit` returns or raises. Cancelling it cancels the emit. Its
+            ``result`` waits, so do not call that in the loop's own thread, and give it a timeout:
+            if the loop is closed before the emit has begun, the future is never done.
+
+        Raises:
+            TypeError: `name` is not a ``str``.
+            RuntimeError: No loop is known, or it was closed. Nothing is emitted.
+
+        """
+        check_name(name)
+        if self.loop is None:
+            raise RuntimeError(
+                "the emitter knows no event loop: start its node first, or in the loop set "
+                "`events.loop = asyncio.get_running_loop()`"
+            )
+
+        async def emit() -> list[Any]:
+            return await self.emit(name, *args, **kwargs)
+
+        emitting = emit()
+        try:
+            return asyncio.run_coroutine_threadsafe(emitting, self.loop)
+        except RuntimeError as exc:
+            emitting.close()
+            raise RuntimeError(
+                f"the emitter's event loop was closed: {name!r} can be emitted once its node has "
+                "started in another one, or `events.loop` is set to it"
+            ) from exc
+
     def deliver(self, delivery: Delivery, **kwargs: Any) -> Awaitable[object]:
-        """Emit an event so that ``delivery`` hears of it, whatever a replaced `emit` does with it.
+        """Emit an event so that ``delivery`` is updated, whatever a replaced `emit` does with it.
 
         The caller awaits what this returns. A replacement may pass on another string of the same
-        name. What it emits after ``delivery`` became ``watch_only`` reaches only those who watch.
+        name. What it emits after ``delivery`` became ``watch_only`` reaches only watchers.
         """
         if self._emit_is_replaced():
             return self._announce(delivery, kwargs)
+        if delivery in self._plans:
+            return self._emit_to_several(delivery, (), kwargs)
         return self.emit(delivery, **kwargs)
 
     async def _announce(self, delivery: Delivery, kwargs: dict[str, Any]) -> None:
@@ -259,32 +330,33 @@ class EventEmitter:
     def only_handler(self, name: str) -> Handler | None:
         """Return the handler to call if an emit of `name` would do nothing but call it, else None.
 
-        That holds until `changes` has another value, or ``emit`` is replaced on the class. To await
-        the handler costs half of what an `emit` does, but what the handler does to context
-        variables stays done. The caller passes to `failed` whatever the handler raises, but for
-        `KeyboardInterrupt` and `SystemExit`.
+        The answer holds until `changes` changes, or ``emit`` is replaced on the class. Awaiting the
+        handler costs half of what an `emit` does, but its changes to context variables remain. The
+        caller passes to `failed` whatever the handler raises, except `KeyboardInterrupt` and
+        `SystemExit`.
         """
-        return None if self._emit_is_replaced() else self._only.get(name)
+        only = self._plans.get(name)
+        return None if only is None or self._emit_is_replaced() else only.handler
 
     async def failed(self, name: str, handler: Handler, failure: BaseException) -> None:
         """Log and report that a handler of `name` has failed, as `emit` does.
 
-        Call it when `failure` is handled no more (behind the ``except`` block, not within).
+        Call it when `failure` is no longer being handled (after the ``except`` block, not in it).
 
         Raises:
-            CancelledError: The calling task was cancelled, and the failure comes of that. Where
-                that cannot be, take the cancellation back first (`asyncio.Task.uncancel`).
+            CancelledError: The calling task was cancelled, which caused the failure. If that is
+                impossible, take the cancellation back first (`asyncio.Task.uncancel`).
 
         """
         try:
             if is_cancellation(failure, sys.exception()):
                 if isinstance(failure, CancelledError):
                     raise failure
-                log_failure(name, handler, failure)
+                log_failure(self._failures, name, handler, failure)
                 raise CancelledError
             if timed_out(failure) and (task := current_task()) is not None:
                 task.uncancel()
-            log_failure(name, handler, failure)
+            log_failure(self._failures, name, handler, failure)
             if name != "error" and not below_error():
                 await self._report(name, handler, failure)
         finally:
@@ -292,68 +364,124 @@ class EventEmitter:
 
     async def wait_for(
         self,
-        name: str,
+        name: str | tuple[str, ...],
         predicate: Callable[[Occurrence], object] | None = None,
         timeout: float | None = None,
-    ) -> Occurrence:
+    ) -> Occurrence[dict[str, Any]]:
         """Wait for the next emit of `name`, or the next one for which `predicate` is true.
 
         Args:
-            name: The event's name.
+            name: The event's name; or several names, for whichever comes first. The occurrence
+                says which one that was.
             predicate: A plain function of the `Occurrence`; None takes the first.
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds; None: no limit.
 
         Returns:
             The occurrence. An emit that begins after this coroutine has begun is not missed.
 
         Raises:
-            TimeoutError: Nothing fitted in `timeout` seconds.
-            STTEventError: Whoever emits it has ended, as a node that is stopped: see `give_up`.
+            TimeoutError: Nothing matched within `timeout` seconds.
+            STTEventError: The side that emits the event (with several names: each of them) has
+                ended, as a node does when it is stopped: see `give_up`.
             TypeError: `name` is not a ``str``, or `predicate` is async.
+            ValueError: `name` is an empty tuple.
             Exception: Whatever `predicate` raised; the emit is not affected.
 
-        However it ends, cancelled included, nothing stays registered.
+        However it ends, even by a cancellation, nothing stays registered.
 
         """
-        check_name(name)
-        if predicate is not None and is_async(predicate):
-            raise TypeError(f"the predicate {describe(predicate)} is async: write it with `def`")
-        waiter = Waiter(predicate)
-        registration = self._watch(name, waiter)
-        try:
-            await asyncio.wait((waiter.settled,), timeout=timeout)
-        finally:
-            self._end(self._watchers, name, registration)
-        found = waiter.result()
-        if found is None:
-            raise TimeoutError(f"no matching event {name!r} within {timeout} s")
-        return found
+        with self._waiting(name, predicate) as waiter:
+            return await waiter.wait(timeout)
+
+    def expect(
+        self,
+        name: str | tuple[str, ...],
+        predicate: Callable[[Occurrence], object] | None = None,
+        timeout: float | None = None,
+    ) -> AbstractAsyncContextManager[Expected[dict[str, Any]]]:
+        """Expect an event that the body of the block causes, without ever missing it.
+
+        ::
+
+            async with events.expect("x", timeout=5) as expected:
+                await something_that_leads_to_x()
+            print(expected.occurrence.kwargs)
+
+        It waits as `wait_for` does, but begins before the body, so it sees what is emitted while
+        the body runs. The block's end waits for the event if it has not come by then, for at most
+        `timeout` seconds from that moment, and raises what `wait_for` does. If the body raises an
+        exception or is cancelled, that propagates at once, without waiting for the event.
+        """
+        return self._expect(name, predicate, timeout)
 
     @asynccontextmanager
-    async def stream(
-        self, name: str, *, maxsize: int = 64
-    ) -> AsyncIterator[AsyncIterator[Occurrence]]:
+    async def _expect(
+        self,
+        name: str | tuple[str, ...],
+        predicate: Callable[[Occurrence], object] | None,
+        timeout: float | None,
+    ) -> AsyncIterator[Waiter]:
+        with self._waiting(name, predicate) as waiter:
+            yield waiter
+            await waiter.wait(timeout)
+
+    @contextmanager
+    def _waiting(
+        self,
+        name: str | tuple[str, ...],
+        predicate: Callable[[Occurrence], object] | None,
+    ) -> Iterator[Waiter]:
+        names = name if isinstance(name, tuple) else (name,)
+        if not names:
+            raise ValueError("name at least one event to wait for")
+        for each in names:
+            self._check_name(each)
+        if predicate is not None and is_async(predicate):
+            raise TypeError(f"the predicate {describe(predicate)} is async: write it with `def`")
+        waiter = Waiter(names, predicate)
+        registrations = [(each, self._watch(each, waiter)) for each in names]
+        try:
+            yield waiter
+        finally:
+            for each, registration in registrations:
+                self._end(self._watchers, each, registration)
+
+    def stream(
+        self,
+        name: str,
+        *,
+        maxsize: int = 64,
+        overflow: Overflow = "wait",
+    ) -> AbstractAsyncContextManager[EventStream[dict[str, Any]]]:
         """Open an async iterator over the emits of `name` from now on.
 
         Use it as ``async with events.stream("x") as stream: async for occurrence in stream: ...``.
-        At most `maxsize` occurrences wait in it. When it is full, emits of `name` wait for room
-        (nothing is dropped, unless the waiting emit is cancelled): do not emit more than that
-        from the task that reads. Cancelling a read loses nothing.
+        It holds at most `maxsize` occurrences. When it is full, emits of `name` wait for room
+        (nothing is dropped, unless the waiting emit is cancelled), so do not emit more than that
+        from the task that reads. With ``overflow="drop_oldest"`` they never wait: a full stream
+        drops its oldest occurrence for the new one, and ``stream.dropped`` counts what was dropped.
+        Cancelling a read loses nothing.
 
         Leaving the block ends the iteration for every reader, discards what was not read, and
-        lets the waiting emits go on.
+        releases the waiting emits.
 
         Raises:
             TypeError: On entering: `name` is not a ``str``.
-            ValueError: On entering: `maxsize` is less than 1.
-            STTEventError: On reading, when everything that had come was read: whoever emits it has
-                ended: see `give_up`. A node does when it is stopped.
+            ValueError: On entering: `maxsize` is less than 1, or `overflow` is unknown.
+            STTEventError: On reading, once everything that the stream holds has been read: the side
+                that emits the event has ended, as a node does when it is stopped: see `give_up`.
 
         """
-        check_name(name)
+        return self._open_stream(name, maxsize, overflow)
+
+    @asynccontextmanager
+    async def _open_stream(self, name: str, maxsize: int, overflow: str) -> AsyncIterator[Stream]:
+        self._check_name(name)
         if maxsize < 1:
             raise ValueError(f"maxsize must be a number of at least 1, not {maxsize!r}")
-        stream = Stream(maxsize)
+        if overflow not in get_args(Overflow):
+            raise ValueError(f"overflow must be 'wait' or 'drop_oldest', not {overflow!r}")
+        stream = Stream(maxsize, drops=overflow == "drop_oldest")
         registration = self._watch(name, stream)
         try:
             yield stream
@@ -362,20 +490,38 @@ class EventEmitter:
             stream.close()
 
     def give_up(self, names: Iterable[str], reason: str) -> None:
-        """End each `wait_for` and `stream` of these events, because their emitting side has ended.
+        """End what waits for these events and no others, because nothing emits them any more.
 
-        They raise `STTEventError` with this reason; a stream does so once all its pending
-        occurrences have been read. Calls that begin later wait as usual. Handlers are unaffected.
+        That is each `wait_for`, `expect` and `stream`. They raise `STTEventError` with this reason;
+        a stream does so once all its pending occurrences have been read. Calls that begin later
+        wait as usual. Handlers are unaffected.
         """
-        for name in names:
+        ended = frozenset(names)
+        for name in ended:
             for registration in self._watchers.get(name, ()):
-                registration.handler.give_up(reason)
+                registration.handler.give_up(ended, reason)
 
-    def _register(self, name: str, handler: Handler, *, once: bool) -> None:
+    def forget_abandoned(self) -> None:
+        """End what `wait_for` and `stream` registered in event loops that were closed since."""
+        for name, registrations in list(self._watchers.items()):
+            for registration in tuple(registrations):
+                if registration.handler.abandoned:
+                    self._end(self._watchers, name, registration)
+
+    def _check_name(self, name: str) -> None:
+        """Check that something can be registered for an event of this name."""
         check_name(name)
+
+    def _check_handler(self, name: str, handler: Handler) -> None:
+        """Check that a handler can be one of this event."""
         check_handler(handler, f"event {name!r}")
-        self._registered.setdefault(name, Registrations()).add(handler, once=once)
+
+    def _register(self, name: str, handler: Handler, *, once: bool) -> Registration[Handler]:
+        self._check_name(name)
+        self._check_handler(name, handler)
+        registration = self._registered.setdefault(name, Registrations()).add(handler, once=once)
         self._changed(name)
+        return registration
 
     def _watch(self, name: str, watcher: Watcher) -> Registration[Watcher]:
         registration = self._watchers.setdefault(name, Registrations()).add(watcher)
@@ -388,10 +534,13 @@ class EventEmitter:
         name: str,
         registration: Registration[_T],
     ) -> None:
-        """End a registration; if it has ended, its registrations may be gone."""
+        """End a registration. If it has ended before, its table entry may be gone."""
         if registration.active:
             table[name].end(registration)
             self._ended(table, name)
+
+    def _end_handler(self, name: str, registration: Registration[Handler]) -> None:
+        self._end(self._registered, name, registration)
 
     def _ended(self, table: dict[str, Registrations[_T]], name: str) -> None:
         """Note that registrations of an event have ended."""
@@ -407,56 +556,57 @@ class EventEmitter:
             if (
                 len(entries) == 1
                 and not entries[0].once
-                and name != "error"  # what is below it must know
+                and name != "error"  # emits within its handlers must know that they are
                 and name not in self._watchers
                 and name not in self._announced
                 and not self._any
             ):
-                self._only[name] = entries[0].handler
+                self._plans[name] = Only(entries[0].handler)
+            elif entries or name in self._watchers:
+                self._plans[name] = None
             else:
-                self._only.pop(name, None)
+                self._plans.pop(name, None)
         for follower in tuple(self.followers):
             follower()
 
     def _emit_is_replaced(self) -> bool:
         return "emit" in self.__dict__ or type(self).emit is not _ORIGINAL_EMIT
 
-    async def _emit_to_several(
+    def _emit_to_several(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[Any]:
-        check_name(name)
-        if type(name) is not Delivery and (meant := announced.get()) == (self, name):
-            name = meant[1]
+    ) -> Awaitable[list[Any]]:
+        """Begin an emit that needs more than one call; the caller awaits the rest at once."""
+        if type(name) is not Delivery:
+            check_name(name)
+            if (meant := announced.get()) is not None and meant == (self, name):
+                name = meant[1]
         emission = Emission(
             name,
             args,
             kwargs,
-            _all(self._watchers.get(name)),
-            _all(self._any),
-            _all(self._registered.get(name)),
-            partial(self._end, self._registered, name),
+            self._watchers[name].entries if name in self._watchers else (),
+            self._any.entries,
+            self._registered[name].entries if name in self._registered else (),
+            self._end_handler,
+            self._failures,
             self._report,
         )
-        await emission.run()
-        return emission.results()
+        return emission.run()
 
     async def _report(self, name: str, handler: Handler, exc: BaseException) -> None:
         """Emit the event ``error`` about a failure, which is in the log."""
         details = {"event": name, "handler": handler, "exception": exc}
-        scope = Scope(is_error=True)  # a wrapper of `emit` may do more than to emit this
+        scope = Scope(is_error=True)  # a wrapper of `emit` may do more than emit this
         scope.enter()
         try:
             await self.emit("error", error_type="handler_failed", details=details)
-        except Exception:  # noqa: BLE001 - a wrapper's own failure; the handler's is logged
-            log.exception("the replaced emit of %s failed for an error event", describe(self))
+        except Exception as failure:  # noqa: BLE001 - a wrapper's own; the handler's is logged
+            self._failures.error(
+                f"the replaced emit of {describe(self)} failed for an error event", failure
+            )
         finally:
             scope.leave()
 
 
-def _all(registrations: Registrations[_T] | None) -> list[Registration[_T]]:
-    """Return what is registered now, and perhaps some that have ended, which are marked so."""
-    return registrations.entries.copy() if registrations else []
-
-
 _ORIGINAL_EMIT = EventEmitter.emit
-"""To recognise one that was replaced, on the class too."""
+"""For noticing that it was replaced, on the class too."""

@@ -5,15 +5,27 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+import types
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from ..callables import is_async
 from ..errors import STTEventError
+from ..foundation.callables import is_async
 
-__all__ = ["Handler", "check_handler", "check_name", "describe", "log", "log_failure"]
+if TYPE_CHECKING:
+    from ..foundation.repeats import Repeats
 
-log = logging.getLogger(__package__)
+__all__ = [
+    "Handler",
+    "check_handler",
+    "check_name",
+    "check_parameters",
+    "describe",
+    "log",
+    "log_failure",
+]
+
+log: logging.Logger = logging.getLogger(__package__)
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -42,8 +54,44 @@ def check_handler(handler: object, purpose: str) -> None:
     raise STTEventError(f"{describe(handler)} is not an async handler for {purpose}: {remedy}")
 
 
+def check_parameters(handler: Handler, name: str, arguments: Iterable[str]) -> None:
+    """Raise `STTEventError` if an emit with these keyword arguments certainly cannot call it."""
+    signature = _certain_signature(handler)
+    if signature is None:
+        return
+    given = ", ".join(f"{argument}=..." for argument in arguments)
+    try:
+        signature.bind(**dict.fromkeys(arguments))
+    except TypeError as exc:
+        raise STTEventError(
+            f"{describe(handler)} cannot handle the event {name!r}, which calls it with ({given}): "
+            f"{exc}; name its parameters so, or let it take **kwargs"
+        ) from None
+
+
+def _certain_signature(handler: Handler) -> inspect.Signature | None:
+    """Return the parameters of a handler, or None if it may take others than it shows.
+
+    A decorated function shows those of another one, and what is not written in Python may show
+    anything.
+    """
+    function: object = handler
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    if isinstance(function, types.MethodType):
+        function = function.__func__
+    if not isinstance(function, types.FunctionType) or hasattr(function, "__signature__"):
+        return None
+    try:
+        return inspect.signature(handler, follow_wrapped=False)
+    except (NameError, TypeError, ValueError):  # NameError: of an annotation, as of Python 3.14
+        return None
+
+
 def describe(subject: object) -> str:
-    """Return a name for a handler by which its author finds it."""
+    """Return a name by which a handler's author can find it."""
     while isinstance(subject, functools.partial):
         subject = subject.func
     if inspect.isroutine(subject) or isinstance(subject, type):
@@ -51,6 +99,6 @@ def describe(subject: object) -> str:
     return f"an object of {type(subject).__module__}.{type(subject).__qualname__}"
 
 
-def log_failure(name: str, handler: Handler, exc: BaseException) -> None:
-    """Write to the log, with its traceback, that a handler of `name` has failed."""
-    log.error("handler %s of event %r failed", describe(handler), name, exc_info=exc)
+def log_failure(failures: Repeats, name: str, handler: Handler, exc: BaseException) -> None:
+    """Log that a handler of `name` has failed, or count it: see `Repeats.error`."""
+    failures.error(f"handler {describe(handler)} of event {name!r} failed", exc)

@@ -1,11 +1,9 @@
-"""Registrations in order, of which any number can be ended at a constant cost each."""
+"""Keeps registrations in order; removing one takes constant time, however many there are."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,8 +12,6 @@ __all__ = ["Registration", "Registrations"]
 
 T = TypeVar("T")
 
-_number = attrgetter("number")
-
 
 class Registration(Generic[T]):
     """One registration.
@@ -23,34 +19,33 @@ class Registration(Generic[T]):
     Attributes:
         handler: What was registered.
         once: Whether a call ends it.
-        active: Whether it has not ended. Emits that have not called the handler yet look here.
-        due: How many emits have a task that is to call the handler but has not begun.
-        number: Greater than those of older registrations.
+        active: Whether it has not ended. An emit checks this before it calls the handler.
+        due: How many emits have a task that will call the handler but has not begun.
 
     """
 
-    __slots__ = ("active", "due", "handler", "number", "once")
+    __slots__ = ("active", "due", "handler", "once")
 
-    def __init__(self, handler: T, number: int, *, once: bool) -> None:
-        self.handler = handler
-        self.number = number
-        self.once = once
-        self.active = True
-        self.due = 0
+    def __init__(self, handler: T, *, once: bool) -> None:
+        self.handler: T = handler
+        self.once: bool = once
+        self.active: bool = True
+        self.due: int = 0
 
 
 class Registrations(Generic[T]):
     """What is registered for one event, oldest first."""
 
-    __slots__ = ("_by_handler", "_ended", "entries")
+    __slots__ = ("_ended", "_places", "entries")
 
     def __init__(self) -> None:
-        # Some may have ended, but fewer than half: to take each out at once would make the end of
-        # many cost the square of their number. A list of one therefore holds an active one.
+        # Fewer than half of them have ended: removing each at once would make ending many of them
+        # cost the square of their number. So a list of one holds an active one.
         self.entries: list[Registration[T]] = []
         self._ended = 0
-        # Each handler's, oldest first, since one was looked for: some may have ended, too.
-        self._by_handler: dict[T, deque[Registration[T]]] | None = None
+        # Once a handler was searched for: where each one's registrations are in `entries`, oldest
+        # first. Some of these may have ended, too.
+        self._places: dict[T, deque[int]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -60,19 +55,18 @@ class Registrations(Generic[T]):
         return (registration for registration in self.entries if registration.active)
 
     def add(self, handler: T, *, once: bool = False) -> Registration[T]:
-        """Register a handler, behind all others."""
-        number = self.entries[-1].number + 1 if self.entries else 0
-        registration = Registration(handler, number, once=once)
-        self.entries.append(registration)
-        if self._by_handler is not None:
+        """Register a handler after all others."""
+        registration = Registration(handler, once=once)
+        if self._places is not None:
             try:
-                self._by_handler.setdefault(handler, deque()).append(registration)
-            except TypeError:  # it has no hash
-                self._by_handler = None
+                self._places.setdefault(handler, deque()).append(len(self.entries))
+            except TypeError:  # it is not hashable
+                self._places = None
+        self.entries.append(registration)
         return registration
 
     def end(self, registration: Registration[T]) -> None:
-        """End one of these registrations; nothing happens if it has ended."""
+        """End one of these registrations; do nothing if it has ended already."""
         if not registration.active:
             return
         registration.active = False
@@ -81,14 +75,14 @@ class Registrations(Generic[T]):
             self._tidy()
 
     def end_first(self, handler: T) -> bool:
-        """End the oldest registration of a handler equal to `handler`, if any; return whether."""
-        registration = self._take_oldest(handler)
-        if registration is None:
+        """End the oldest registration of an equal handler; return whether there was one."""
+        place = self._take_oldest(handler)
+        if place is None:
             return False
-        registration.active = False
-        del self.entries[bisect_left(self.entries, registration.number, key=_number)]
-        if 2 * self._ended >= len(self.entries):
-            self._tidy()
+        ended: Registration[Any] = Registration(None, once=False)  # keeps no handler alive
+        ended.active = False
+        registration, self.entries[place] = self.entries[place], ended
+        self.end(registration)
         return True
 
     def end_all(self) -> None:
@@ -97,25 +91,30 @@ class Registrations(Generic[T]):
             registration.active = False
         self._tidy()
 
-    def _take_oldest(self, handler: T) -> Registration[T] | None:
+    def _take_oldest(self, handler: T) -> int | None:
+        """Return the place of the oldest active registration of a handler equal to `handler`."""
         try:
-            if self._by_handler is None:
-                self._by_handler = {}
-                for registration in self:
-                    self._by_handler.setdefault(registration.handler, deque()).append(registration)
-            found = self._by_handler.pop(handler, None)
-        except TypeError:  # something has no hash
-            self._by_handler = None
-            return next((found for found in self if found.handler == handler), None)
-        while found:
-            registration = found.popleft()
-            if registration.active:
-                if found:
-                    self._by_handler[handler] = found
-                return registration
+            if self._places is None:
+                self._places = {}
+                for place, found in self._active():
+                    self._places.setdefault(found.handler, deque()).append(place)
+            places = self._places.pop(handler, None)
+        except TypeError:  # one of them is not hashable
+            self._places = None
+            equal = (place for place, found in self._active() if found.handler == handler)
+            return next(equal, None)
+        while places:
+            place = places.popleft()
+            if self.entries[place].active:
+                if places:
+                    self._places[handler] = places
+                return place
         return None
+
+    def _active(self) -> Iterator[tuple[int, Registration[T]]]:
+        return ((place, found) for place, found in enumerate(self.entries) if found.active)
 
     def _tidy(self) -> None:
         self.entries = list(self)
         self._ended = 0
-        self._by_handler = None
+        self._places = None

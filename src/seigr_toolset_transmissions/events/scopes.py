@@ -1,4 +1,4 @@
-"""Within which emit code runs, whoever called it, and what a handler's failure means there."""
+"""Tracks which emit the running code belongs to, and so what a handler's failure means."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Scope", "below_error", "is_cancellation", "mark_task", "task_of_emit
 
 
 class Scope:
-    """Marks a context, and those that are copied from it, as being within an emit.
+    """Marks a context, and its copies, as being within an emit.
 
-    Timers and tasks that a handler makes bear the mark therefore. It counts until `end`: what a
-    handler leaves behind is not within the emit any more.
+    So the timers and tasks that a handler creates carry the mark too. It counts until `end`: what
+    a handler leaves behind is no longer within the emit.
 
     Args:
         is_error: Whether it is an emit of ``error``.
@@ -24,12 +24,12 @@ class Scope:
     __slots__ = ("ended", "is_error", "outer")
 
     def __init__(self, *, is_error: bool) -> None:
-        self.is_error = is_error
-        self.ended = False
+        self.is_error: bool = is_error
+        self.ended: bool = False
         self.outer: Scope | None = None
 
     def enter(self) -> None:
-        """Mark the present context."""
+        """Mark the current context."""
         outer = _innermost.get()
         while outer is not None and outer.ended:
             outer = outer.outer
@@ -37,23 +37,23 @@ class Scope:
         _innermost.set(self)
 
     def leave(self) -> None:
-        """Unmark the present context, and end the mark in all others."""
+        """Remove the mark from the current context, and end it in all others."""
         _innermost.set(self.outer)
         self.end()
 
     def end(self) -> None:
-        """End the mark in all contexts that bear it."""
+        """End the mark in all contexts that carry it."""
         self.ended = True
 
     def is_here(self) -> bool:
-        """Tell whether the present context bears the mark."""
+        """Return whether the current context carries the mark."""
         scope = _innermost.get()
         while scope is not None and scope is not self:
             scope = scope.outer
         return scope is self
 
     def is_below_error(self) -> bool:
-        """Tell whether this is an emit of ``error`` that has not ended, or is within one."""
+        """Return whether this is an emit of ``error`` that has not ended, or is within one."""
         scope: Scope | None = self
         while scope is not None and (scope.ended or not scope.is_error):
             scope = scope.outer
@@ -64,7 +64,7 @@ _innermost: ContextVar[Scope | None] = ContextVar("_innermost", default=None)
 
 
 def below_error() -> bool:
-    """Tell whether an emit of ``error``, of any emitter, is what led here and has not ended."""
+    """Return whether this runs within an emit of ``error``, of any emitter, that has not ended."""
     scope = _innermost.get()
     return scope is not None and scope.is_below_error()
 
@@ -73,26 +73,31 @@ _of_emit: ContextVar[ref[asyncio.Task[None]] | None] = ContextVar("_of_emit", de
 
 
 def mark_task(task: asyncio.Task[None], context: Context) -> None:
-    """Note in the context of a task that an emit has made it and waits for it."""
+    """Note in a task's context that an emit created it and waits for it."""
     context.run(_of_emit.set, ref(task))
 
 
 def task_of_emit() -> asyncio.Task[None] | None:
-    """Return the task, made by an emit that waits for it, in or on whose behalf this is called."""
+    """Return the task that an emit made for the handler that leads here, or None.
+
+    None means that there is no such handler, that it runs in the emitting task, or that its task
+    is gone.
+    """
     task = _of_emit.get()
     return None if task is None else task()
 
 
 def is_cancellation(failure: BaseException, handled: BaseException | None) -> bool:
-    """Tell whether `failure` means that this task was cancelled.
+    """Return whether `failure` means that this task was cancelled.
 
-    It does if it is a `CancelledError` or came up in the wake of one. A `TimeoutError` does not,
-    for the time-outs of some libraries cancel the task and never take that back; nor does what was
-    raised ``from`` another exception, which replaces it on purpose, as `asyncio.timeout` does.
+    It does if it is a `CancelledError` or was raised while one was handled. A `TimeoutError` does
+    not, because the timeouts of some libraries cancel the task and never take that back; nor does
+    an exception raised ``from`` another one, which it replaces on purpose, as `asyncio.timeout`
+    does.
 
     Args:
-        failure: What a handler has raised in this task.
-        handled: What the task handled before, which ends the chain of contexts.
+        failure: What a handler raised in this task.
+        handled: What the task was handling before, where the chain of contexts ends.
 
     """
     task = current_task()
@@ -107,7 +112,7 @@ def is_cancellation(failure: BaseException, handled: BaseException | None) -> bo
 
 
 def timed_out(failure: BaseException) -> bool:
-    """Tell whether `failure` comes of a time-out that cancelled this task and kept it at that."""
+    """Return whether `failure` is a timeout that cancelled this task and did not take that back."""
     return (
         isinstance(failure, TimeoutError)
         and isinstance(failure.__context__, CancelledError)

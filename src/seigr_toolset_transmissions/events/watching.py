@@ -1,57 +1,118 @@
-"""What only watches the emits of one event and never waits: `Waiter` and `Stream`.
+"""Watchers, which see the emits of one event and never wait: `Waiter` and `Stream`.
 
-Both are told of an emit by a plain call, before anything in the emit can wait. All watchers
-therefore see all emits in the order in which these began.
+They are told of an emit by a plain call before the emit can wait for anything, so all watchers see
+emits in the order in which they began.
+
+A watcher whose event loop was closed ignores everything: nothing can read it any more, and an emit
+that waited for room in it would never end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from ..errors import STTEventError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Occurrence", "Room", "Stream", "Waiter", "Watcher"]
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    K_co = TypeVarWithDefault("K_co", covariant=True, default=Any)
+else:
+    K_co = TypeVar("K_co", covariant=True)
+
+__all__ = [
+    "EventStream",
+    "Expected",
+    "Occurrence",
+    "Overflow",
+    "Room",
+    "Stream",
+    "Waiter",
+    "Watcher",
+]
+
+Overflow = Literal["wait", "drop_oldest"]
+"""What an emit does that finds a stream full: it waits for room, or has the oldest one dropped."""
 
 
-class Occurrence(NamedTuple):
+class Occurrence(NamedTuple, Generic[K_co]):
     """One emit of an event, as `EventEmitter.wait_for` and `EventEmitter.stream` give it.
 
-    `kwargs` is a copy of its own: nobody else sees what is changed in it.
+    `kwargs` is a copy, so changes to it affect nothing else. A type checker knows what it holds if
+    the event is one of a node's own and comes from ``node.events``.
     """
 
     name: str
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: K_co
+
+
+class EventStream(Protocol[K_co]):
+    """What `EventEmitter.stream` gives: an async iterator over the emits of an event."""
+
+    def __aiter__(self) -> EventStream[K_co]: ...
+
+    async def __anext__(self) -> Occurrence[K_co]: ...
+
+    @property
+    def dropped(self) -> int:
+        """How many occurrences a full stream has dropped so far; 0 if it makes emits wait."""
+
+
+class Expected(Protocol[K_co]):
+    """What `EventEmitter.expect` gives."""
+
+    @property
+    def occurrence(self) -> Occurrence[K_co]:
+        """The emit that was expected. It is there at the latest when the block has ended.
+
+        Raises:
+            STTEventError: It has not come yet.
+
+        """
 
 
 class Watcher(Protocol):
-    """What is told of emits."""
+    """Sees emits."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether its event loop was closed: nothing can ever read it."""
 
     def see(self, occurrence: Occurrence) -> Room | None:
-        """Take note of an emit; return the room that the emit must wait for, if any."""
+        """Note an emit; return the room that the emit must wait for, if any."""
 
-    def give_up(self, reason: str) -> None:
-        """Expect no further emit: raise `STTEventError` once all that was seen has been read."""
+    def give_up(self, names: frozenset[str], reason: str) -> None:
+        """Expect no more emits of these events.
+
+        If there are no others to expect, raise `STTEventError` once everything seen has been read.
+        """
 
 
 class Waiter:
-    """Waits for the first occurrence for which a predicate is true."""
+    """Waits for the first occurrence, of any of several events, for which a predicate is true."""
 
-    def __init__(self, predicate: Callable[[Occurrence], object] | None) -> None:
+    def __init__(
+        self, names: tuple[str, ...], predicate: Callable[[Occurrence], object] | None
+    ) -> None:
+        self._names = names
         self._predicate = predicate
         self._found: Occurrence | None = None
         self._failure: BaseException | None = None
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def abandoned(self) -> bool:
+        """See `Watcher`."""
+        return self.settled.get_loop().is_closed()
+
     def see(self, occurrence: Occurrence) -> None:
         """Settle if the occurrence fits, or if the predicate fails."""
-        if self.settled.done():
+        if self.settled.done() or self.abandoned:
             return
         try:
             if self._predicate is not None and not self._predicate(occurrence):
@@ -63,21 +124,37 @@ class Waiter:
             self._failure = exc
         self.settled.set_result(None)
 
-    def give_up(self, reason: str) -> None:
-        """Settle with an error."""
-        if not self.settled.done() and not self.settled.get_loop().is_closed():
+    def give_up(self, names: frozenset[str], reason: str) -> None:
+        """Settle with an error, unless one of the other events may still come."""
+        if names.issuperset(self._names) and not self.settled.done() and not self.abandoned:
             self._failure = STTEventError(reason)
             self.settled.set_result(None)
 
-    def result(self) -> Occurrence | None:
-        """Return what was found, or None if nothing was; raise what the predicate has raised."""
+    async def wait(self, timeout: float | None) -> Occurrence:
+        """Return what was found; raise what the predicate raised, or `TimeoutError`."""
+        await asyncio.wait((self.settled,), timeout=timeout)
         failure, self._failure = self._failure, None
         try:
             if failure is not None:
                 raise failure
-            return self._found
         finally:
             del failure  # its traceback leads here: no cycle of references
+        if self._found is None:
+            raise TimeoutError(f"no matching event {self._wanted()} within {timeout} s")
+        return self._found
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """See `Expected`."""
+        if self._found is None:
+            raise STTEventError(
+                f"the expected event {self._wanted()} has not come yet: the end of the block waits "
+                "for it"
+            )
+        return self._found
+
+    def _wanted(self) -> str:
+        return " or ".join(map(repr, self._names))
 
 
 class Room:
@@ -87,55 +164,70 @@ class Room:
 
     def __init__(self, stream: Stream, occurrence: Occurrence) -> None:
         self._stream = stream
-        self.occurrence = occurrence
+        self.occurrence: Occurrence = occurrence
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> None:
-        """Return when the stream has the occurrence, or was closed."""
+        """Return once the stream has the occurrence, or is closed."""
         await self.opened
 
     def leave(self) -> None:
-        """Wait no more: if the stream has not got the occurrence yet, it never gets it."""
+        """Stop waiting: if the stream does not have the occurrence yet, it never gets it."""
         self._stream.withdraw(self)
 
 
 class Stream:
     """A bounded queue of occurrences, and the async iterator that reads it."""
 
-    def __init__(self, maxsize: int) -> None:
+    def __init__(self, maxsize: int, *, drops: bool) -> None:
         self._maxsize = maxsize
+        self._drops = drops  # the oldest, if it is full
+        self.dropped: int = 0
         self._queue: deque[Occurrence] = deque()
         self._blocked: OrderedDict[Room, None] = OrderedDict()  # in order of their emits
         self._arrived = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._closed = False
         self._given_up: str | None = None  # the reason
 
+    @property
+    def abandoned(self) -> bool:
+        """See `Watcher`."""
+        return self._loop.is_closed()
+
     def see(self, occurrence: Occurrence) -> Room | None:
-        """Add an occurrence, if need be as soon as there is room for it."""
-        if self._closed or self._given_up is not None:
+        """Add an occurrence, now or as soon as there is room for it."""
+        if self._closed or self._given_up is not None or self.abandoned:
             return None
         if len(self._queue) < self._maxsize:  # then no other emit waits for room
             self._queue.append(occurrence)
             self._arrived.set()
             return None
+        if self._drops:
+            self._queue.popleft()
+            self._queue.append(occurrence)
+            self.dropped += 1
+            return None
         room = Room(self, occurrence)
         self._blocked[room] = None
         return room
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, names: frozenset[str], reason: str) -> None:
         """Fail every iteration, once what waits has been read."""
         self._given_up = reason
-        with contextlib.suppress(RuntimeError):  # its loop may have been closed
+        if not self.abandoned:
             self._arrived.set()
 
     def withdraw(self, room: Room) -> None:
-        """Forget what waits for room."""
+        """Forget an occurrence that waits for room."""
         self._blocked.pop(room, None)
 
     def close(self) -> None:
-        """Discard everything, let the emits that wait go on, end every iteration."""
+        """Discard everything, release the waiting emits, and end every iteration."""
         self._closed = True
         self._queue.clear()
+        if self.abandoned:
+            return
         for room in self._blocked:
             if not room.opened.done():  # or its emit was cancelled just now
                 room.opened.set_result(None)

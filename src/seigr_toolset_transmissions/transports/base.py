@@ -1,16 +1,16 @@
-"""What a transport is: the contract between the bytes' carrier and whoever reads them.
+"""What a transport is: the contract between the carrier of the bytes and their reader.
 
 A transport carries an ordered stream of bytes each way, reports its end exactly once, and asks its
-writer to pause when too much waits to be sent. It is driven by callbacks and not by awaits because
-a connection must cost no task and no buffer while it is idle. Every transport passes the same
-contract tests (``tests/transports/test_contract.py``).
+writer to pause when too much waits to be sent. It uses callbacks rather than awaits, because an
+idle connection must cost no task and no buffer. Every transport passes the same contract tests
+(``tests/transports/test_contract.py``).
 
 All calls are made from the event loop's thread. A `Receiver` is never called from within a call to
-its `Transport` (no re-entrance): what follows from ``write``, ``close`` or ``abort`` comes in a
-later turn of the loop. The exception is ``pause_writing``, which comes within the ``write`` that
-was too much, so that its caller can stop there.
+its `Transport` (there is no re-entrance): callbacks that ``write``, ``close`` or ``abort`` cause
+come in a later turn of the loop. The exception is ``pause_writing``, which comes within the
+``write`` that was too much, so that the writer can stop there.
 
-`StreamTransport` is the part that transports have in common; it is for their authors.
+`StreamTransport` is what transports have in common. Derive new ones from it.
 """
 
 from __future__ import annotations
@@ -41,17 +41,26 @@ READ_BYTES = 256 * 1024
 """Size of the read buffer that all connections of one event loop share. It holds several records of
 the largest size (65,537 bytes), so that a large message needs few system calls."""
 
+_HEAP_BYTES = 8 * 1024 * 1024
+"""Twice the default limit of a message, which is in memory first in parts and then as a whole.
+
+glibc gives free memory at the end of its heap back to the system once it exceeds twice the largest
+block that was mapped on its own and freed. With messages of 1 MiB that can happen after each of
+them, and getting the pages back takes up to half of a receiver's time. So a block of this size is
+allocated and freed once, without being touched: from then on the heap keeps up to twice as much.
+Other C libraries are not affected."""
+
 WRITE_HIGH_BYTES = 256 * 1024
-"""With more than this waiting to be sent, the writer is asked to pause. Four records of the largest
-size keep the system's own send buffer from running empty (16 were measured no faster); for a peer
-that does not read, no more is held than this and what was still written in the same turn."""
+"""When more than this waits to be sent, the writer is asked to pause. Four records of the largest
+size keep the system's own send buffer from running empty (16 were measured to be no faster). For a
+peer that does not read, no more is held than this and the rest of the turn's writes."""
 
 WRITE_LOW_BYTES = 64 * 1024
-"""With no more than this waiting, the writer may go on: one record is left to send meanwhile."""
+"""When no more than this waits, the writer may continue; one record is left to send meanwhile."""
 
 
 class Receiver(Protocol):
-    """Who reads from a transport and is told what happens to it.
+    """Reads from a transport, and learns what happens to it.
 
     A method that raises has a bug: the connection is aborted, and the exception comes back as the
     ``cause`` of `connection_lost`.
@@ -61,25 +70,24 @@ class Receiver(Protocol):
         """Begin: bytes can be written from now on. Called once, first."""
 
     def bytes_received(self, data: memoryview) -> int:
-        """Take what arrived and return how many bytes, from the front, are done with.
+        """Take the bytes that arrived; return how many of them, from the front, were used up.
 
         The rest is presented again at the front of the next call, which comes when more bytes
-        have arrived, or after `Transport.resume_reading`. ``data`` is valid during the call only:
-        afterwards its memory belongs to other connections, so neither it nor a slice of it may be
-        kept. Leaving a full read buffer (`READ_BYTES`) untouched is a mistake: no more could be
-        read.
+        have arrived, or after `Transport.resume_reading`. ``data`` is valid only during the call:
+        its memory then belongs to other connections, so keep neither it nor a slice of it. Leaving
+        a full read buffer (`READ_BYTES`) untouched is a mistake, because no more could be read.
         """
 
     def pause_writing(self) -> None:
-        """Write no more until `resume_writing`: too much waits to be sent."""
+        """Stop writing until `resume_writing`: too much waits to be sent."""
 
     def resume_writing(self) -> None:
-        """Go on writing: what waited has gone out."""
+        """Continue to write: most of what waited has gone out."""
 
     def connection_lost(self, cause: Exception | None) -> None:
-        """End: nothing more comes, and nothing more is sent. Called once, last.
+        """End: nothing more arrives, and nothing more is sent. Called once, last.
 
-        ``cause`` is None for an end of the peer's stream, or after a local close or abort.
+        ``cause`` is None if the peer ended its stream, or after a local close or abort.
         """
 
 
@@ -91,13 +99,13 @@ class Transport(ABC):
     @property
     @abstractmethod
     def peer_address(self) -> Address:
-        """Where the peer is: host and port; known also after the connection has ended."""
+        """The peer's host and port, known even after the connection has ended."""
 
     @property
     def waiting(self) -> int:
-        """Bytes that were written and have not gone out yet; 0 if the transport cannot tell.
+        """Bytes that were written and have not gone out yet; 0 if the transport does not know.
 
-        While the writer pauses, a smaller number than before says that the peer's side still reads.
+        While the writer pauses, a smaller number than before shows that the peer still reads.
         """
         return 0
 
@@ -107,37 +115,37 @@ class Transport(ABC):
 
     @abstractmethod
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send ``data`` (a view must be of bytes) after all that was written before. Never blocks.
+        """Send ``data`` (a view must be of bytes) after all earlier writes. Never blocks.
 
         The caller must not change ``data`` afterwards. Does nothing once the transport is closed:
-        its end is reported by ``connection_lost``.
+        ``connection_lost`` reports its end.
         """
 
     @abstractmethod
     def pause_reading(self) -> None:
-        """Call ``bytes_received`` no more until `resume_reading`.
+        """Stop calling ``bytes_received`` until `resume_reading`.
 
-        For a moment only: the end of the stream is not seen meanwhile.
+        Only for a moment: the end of the stream goes unnoticed meanwhile.
         """
 
     @abstractmethod
     def resume_reading(self) -> None:
-        """Read on; what ``bytes_received`` has left is presented again, if more arrives or not."""
+        """Continue to read; bytes left by ``bytes_received`` come again, even if no more arrive."""
 
     @abstractmethod
     def close(self) -> None:
         """Send what was written, then end the stream; read no more. May be called again.
 
         ``connection_lost`` follows when the peer has ended its side too, which a transport does at
-        once when it sees the end. A peer that reads nothing, or never ends, delays it for ever:
-        whoever closes sets a deadline and calls `abort` when it has passed.
+        once when it sees the end. A peer that reads nothing, or never ends, delays it forever, so
+        set a deadline and call `abort` when it has passed.
         """
 
     @abstractmethod
     def abort(self) -> None:
-        """End the connection at once; what waits to be sent is dropped. May be called again.
+        """End the connection at once and drop what waits to be sent. May be called again.
 
-        The peer sees a `ConnectionError` (as a rule a `ConnectionResetError`), after all, some or
+        The peer sees a `ConnectionError` (usually a `ConnectionResetError`), after all, some or
         none of what was written. May follow a `close` that takes too long.
         """
 
@@ -148,26 +156,26 @@ class Listener(ABC):
     @property
     @abstractmethod
     def address(self) -> Address:
-        """Where it listens, with the real port; known also after it was closed."""
+        """Where it listens, with the actual port; known even after it was closed."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Accept no more; connections already made live on. May be called again."""
+        """Stop accepting; existing connections live on. May be called again."""
 
 
 class Network(ABC):
-    """A way to reach peers: it makes the transports of one kind."""
+    """A way to reach peers: it creates transports of one kind."""
 
     async def resolve(self, host: str, port: int, *, urgent: bool = True) -> list[Address]:
-        """Return the addresses that a host stands for, each to be given to `dial`; at least one.
+        """Return the addresses that a host stands for, at least one; each can be passed to `dial`.
 
         Args:
             host: A name or address.
             port: Its port.
-            urgent: Whether somebody waits for it; otherwise others may come first.
+            urgent: Whether a call is waiting for it; otherwise other look-ups may come first.
 
         Raises:
-            OSError: It stands for none.
+            OSError: It stands for no address.
 
         """
         return [(host, port)]
@@ -177,7 +185,7 @@ class Network(ABC):
         """Connect. ``receiver.connection_made`` was called before this returns.
 
         Raises:
-            OSError: Nobody could be reached there. ``receiver`` was not called.
+            OSError: Nothing could be reached there. ``receiver`` was not called.
 
         If cancelled, no connection is left open: either ``receiver`` was not called, or its
         ``connection_lost`` follows.
@@ -189,22 +197,22 @@ class Network(ABC):
         """Accept connections at an address; port 0 takes any free port.
 
         ``accept`` is called for each new connection and returns its receiver. If it raises, that
-        connection is aborted and the loop's exception handler is told.
+        connection is aborted and the loop's exception handler is called.
 
         Raises:
-            OSError: The address is taken, or not of this machine.
+            OSError: The address is taken, or does not belong to this machine.
 
         """
 
 
 class StreamTransport(Transport):
-    """What all transports do alike between the carrier of the bytes and the receiver.
+    """What all transports do between the carrier of the bytes and the receiver.
 
-    A subclass reads into `get_buffer`, then says with `buffer_updated` how much it read, **with no
-    other code of the loop in between**: the space is shared by all connections of the loop. (The
-    two are named as in `asyncio.BufferedProtocol`, for one that is such a protocol.) It reports the
-    start with `_begin`, back-pressure with `_press`, and the end with `_end`, always from a
-    callback of the loop of its own.
+    A subclass reads into `get_buffer`, then reports with `buffer_updated` how much it read, **with
+    no other code of the loop in between**: all connections of the loop share the space. (The names
+    are those of `asyncio.BufferedProtocol`, for a subclass that is one.) It reports the start with
+    `_begin`, back-pressure with `_press`, and the end with `_end`, always from a loop callback of
+    its own.
     """
 
     __slots__ = ("_buffer", "_cause", "_closing", "_paused", "_receiver", "_rest", "_told_paused")
@@ -214,7 +222,7 @@ class StreamTransport(Transport):
         self._buffer = _shared_buffer()
         self._rest = b""
         self._cause: Exception | None = None  # the receiver's own mistake
-        self._closing = False  # by either side: no byte is taken or handed over any more
+        self._closing = False  # by either side: no more bytes are accepted or handed over
         self._paused = False
         self._told_paused = False
 
@@ -229,7 +237,7 @@ class StreamTransport(Transport):
             self._fail(error)
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
-        """Return where the next bytes go; valid until `buffer_updated`, in the same callback."""
+        """Return the space for the next bytes; valid until `buffer_updated`, in one callback."""
         rest = self._rest
         if not rest:
             return self._buffer
@@ -237,7 +245,7 @@ class StreamTransport(Transport):
         return self._buffer[len(rest) :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand over what was left last time and the ``nbytes`` now read behind it."""
+        """Hand over the bytes left last time, followed by the ``nbytes`` read now."""
         if self._closing:
             return
         length = len(self._rest) + nbytes
@@ -254,7 +262,7 @@ class StreamTransport(Transport):
             self._fail(error)
 
     def _present_again(self) -> None:
-        """Hand over what was left, in a later turn of the loop."""
+        """Hand over the bytes left, in a later turn of the loop."""
         asyncio.get_running_loop().call_soon(self._hand_over_rest)
 
     def _hand_over_rest(self) -> None:
@@ -263,7 +271,7 @@ class StreamTransport(Transport):
             self.buffer_updated(0)
 
     def _press(self, paused: bool) -> None:
-        """Ask the receiver to pause, at once; or to resume, later, if that is still so by then."""
+        """Ask the receiver to pause, at once; or to resume, later, if that still holds by then."""
         self._paused = paused
         if paused:
             self._tell()
@@ -288,7 +296,7 @@ class StreamTransport(Transport):
         self.abort()
 
     def _end(self, cause: Exception | None) -> None:
-        """Report the end, once. ``cause`` is what the carrier saw; a local close hides it."""
+        """Report the end, once. ``cause`` is what the carrier noticed; a local close hides it."""
         if self._cause is not None:
             cause = self._cause
         elif self._closing:
@@ -296,12 +304,12 @@ class StreamTransport(Transport):
         self._closing = True
         self._rest = b""
         receiver = self._receiver
-        self._receiver = NOBODY  # also lets go of the reader, which holds us
+        self._receiver = NOBODY  # also drops the reference to the reader, which refers to us
         receiver.connection_lost(cause)
 
 
 def _left_over(data: memoryview, done: int) -> bytes:
-    """Return what the receiver has left, to be presented again."""
+    """Return the bytes that the receiver left, to be presented again."""
     length = len(data)
     if not 0 <= done < length:
         raise ValueError(f"bytes_received returned {done} for {length} bytes")
@@ -311,7 +319,7 @@ def _left_over(data: memoryview, done: int) -> bytes:
 
 
 class Nobody:
-    """The receiver of a connection that nobody wants: it ends it."""
+    """The receiver of an unwanted connection, which it ends."""
 
     def connection_made(self, transport: Transport) -> None:
         """Abort."""
@@ -335,7 +343,7 @@ NOBODY: Receiver = Nobody()
 
 
 def receiver_or_nobody(accept: Callable[[], Receiver]) -> Receiver:
-    """Call ``accept``; if it raises, tell the loop's exception handler and return `NOBODY`."""
+    """Call ``accept``; if it raises, call the loop's exception handler and return `NOBODY`."""
     try:
         return accept()
     except Exception as error:  # noqa: BLE001 - one refused connection must not stop the listener
@@ -353,5 +361,6 @@ def _shared_buffer() -> memoryview:
     loop = asyncio.get_running_loop()
     buffer = _buffers.get(loop)
     if buffer is None:
+        bytes(_HEAP_BYTES)
         buffer = _buffers[loop] = memoryview(bytearray(READ_BYTES))
     return buffer

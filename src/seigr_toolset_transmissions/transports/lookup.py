@@ -1,8 +1,8 @@
-"""Looking host names up, so that slow names make only each other wait.
+"""Looks up host names in such a way that slow ones keep only each other waiting.
 
 The system's look-up blocks its thread, for a minute if a name server does not answer, and cannot be
 cancelled. Numeric addresses need no thread. Names do, and there are three groups of threads: for
-look-ups for which somebody waits, for others, and for others whose last look-up was slow.
+look-ups that a caller waits for, for others, and for others whose last look-up was slow.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import socket
 from functools import partial
 from typing import Any
 
-from seigr_toolset_transmissions.workers import Workers
+from ..foundation.workers import Workers
 
 __all__ = ["AddressInfo", "look_up"]
 
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 _SLOW_NAMES = 4096
-"""Names remembered whose last look-up was slow."""
+"""How many names with a slow last look-up are remembered."""
 
 _urgent = Workers("stt-look-up", 16, most=64)
 _others = Workers("stt-look-up", 8, most=32)
@@ -36,11 +36,11 @@ async def look_up(
     Args:
         host: A name or numeric address; None for this machine.
         port: The port.
-        flags: Those of `socket.getaddrinfo`.
-        urgent: Whether somebody waits for it.
+        flags: As for `socket.getaddrinfo`.
+        urgent: Whether a call is waiting for it.
 
     Raises:
-        OSError: It has none, or can have none.
+        OSError: The host has no address, or its name cannot be one.
 
     """
     if not 0 <= port <= 65535:
@@ -51,7 +51,7 @@ async def look_up(
     except socket.gaierror:
         pass  # a name
     except ValueError as error:  # a label too long for a domain name, or a zero byte
-        raise OSError(errno.EINVAL, "that cannot be the name of a host") from error
+        raise OSError(errno.EINVAL, "that cannot be a host name") from error
     name = host or ""
     workers = _urgent if urgent else _slow_others if name in _slow else _others
     late = False
@@ -64,10 +64,11 @@ async def look_up(
             del _slow[next(iter(_slow))]
 
     try:
-        return await workers.run(
+        found = await workers.run(
             partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags),
             note_slow,
         )
+        return list(dict.fromkeys(found))  # a hosts file may name an address twice
     finally:
         if not late:
             _slow.pop(name, None)

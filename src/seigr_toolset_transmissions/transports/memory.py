@@ -1,7 +1,7 @@
-"""Memory: a network within one process, to run nodes, and test applications, without sockets.
+"""Memory: a network within one process, for running nodes and testing applications without sockets.
 
-It behaves as TCP does towards its user (back-pressure, partial reads, flushing close, reset) and
-passes the same contract tests, but it is deterministic: each step is one callback of the event
+To its user it behaves as TCP does (back-pressure, partial reads, flushing close, reset), and it
+passes the same contract tests. But it is deterministic: each step is one callback of the event
 loop, in a fixed order, and nothing depends on the clock or on the machine.
 """
 
@@ -13,7 +13,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from seigr_toolset_transmissions.transports.base import (
+from .base import (
     WRITE_HIGH_BYTES,
     WRITE_LOW_BYTES,
     Address,
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 __all__ = ["MemoryNetwork", "memory_pair"]
 
 _CLIENT_HOST = "127.0.0.1"
-"""Whoever dials is on this machine, and nowhere else."""
+"""Every dialer is on this machine."""
 
 _FIRST_FREE_PORT = 49152
-"""The first of the ports that no service owns (RFC 6335, section 6)."""
+"""The first port that no service owns (RFC 6335, section 6)."""
 
 _ALL_HOSTS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - no socket is bound here
 
 
 class _End(StreamTransport):
-    """One end of a connection. Its attributes without underscore are for the other end."""
+    """One end of a connection. The other end uses the attributes without an underscore."""
 
     __slots__ = (
         "_address",
@@ -60,10 +60,10 @@ class _End(StreamTransport):
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._reading = False  # a _read is scheduled
-        self._resting = False  # it reads no more for now
-        self.chunks: deque[memoryview] = deque()  # written here and not read by the peer yet
-        self._waiting = 0  # their bytes
-        self.broken = False  # both ends at once: nothing moves any more, the end is on its way
+        self._resting = False  # reading is paused
+        self.chunks: deque[memoryview] = deque()  # written here and not yet read by the peer
+        self._waiting = 0  # how many bytes these are
+        self.broken = False  # set at both ends at once: nothing moves, the end will be reported
 
     @property
     def peer_address(self) -> Address:
@@ -75,7 +75,7 @@ class _End(StreamTransport):
 
     @property
     def finished(self) -> bool:
-        """Whether the stream written here has ended and was read to its end."""
+        """Whether the stream written here has ended and the peer has read all of it."""
         return self._closing and not self.chunks
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -110,13 +110,13 @@ class _End(StreamTransport):
         self._begin()
 
     def wake(self) -> None:
-        """See what the peer has written, in a later turn."""
+        """Read what the peer has written, in a later turn."""
         if not self._reading:
             self._reading = True
             self._loop.call_soon(self._read)
 
     def lose(self, cause: Exception | None) -> None:
-        """Move nothing any more, and report the end, once, in a later turn."""
+        """Stop moving bytes, and report the end, once, in a later turn."""
         if not self.broken:
             self.broken = True
             self.chunks.clear()
@@ -124,7 +124,7 @@ class _End(StreamTransport):
             self._loop.call_soon(self._end, cause)
 
     def take(self, space: memoryview) -> int:
-        """Move as many written bytes as fit to ``space``; return how many."""
+        """Move as many written bytes as fit into ``space``; return how many."""
         count = 0
         chunks = self.chunks
         while chunks and count < len(space):
@@ -151,7 +151,7 @@ class _End(StreamTransport):
         if peer.chunks:
             self.wake()
         elif peer.finished:
-            # The end of the peer's stream. It reads no more: what waits for it is dropped.
+            # The end of the peer's stream. It reads no more, so bytes that wait for it are dropped.
             self.lose(None)
             peer.lose(None)
 
@@ -178,10 +178,10 @@ def _connect(
 
 
 class MemoryNetwork(Network):
-    """A network of its own: who listens on one instance is reached through that instance only.
+    """A separate network: a listener on one instance is reached only through that instance.
 
-    Host names are any text; ``""``, ``"0.0.0.0"`` and ``"::"`` stand for every name, as with TCP.
-    All nodes that talk to each other run on the same event loop.
+    A host name is any text; ``""``, ``"0.0.0.0"`` and ``"::"`` stand for every name, as with TCP.
+    Nodes that talk to each other must run on the same event loop.
     """
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class MemoryNetwork(Network):
         """Connect to a host and port of this network.
 
         Raises:
-            ConnectionRefusedError: Nobody listens there (on this event loop). ``receiver`` was
+            ConnectionRefusedError: Nothing listens there (on this event loop). ``receiver`` was
                 not called.
 
         If cancelled, no connection is left open: either ``receiver`` was not called, or its
@@ -241,7 +241,7 @@ class MemoryNetwork(Network):
         if listener is None or listener.loop is not made.get_loop():
             made.set_exception(
                 ConnectionRefusedError(
-                    errno.ECONNREFUSED, f"nobody listens on {host!r} port {port}"
+                    errno.ECONNREFUSED, f"nothing listens on {host!r} port {port}"
                 )
             )
             return

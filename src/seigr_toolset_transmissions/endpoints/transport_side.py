@@ -1,0 +1,319 @@
+"""What the transport behind an `EndpointManager` uses in addition to what applications use.
+
+A node makes a `TransportEndpoints` and gives it to the application as an `EndpointManager`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from time import time
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import STTPeerGoneError
+from ..foundation.forks import Orphan
+from ..foundation.threads import Checked
+from .directory import as_given
+from .endpoint import no_session
+from .manager import EndpointManager
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from ..stats import Traffic
+    from .directory import ReadAddress
+    from .endpoint import Endpoint
+    from .fanout import Route
+    from .inbox import Inboxes
+    from .requests import Askable
+
+__all__ = ["TransportEndpoints"]
+
+
+class TransportEndpoints(EndpointManager):
+    """An `EndpointManager` with what its transport needs.
+
+    Args:
+        transport_send_callback: As for `EndpointManager`.
+        inbox_messages: As for `EndpointManager`.
+        inbox_bytes: As for `EndpointManager`.
+        send_timeout: As for `EndpointManager`.
+        routes: Ways to endpoints by their ids, for their owner to change at any time. If there is
+            one, its ``try_send(data)`` is tried before the callback: it returns True when it has
+            accepted the message, False to have the callback awaited instead. What it raises counts
+            as if the callback had raised it.
+        status: ``(endpoint_id) -> dict``, merged into what `get_endpoint` returns.
+        traffic: ``(endpoint_id) -> iterable of Traffic``: what the transport counts of each of its
+            present connections with the endpoint. The manager then counts nothing by itself; when
+            such a connection ends, the transport calls `note_traffic`.
+        on_wait: Called whenever a receive begins to wait because there is no message for it.
+        on_wanted: Called with the id when an endpoint was added with ``connect=True``.
+        on_removed: Called with the id when an endpoint was removed, or is no longer wanted.
+        read_address: ``(address, connect=)``: returns the address to keep; may raise.
+        check_wanted: Called with the id of an endpoint that is added with ``connect=True``, before
+            anything else happens; may raise.
+        absence: ``(endpoint_id) -> str``: returns why it has no session, for the text of an error;
+            "" if it has one.
+        is_ending: Returns whether the transport has begun to end, and with it all its peers.
+        send_one: Used in place of the callback by `send_to_endpoint`; None: the callback itself.
+        wait_connected: What `wait_connected` does; None: it raises.
+        askable: Returns the session to ask an endpoint over; None if it has none.
+        connected: Waits for such a session, or dials, and returns it; None if there are no
+            sessions at all.
+        check_caller: Called first by what changes endpoints or sends to several; may raise. See
+            `open_inboxes`, too.
+
+    """
+
+    def __init__(
+        self,
+        transport_send_callback: Callable[[bytes, bytes], Awaitable[object]] | None = None,
+        *,
+        inbox_messages: int = 16_384,
+        inbox_bytes: int = 8 * 1024 * 1024,
+        send_timeout: float | None = 10.0,
+        routes: Mapping[bytes, Route] | None = None,
+        status: Callable[[bytes], Mapping[str, Any]] = lambda _: {},
+        traffic: Callable[[bytes], Iterable[Traffic]] | None = None,
+        on_wait: Callable[[], None] = lambda: None,
+        on_wanted: Callable[[bytes], None] = lambda _: None,
+        on_removed: Callable[[bytes], None] = lambda _: None,
+        read_address: ReadAddress = as_given,
+        check_wanted: Callable[[bytes], None] = lambda _: None,
+        absence: Callable[[bytes], str] = lambda _: "",
+        is_ending: Callable[[], bool] = lambda: False,
+        send_one: Callable[[bytes, bytes], Awaitable[object]] | None = None,
+        wait_connected: Callable[[bytes], Awaitable[object]] | None = None,
+        askable: Callable[[bytes], Askable | None] = lambda _: None,
+        connected: Callable[[bytes], Awaitable[Askable]] | None = None,
+        check_caller: Callable[[], None] = lambda: None,
+    ) -> None:
+        # Before all else: the inboxes are made with one of these.
+        self._status = status
+        self._on_wait = on_wait
+        self._on_wanted = on_wanted
+        self._on_removed = on_removed
+        self._read_address = read_address
+        self._check_wanted = check_wanted
+        self._absence = absence
+        self._is_ending = is_ending
+        self._wait_connected = wait_connected
+        self._askable = askable
+        self._connected = connected
+        self._check_caller = check_caller
+        super().__init__(
+            transport_send_callback,
+            inbox_messages=inbox_messages,
+            inbox_bytes=inbox_bytes,
+            send_timeout=send_timeout,
+        )
+        if send_one is not None:
+            self._send_one = send_one
+        self._routes = {} if routes is None else routes
+        self._traffic = traffic
+
+    def _remove(self, endpoint: Endpoint) -> None:
+        super()._remove(endpoint)
+        self._on_removed(endpoint.endpoint_id)
+
+    # -- endpoints that come and go ----------------------------------------------------------
+
+    def add_endpoint_nowait(
+        self,
+        endpoint_id: bytes,
+        address: Any,
+        metadata: dict[str, Any] | None = None,
+        *,
+        connect: bool = False,
+        temporary: bool = False,
+    ) -> None:
+        """Add an endpoint without awaiting: as `add_endpoint`.
+
+        ``temporary`` is a note for the transport that adds endpoints by itself: `is_temporary`
+        then tells whether this is still its own, and not one that the user has added anew.
+
+        An endpoint that is retiring (see `retire_endpoint`) is added again, as the youngest. It
+        keeps the messages that it still has, but is no longer in any group. That is no error.
+        """
+        self._add(endpoint_id, address, metadata, connect=connect, temporary=temporary)
+
+    def retire_endpoint(self, endpoint_id: bytes, reason: str | None = None) -> None:
+        """Remove an endpoint once all its messages have been received: at once if it has none.
+
+        Until then it stays visible, but takes no further messages: `deliver` and `offer` raise
+        STTEndpointError, also for those who wait. Adding it again calls this off. With a
+        ``reason``, those who wait in `receive_from` get STTEndpointError with it at once.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown.
+
+        """
+        self._check_caller()
+        endpoint = self._get(endpoint_id)
+        if reason is not None:
+            self._inboxes.fail_receivers(endpoint, reason)
+        if not endpoint.retiring:
+            endpoint.retiring = True
+            self._retiring += 1
+        if endpoint.messages is None:
+            self._remove(endpoint)
+        else:
+            self._room.refuse(endpoint)
+
+    def let_go(self, endpoint_id: bytes, reason: str | None = None) -> None:
+        """Retire an endpoint that the transport added, unless a receive waits for its return."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is not None and endpoint.temporary and not endpoint.kept:
+            self.retire_endpoint(endpoint_id, reason)
+
+    def session_began(self, endpoint_id: bytes) -> None:
+        """Note that the endpoint, which is present, has a session: messages may come."""
+        endpoint = self._endpoints[endpoint_id]
+        endpoint.ended = endpoint.over = None
+
+    def session_over(self, endpoint_id: bytes, how: str) -> None:
+        """Note that the endpoint's last session has ended, and brings nothing more.
+
+        Receives that wait for it alone raise STTPeerGoneError, and receives that begin later a
+        plain STTSessionClosedError, unless the endpoint is wanted or being dialed.
+        """
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is not None:
+            endpoint.ended = how
+            self._judge(endpoint)
+
+    def dialing(self, endpoint_id: bytes, *, now: bool) -> None:
+        """Note that the transport dials the endpoint, or does so no longer."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is not None:
+            endpoint.dialed = now
+            self._judge(endpoint)
+
+    def _judge(self, endpoint: Endpoint) -> None:
+        endpoint.judge()
+        if endpoint.ended is not None and endpoint.over is not None:
+            text = no_session(endpoint.endpoint_id, endpoint.ended)
+            self._inboxes.fail_impatient(endpoint, partial(STTPeerGoneError, text))
+
+    # -- what is held ------------------------------------------------------------------------
+
+    def held_bytes(self, overhead: int = 0, retiring: int = 0) -> int:
+        """Return how many bytes wait in all inboxes.
+
+        With ``overhead`` for each message, and ``retiring`` for each endpoint that is only there
+        for its messages.
+        """
+        inboxes = self._inboxes
+        return inboxes.size + overhead * inboxes.count + retiring * self._retiring
+
+    @property
+    def has_unasked(self) -> bool:
+        """Whether messages wait that the program did not ask to keep.
+
+        Once it has called `deliver`, which asks for that, this is always False.
+        """
+        return not self._delivers and self._inboxes.count > 0
+
+    def note_traffic(self, endpoint_id: bytes, traffic: Traffic) -> None:
+        """Add what went over a connection that has ended; nothing if the endpoint is unknown."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is not None:
+            endpoint.count(traffic)
+
+    def held_by(self, endpoint_id: bytes, overhead: int = 0) -> int:
+        """Return the same for one endpoint's inbox; 0 if it is unknown."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is None or endpoint.messages is None:
+            return 0
+        return endpoint.size + overhead * len(endpoint.messages)
+
+    def awaits(self, endpoint_id: bytes) -> bool:
+        """Whether a `receive_from` waits for a message of this endpoint."""
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and bool(endpoint.receivers)
+
+    def is_overfull(self, endpoint_id: bytes) -> bool:
+        """Whether its inbox holds more than twice its bounds; False if the endpoint is unknown.
+
+        `offer` with ``beyond_bounds`` makes it so.
+        """
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and self._room.is_overfull(endpoint)
+
+    def wanted(self, endpoint_id: bytes) -> bool:
+        """Whether the endpoint is there and was added with ``connect=True``."""
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and endpoint.wanted
+
+    def is_temporary(self, endpoint_id: bytes) -> bool:
+        """Whether the endpoint is there and was added with ``temporary=True``."""
+        endpoint = self._endpoints.get(endpoint_id)
+        return endpoint is not None and endpoint.temporary
+
+    # -- inboxes -----------------------------------------------------------------------------
+
+    def close_inboxes(self, reason: str) -> None:
+        """End all waits for messages, until `open_inboxes`: the transport brings none.
+
+        Calls of `receive_from` and `receive_any` that wait, or would have to, raise
+        STTEndpointError with this reason. What is there is received as before, and `deliver` and
+        `offer` go on.
+        """
+        self._inboxes.close(reason, self._endpoints.values())
+
+    def orphan(self) -> None:
+        """Be of no use any more: this is a forked child, and the messages are its parent's."""
+        self._inboxes = cast("Inboxes", Orphan("the inbox"))
+
+    def open_inboxes(self, *, checked: bool = False) -> None:
+        """Let receivers wait for messages again, whatever sessions have ended before.
+
+        If ``checked``, from now on ``check_caller`` is called first by what receives, too.
+        """
+        self._inboxes.reopen()
+        for endpoint in self._endpoints.values():
+            endpoint.ended = endpoint.over = None
+        if checked and not isinstance(self._inboxes, Checked):
+            self._inboxes = cast("Inboxes", Checked(self._inboxes, self._check_caller))
+
+    def offer(
+        self, endpoint_id: bytes, messages: Sequence[bytes], *, beyond_bounds: bool = False
+    ) -> int:
+        """Put as many received messages as there is room for; return how many, from the first on.
+
+        The caller keeps the others, and offers them again after `wait_for_room`. None are accepted
+        while a `deliver` or `wait_for_room` waits: these come first, except before messages put
+        ``beyond_bounds``.
+
+        Args:
+            endpoint_id: The endpoint.
+            messages: Messages in order, each of them ``bytes``; this is not checked.
+            beyond_bounds: Put all of them, whether or not there is room: for the last messages
+                of a sender that is gone and cannot be made to wait. Until the inbox is back
+                within its bounds, it accepts no others.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown or retiring.
+
+        """
+        endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
+        if endpoint is None or endpoint.retiring:
+            endpoint = self._get_accepting(endpoint_id)  # which raises
+        before = endpoint.size
+        count = self._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
+        if count and self._traffic is None:
+            endpoint.bytes_received += endpoint.size - before
+            endpoint.last_activity = time()
+        return count
+
+    async def wait_for_room(self, endpoint_id: bytes, size: int = 1, count: int = 1) -> None:
+        """Wait until `offer` would accept ``count`` messages of ``size`` bytes together.
+
+        `offer` then does so for this task, if it is called before the task next yields to the event
+        loop. An empty inbox always has room.
+
+        Raises:
+            STTEndpointError: The endpoint is unknown or retiring, or is removed meanwhile.
+
+        """
+        self._check_caller()
+        await self._room.wait(self._get_accepting(endpoint_id), size, count)

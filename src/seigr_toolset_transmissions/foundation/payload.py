@@ -1,0 +1,19 @@
+"""The types that a message may have."""
+
+from __future__ import annotations
+
+__all__ = ["as_bytes"]
+
+
+def as_bytes(data: bytes | bytearray | memoryview, name: str = "data") -> bytes:
+    """Return the message as ``bytes``; any other type is copied, so it may change afterwards.
+
+    Raises:
+        TypeError: It is not bytes-like; the text names it and its type.
+
+    """
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"{name} must be bytes, bytearray or memoryview, not {type(data).__name__}")

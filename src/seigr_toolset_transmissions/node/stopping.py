@@ -1,0 +1,115 @@
+"""The steps of stopping: end sessions, let handlers finish, and make the `StopReport`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import STTSessionLostError
+from ..sessions.public import SessionState
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Mapping
+
+    from .accepting import Acceptor
+    from .registry import Registry
+    from .runtime import Runtime
+
+__all__ = ["StopReport", "end_sessions", "end_work"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_CANCEL_SECONDS = 1.0
+"""How long a cancelled handler may take to end."""
+
+_CANCELS = 6
+"""How many handlers of one session are cancelled, one after the other: those of the present
+message, ``error`` (at most twice), ``session_closed`` and ``peer_disconnected``; one to spare."""
+
+
+class StopReport(tuple[STTSessionLostError, ...]):
+    """What a node could not do in the time it had to stop.
+
+    A tuple with one error for each session that could not deliver all of its messages to its peer.
+    Its repr shows counts only: messages are confidential, and can be large.
+
+    Attributes:
+        undelivered: For each peer, by node id: the messages that this node acknowledged to it but
+            could not hand to a handler in time; oldest first, session by session.
+
+    """
+
+    undelivered: dict[bytes, tuple[bytes, ...]]
+
+    def __new__(
+        cls,
+        lost: Iterable[STTSessionLostError] = (),
+        undelivered: Mapping[bytes, Iterable[bytes]] | None = None,
+    ) -> Self:
+        """Combine what was lost on the way to peers with what was lost on the way to handlers."""
+        report = super().__new__(cls, lost)
+        report.undelivered = {
+            peer_node_id: tuple(messages) for peer_node_id, messages in (undelivered or {}).items()
+        }
+        return report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StopReport, (tuple(self), self.undelivered)
+
+    def __repr__(self) -> str:
+        count = sum(map(len, self.undelivered.values()))
+        return f"<StopReport lost={len(self)} undelivered={count} peers={len(self.undelivered)}>"
+
+
+async def end_sessions(registry: Registry, drain: float) -> None:
+    """Close all sessions; those that cannot deliver everything in ``drain`` seconds are lost."""
+    for session in [*registry.opening, *registry.unconfirmed.values()]:
+        if session.session_id not in registry.sessions:
+            session.lose("the node was stopped")
+    for session in list(registry.sessions.values()):
+        if session.state is SessionState.SUSPENDED and not (
+            session.dial_address and session.machine.outbox.unacked_cost
+        ):
+            # It will not be resumed: we have nothing to deliver, or the peer cannot reach us.
+            session.lose("the node was stopped while the session had no connection")
+        session.start_closing()
+    await registry.runtime.until_none(lambda: registry.sessions, drain)
+    for session in list(registry.sessions.values()):
+        session.lose("the node was stopped before its peer had acknowledged everything")
+
+
+async def end_work(registry: Registry, acceptor: Acceptor, patience: float) -> StopReport:
+    """Wait ``patience`` seconds for handlers; then end them, and the connections that are left."""
+    runtime = registry.runtime
+    seconds = runtime.config.close_timeout
+    await runtime.until_none(runtime.tasks, patience)
+    await _end_tasks(runtime)
+    await runtime.until_none(lambda: registry.connections, seconds)
+    for connection in list(registry.connections):
+        connection.drop()
+    await runtime.until_none(lambda: registry.connections or acceptor.answering, seconds)
+    report = StopReport(registry.lost, registry.left_over)
+    registry.lost.clear()
+    registry.left_over.clear()
+    registry.end()
+    return report
+
+
+async def _end_tasks(runtime: Runtime) -> None:
+    """Cancel what still runs. Events that are due after that are emitted in other tasks."""
+    runtime.time_is_over = True
+    resisting: set[asyncio.Task[Any]] = set()
+
+    def running() -> set[asyncio.Task[Any]]:
+        return runtime.tasks() - resisting
+
+    for _ in range(_CANCELS):
+        cancelled = running()
+        for task in cancelled:
+            task.cancel()
+        await runtime.until_none(running, _CANCEL_SECONDS)
+        resisting.update(cancelled & runtime.tasks())
+        runtime.go_on_without(resisting)
+    for task in runtime.tasks():
+        logger.error("a handler is still running although it was cancelled: %r", task)

@@ -1,0 +1,244 @@
+"""Requests that this side sends over one session, and their waits for replies.
+
+Any number of tasks may ask at once. As many requests as the protocol allows are open at a time; the
+others wait here, in the order of their calls, and can be given up without a trace. Once a request
+is in the session it has one outcome, decided by whatever comes first: the reply, its timeout, or
+the end of the session. One timer serves all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, ParamSpec, Protocol
+
+from ..errors import (
+    STTRequestError,
+    STTRequestFailedError,
+    STTRequestLostError,
+    STTRequestRefusedError,
+    STTRequestTimeoutError,
+    STTSessionClosedError,
+)
+from ..protocol.exchanges import ReplyStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..protocol.exchanges import Exchanges
+
+__all__ = ["OpenRequest", "Requesting"]
+
+
+P = ParamSpec("P")
+
+Ticket = tuple["asyncio.Future[bytes]", float | None]
+"""What the books keep of a request: its reply, and when its time is over by the loop's clock."""
+
+
+class Asker(Protocol):
+    """What requests need of their session."""
+
+    def accept(self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Accept something for sending, if its turn has come and there is room."""
+
+    async def accept_in_turn(
+        self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Accept something for sending, in its turn."""
+
+    def tell_cancels(self) -> None:
+        """Tell the peer of cancelled requests."""
+
+
+class OpenRequest:
+    """A request that was sent.
+
+    Attributes:
+        reply: The reply, or the `STTRequestError` that takes its place.
+
+    """
+
+    __slots__ = ("_id", "_requesting", "reply")
+
+    def __init__(
+        self, requesting: Requesting, request_id: int, reply: asyncio.Future[bytes]
+    ) -> None:
+        self._requesting = requesting
+        self._id = request_id
+        self.reply: asyncio.Future[bytes] = reply
+
+    def give_up(self) -> None:
+        """Stop waiting, and tell the peer. Does nothing after the reply."""
+        self._requesting.give_up(self._id, self.reply)
+
+
+class Requesting:
+    """The requests of this side over one session."""
+
+    __slots__ = ("_asker", "_books", "_expires_at", "_loop", "_timer", "_waiting")
+
+    def __init__(self, asker: Asker, books: Exchanges, loop: asyncio.AbstractEventLoop) -> None:
+        self._asker = asker
+        self._books = books
+        self._loop = loop
+        self._waiting: deque[asyncio.Future[None]] = deque()  # tasks whose turn has not come
+        self._timer: asyncio.TimerHandle | None = None
+        self._expires_at = inf  # when the timer rings; not its `when`, which uvloop's may lack
+
+    async def request(self, data: bytes, timeout: float | None) -> bytes:
+        """Send a request and return the reply; see `session.Session.request`."""
+        deadline = None if timeout is None else self._deadline(timeout)
+        reply: asyncio.Future[bytes] = self._loop.create_future()
+        ticket = reply, deadline
+        books = self._books
+        try:
+            if self._waiting or not self._asker.accept(books.ask, data, ticket):
+                await self._ask_in_turn(data, ticket)
+        except STTSessionClosedError as error:
+            raise _lost(error, handled=False) from error
+        request_id = books.asked - 1
+        if deadline is not None and deadline < self._expires_at:
+            self._set_timer(deadline)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            self.give_up(request_id, reply)
+            raise
+        finally:
+            del reply, ticket  # the reply's exception leads here: no cycle of references
+
+    def begin(self, data: bytes, timeout: float | None) -> OpenRequest | None:
+        """Send a request if its turn has come and there is room for it, else return None."""
+        deadline = None if timeout is None else self._deadline(timeout)
+        reply: asyncio.Future[bytes] = self._loop.create_future()
+        books = self._books
+        try:
+            if self._waiting or not self._asker.accept(books.ask, data, (reply, deadline)):
+                return None
+        except STTSessionClosedError:
+            return None
+        if deadline is not None and deadline < self._expires_at:
+            self._set_timer(deadline)
+        return OpenRequest(self, books.asked - 1, reply)
+
+    def _deadline(self, timeout: float) -> float:
+        if timeout < 0:  # the caller's deadline has passed
+            raise _timed_out(handled=False)
+        return self._loop.time() + timeout
+
+    def give_up(self, request_id: int, reply: asyncio.Future[bytes]) -> None:
+        """Stop waiting for a reply, and tell the peer. Does nothing after the reply."""
+        if self._books.cancel(request_id) is not None:
+            self._asker.tell_cancels()
+        elif reply.done() and not reply.cancelled():
+            reply.exception()  # it came at the same moment, and nothing else retrieves it
+
+    async def _ask_in_turn(self, data: bytes, ticket: Ticket) -> None:
+        """Put a request into the session when its turn comes and there is room."""
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            async with asyncio.timeout_at(ticket[1]):
+                await turn
+                while self._books.full:
+                    self._waiting[0] = turn = self._loop.create_future()
+                    await turn
+                if not self._asker.accept(self._books.ask, data, ticket):
+                    await self._asker.accept_in_turn(self._books.ask, data, ticket)
+        except TimeoutError:
+            raise _timed_out(handled=False) from None
+        finally:
+            self._waiting.remove(turn)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting and not self._waiting[0].done() and not self._books.full:
+            self._waiting[0].set_result(None)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._expires_at = when
+        self._timer = self._loop.call_at(when, self._expire, when)
+
+    def _expire(self, now: float) -> None:
+        """End the wait for every reply whose time is over."""
+        self._timer, self._expires_at = None, inf
+        due: list[int] = []
+        following = inf
+        for request_id, (_, deadline) in self._books.open():
+            if deadline is None:
+                continue
+            if deadline <= now:
+                due.append(request_id)
+            elif deadline < following:
+                following = deadline
+        for request_id in due:
+            reply, _ = self._books.cancel(request_id)
+            _fail(reply, _timed_out(handled=None))
+        if due:
+            self._asker.tell_cancels()
+        if following < inf:
+            self._set_timer(following)
+
+    def settle(self) -> None:
+        """Give the replies that have arrived to the tasks that wait for them."""
+        books = self._books
+        outcomes, books.outcomes = books.outcomes, []
+        for (reply, _), status, data in outcomes:
+            if status == ReplyStatus.OK:
+                if not reply.done():
+                    reply.set_result(data)
+            else:
+                _fail(reply, _error_of(status, data))
+        self._wake()
+
+    def close(self, cause: STTSessionClosedError) -> None:
+        """End every wait, and cancel the open requests: this side closes the session.
+
+        Requests that wait at the peer would use up the credit for messages not yet delivered.
+        """
+        for reply, _ in self._books.cancel_all():
+            _fail(reply, _lost(cause, handled=None))
+        self._asker.tell_cancels()
+        self._wake()  # each waiting task gets the error, and wakes the next one
+
+    def end(self, lost: list[tuple[Ticket, bool]], cause: STTSessionClosedError) -> None:
+        """End every wait: the session is over. Each ticket tells whether it was never sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._expires_at = None, inf
+        for (reply, _), unsent in lost:
+            _fail(reply, _lost(cause, handled=False if unsent else None))
+        self._wake()  # each waiting task gets the error, and wakes the next one
+
+
+def _error_of(status: int, data: bytes) -> STTRequestError:
+    if status == ReplyStatus.REFUSED:
+        return STTRequestRefusedError("the peer serves no requests, or is closing the session")
+    error = STTRequestFailedError(data)
+    error.is_outcome = True
+    if status == ReplyStatus.CANCELLED:  # by the peer, for a reason of its own
+        error.handled = None
+    return error
+
+
+def _timed_out(*, handled: bool | None) -> STTRequestTimeoutError:
+    error = STTRequestTimeoutError("no reply came in the time given")
+    error.handled = handled
+    return error
+
+
+def _lost(cause: STTSessionClosedError, *, handled: bool | None) -> STTRequestLostError:
+    error = STTRequestLostError(str(cause))
+    error.handled = handled
+    error.__cause__ = cause
+    return error
+
+
+def _fail(reply: asyncio.Future[bytes], error: STTRequestError) -> None:
+    if not reply.done():
+        reply.set_exception(error)

@@ -1,0 +1,99 @@
+"""Figures for applications: about a node, a session, the traffic with a peer, and its health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+__all__ = ["Health", "HealthStatus", "NodeStats", "SessionStats", "Traffic"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStats:
+    """What a node has done since it was created, and what it holds now."""
+
+    sessions: int
+    """Sessions now, including those without a connection or not yet used by their dialer."""
+    suspended: int
+    """How many of these have no connection."""
+    peers: int
+    half_open: int
+    """Connections to this node that are in their handshake."""
+    buffered_bytes: int
+    """Bytes received and not yet taken by the application, plus 64 for each message, and 1,536 for
+    each peer that has gone and whose messages still wait. Messages that handlers took in the last
+    few milliseconds may still be included."""
+    promised_bytes: int
+    """Bytes that peers may still send with the credit they have, counted in the same way."""
+    unacknowledged_bytes: int
+    """Bytes accepted for sending and not yet acknowledged, counted in the same way; a broadcast
+    message counts once for each recipient. These three together never exceed
+    ``max_buffered_bytes``."""
+    sessions_opened: int
+    sessions_lost: int
+    """Sessions that ended without an acknowledged close."""
+    resumes: int
+    handshakes_failed: int
+    """Connections that did not become a session, in either direction."""
+    handshakes_dropped: int
+    """Connections to this node that were dropped because too many were in their handshake."""
+    peers_denied: int
+    """Connections with members that are banned or not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStats:
+    """Totals since the session began."""
+
+    messages_sent: int
+    """Messages accepted for sending."""
+    messages_received: int
+    """Messages received in full, whatever has become of them since."""
+    bytes_sent: int
+    """Total size of the messages in ``messages_sent``."""
+    bytes_received: int
+    """Total size of the messages in ``messages_received``."""
+    unacknowledged_bytes: int
+    """Bytes accepted and not yet acknowledged: what the send window holds now, with overhead."""
+    resumes: int
+    """How often the session continued over a new connection."""
+
+
+class Traffic(NamedTuple):
+    """What a transport and an endpoint have exchanged."""
+
+    bytes_sent: int
+    """Bytes of messages accepted for sending."""
+    bytes_received: int
+    """Bytes of messages received."""
+    last_activity: float | None
+    """When a message was last sent or received, in seconds since the epoch; None if never."""
+
+
+class HealthStatus(StrEnum):
+    """How a peer answers. A `str`, too: ``status == "healthy"``."""
+
+    HEALTHY = "healthy"
+    """It answers."""
+    SUSPECT = "suspect"
+    """The last ``suspect_after`` probes were lost, or more."""
+    UNHEALTHY = "unhealthy"
+    """The last ``unhealthy_after`` probes were lost, or more."""
+    UNKNOWN = "unknown"
+    """It has no session, or there is no verdict yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a `HealthMonitor` knows of a peer at one moment."""
+
+    status: HealthStatus
+    """The verdict."""
+    rtt: float | None
+    """Smoothed round-trip time in seconds, of the answered probes; None before the first."""
+    rtt_deviation: float | None
+    """Smoothed mean deviation from it, in seconds; None before the first answer."""
+    loss: float | None
+    """Share of the last 20 probes that were not answered in time, 0.0 to 1.0; of all probes while
+    there were fewer; None before the first verdict on a probe."""

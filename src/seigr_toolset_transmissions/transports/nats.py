@@ -1,0 +1,324 @@
+"""NATS: connections over a NATS server, between nodes that can only dial out.
+
+It needs the package nats-py (the extra ``nats``), which is imported when a connection to a server
+is opened, and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any, Self
+
+from ..foundation.repeats import Repeats
+from .bus import Bus
+from .pipes import PipeNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from .bus import Arrived, Unsubscribe
+
+__all__ = ["NatsBus", "NatsNetwork"]
+
+_logger = logging.getLogger("seigr_toolset_transmissions.transports.nats")
+
+_DEFAULTS: dict[str, Any] = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2}
+"""It tries for ever, because a node does not end with an outage; and it waits little, because a
+server that refuses costs nothing."""
+
+_OURS = ("servers", "disconnected_cb", "reconnected_cb", "closed_cb", "error_cb", "pending_size")
+"""Options of nats-py that are set here."""
+
+_FLUSH_SECONDS = 2
+"""How long a server may take to say that it knows of a subscription."""
+
+_CLOSE_SECONDS = 2.0
+"""How long closing may take. Without this, it would wait for ever after a TLS handshake that has
+failed."""
+
+_MOST_PENDING = 128 * 1024 * 1024
+"""Bytes that may wait for the server. The windows of pipes stay below; what strangers make a node
+answer need not."""
+
+
+class _GaveUpError(Exception):
+    """No server could be reached."""
+
+
+class NatsBus(Bus):
+    """A connection to a NATS server, or to one of several that form a cluster.
+
+    Use it as ``async with NatsBus(...) as bus:``. Within the block it connects again by itself for
+    as long as it takes whenever the connection is lost.
+
+    Args:
+        servers: The URL of the server, such as ``"nats://broker:4222"`` or ``"tls://broker:4222"``,
+            or those of several.
+        options: What ``nats.connect`` takes: ``tls`` (an `ssl.SSLContext`), ``user_credentials``
+            (the path of a ``.creds`` file), ``user`` and ``password``, ``token``, ``nkeys_seed``,
+            and so on.
+
+    Raises:
+        TypeError: An option is one of those that this class needs itself, such as ``error_cb``.
+
+    """
+
+    def __init__(self, servers: str | Sequence[str], **options: Any) -> None:
+        super().__init__()
+        taken = sorted(set(options) & set(_OURS))
+        if taken:
+            raise TypeError(f"{taken[0]} is set by this library; leave it out")
+        self._servers = servers if isinstance(servers, str) else list(servers)
+        self._options = options
+        self._client: Any = None
+        self._attempts: int | None = None  # that are left until opening has failed
+        self._last_error: Exception | None = None
+        self._repeats = Repeats(_logger)
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            ModuleNotFoundError: nats-py is not installed.
+            ConnectionError: No server could be reached, or it refuses; the message says why.
+            RuntimeError: It is connected already.
+
+        If cancelled, or after an error, nothing is left open. A cancel waits until the attempt to
+        connect has ended, which takes a few seconds if the server is silent.
+
+        """
+        if self._client is not None:
+            raise RuntimeError("this connection to NATS is open already; use one block at a time")
+        client = self._client = _new_client()
+        self._last_error = None
+        self._attempts = 1 if isinstance(self._servers, str) else len(self._servers)
+        # The client leaves sockets open when it is cancelled, so its attempt goes on to its end.
+        connecting = asyncio.get_running_loop().create_task(self._connect(client))
+        cancelled = False
+        while not connecting.done():
+            try:
+                await asyncio.wait({connecting})
+            except asyncio.CancelledError:
+                cancelled = True
+                self._attempts = 1
+        self._attempts = None
+        cancelled |= connecting.cancelled()
+        failure = None if connecting.cancelled() else connecting.exception()
+        if failure is None and not cancelled:
+            self._set_up(True)
+            return self
+        self._client = None
+        await _close(client)
+        if cancelled:
+            raise asyncio.CancelledError
+        raise ConnectionError(errno.ECONNREFUSED, self._why(failure)) from self._last_error
+
+    async def _connect(self, client: Any) -> None:
+        await client.connect(
+            self._servers,
+            disconnected_cb=self._lost,
+            reconnected_cb=self._found,
+            closed_cb=self._closed,
+            error_cb=self._failed,
+            pending_size=2 * _MOST_PENDING,  # above what `publish` lets wait
+            **_DEFAULTS | self._options,
+        )
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Disconnect, after sending what was published. Connections over the bus are cut."""
+        client, self._client = self._client, None
+        self._set_up(False)
+        if client is not None:
+            await _close(client)
+
+    def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Send ``data`` to all who have subscribed to ``subject``, as `Bus.publish` says."""
+        client = self._client
+        if not self._is_up or client.pending_data_size > _MOST_PENDING:
+            return
+        # A coroutine only by its looks: within these limits it adds to the buffer and ends.
+        publishing = client.publish(subject, data, reply)
+        try:
+            publishing.send(None)
+        except StopIteration:
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, this message is lost
+            self._note(error)
+        else:
+            publishing.close()
+
+    async def subscribe(self, prefix: str, arrived: Arrived) -> Unsubscribe:
+        """Call ``arrived`` for each message to a subject below ``prefix``, as `Bus` says.
+
+        Raises:
+            OSError: The bus is not connected, or the server did not answer.
+
+        """
+        client = self.connected()
+
+        async def take(message: Any) -> None:
+            arrived(message.subject.rpartition(".")[2], message.data, message.reply)
+
+        async def unsubscribe() -> None:
+            if not client.is_closed:
+                await subscription.unsubscribe()
+            if self._is_up:  # so that the server knows when this returns, if it lives
+                with contextlib.suppress(*_errors()):
+                    await client.flush(_FLUSH_SECONDS)
+
+        try:
+            subscription = await client.subscribe(f"{prefix}.*", cb=take)
+            try:
+                await client.flush(_FLUSH_SECONDS)
+            except BaseException:
+                await unsubscribe()
+                raise
+        except _errors() as error:
+            raise ConnectionError(errno.ECONNABORTED, self._why(error)) from error
+        return unsubscribe
+
+    def connected(self) -> Any:
+        """Return the client.
+
+        Raises:
+            OSError: There is none, or it was closed for good.
+
+        """
+        if self._client is None:
+            raise OSError(
+                errno.ENOTCONN,
+                "not connected to NATS; use `async with` around all that needs the connection",
+            )
+        if self._client.is_closed:
+            raise OSError(errno.ENOTCONN, self._why(self._client.last_error))
+        return self._client
+
+    def _why(self, error: BaseException | None) -> str:
+        """Say what is wrong, and what can be done about it."""
+        cause = self._last_error if isinstance(error, _GaveUpError) else error
+        text = str(cause) or type(cause).__name__
+        return (
+            f"no connection to NATS at {self._servers}: {text}. See that the server runs, that "
+            "this machine reaches it, and that it accepts these credentials"
+        )
+
+    # Called by the client.
+
+    async def _lost(self) -> None:
+        self._set_up(False)
+
+    async def _closed(self) -> None:
+        self._set_up(False)
+        if self._client is not None and self._attempts is None:  # the server's doing
+            _logger.warning(
+                "%s. It stays closed: leave the block, and open another one",
+                self._why(self._client.last_error),
+            )
+
+    async def _found(self) -> None:
+        if self._client is not None:
+            self._set_up(True)
+
+    async def _failed(self, error: Exception) -> None:
+        self._note(error)
+        if self._attempts is not None:
+            self._attempts -= 1
+            if self._attempts <= 0:
+                raise _GaveUpError  # the client itself would go on for ever
+
+    def _note(self, error: Exception) -> None:
+        self._last_error = error
+        text = str(error) or type(error).__name__
+        if "permissions violation" in text.lower():
+            kind, level = "NATS: permissions violation", logging.WARNING
+            text += "; let this user publish and subscribe to 'stt.>'"
+        else:
+            kind, level = f"NATS: {type(error).__name__}", logging.DEBUG
+        if self._repeats.is_first(kind, level):
+            _logger.log(level, "NATS at %s: %s", self._servers, text)
+
+
+class NatsNetwork(PipeNetwork):
+    """Reaches peers that connect to the same NATS server, by names.
+
+    Use it as ``async with NatsNetwork("nats://broker:4222") as network:``, around the nodes that
+    have it as their ``network``. The host of an address is any name, and the port any number; see
+    `PipeNetwork`. The user of the server must be allowed to publish and subscribe to ``stt.>``.
+
+    When the server is lost, the connections over it are cut. Sessions outlive that: they resume as
+    soon as a server is back.
+
+    Args:
+        servers: The URL of the server, such as ``"nats://broker:4222"`` or ``"tls://broker:4222"``,
+            or those of several that form a cluster.
+        options: What ``nats.connect`` takes, as for `NatsBus`.
+
+    Raises:
+        TypeError: An option is one of those that this class needs itself, such as ``error_cb``.
+
+    """
+
+    def __init__(self, servers: str | Sequence[str], **options: Any) -> None:
+        self._nats = NatsBus(servers, **options)
+        super().__init__(self._nats)
+
+    async def __aenter__(self) -> Self:
+        """Connect to the server.
+
+        Raises:
+            ModuleNotFoundError: nats-py is not installed.
+            ConnectionError: No server could be reached, or it refuses; the message says why.
+            RuntimeError: It is connected already.
+
+        If cancelled, or after an error, nothing is left open. A cancel waits until the attempt to
+        connect has ended, which takes a few seconds if the server is silent.
+
+        """
+        await self._nats.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Disconnect from the server. Connections that are left are cut."""
+        await self._nats.__aexit__(kind, error, traceback)
+        self._inbox = None  # its subscription has ended
+
+    def _check(self) -> None:
+        self._nats.connected()
+
+
+def _new_client() -> Any:
+    try:
+        return importlib.import_module("nats.aio.client").Client()
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "NATS needs the package nats-py: pip install 'seigr-toolset-transmissions[nats]'"
+        ) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what the client raises when it could not do something."""
+    return (importlib.import_module("nats.errors").Error, OSError)
+
+
+async def _close(client: Any) -> None:
+    """Close a client, whatever state it is in."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await client.close()
+    except Exception:
+        _logger.debug("closing the connection to NATS failed", exc_info=True)

@@ -1,0 +1,180 @@
+"""Unix sockets: the transport that carries bytes between processes of one machine.
+
+The host of an address is a folder, and its port the number of a socket in there: ``("/run/app",
+9400)`` is ``/run/app/9400.sock``. The permissions of the folder decide which users of the machine
+can connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .sockets import UNIX, ListeningSocket, SocketListener, SocketNetwork, SocketTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .base import Address, Listener, Receiver, Transport
+
+__all__ = ["UnixNetwork"]
+
+_FREE_PORTS = range(49_152, 65_536)
+"""The ports that no service owns (RFC 6335, section 6)."""
+
+_LONGEST_PATH = 103
+"""How many bytes a path may have on every system. (Linux accepts 107.)"""
+
+
+class UnixTransport(SocketTransport):
+    """One connection over a Unix socket."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _read_name(name: Any) -> Address:
+        path = Path(os.fsdecode(name))  # empty if the peer is the one that connected
+        return (str(path.parent), int(path.stem)) if path.stem.isdecimal() else ("", 0)
+
+    def eof_received(self) -> None:
+        """Part of asyncio's protocol interface; called by the loop only."""
+        # These sockets have no reset. But a peer that has closed keeps its socket until we have
+        # closed ours, and a peer that has aborted does not.
+        if not self._closing and _hung_up(self.descriptors()):
+            self._cause = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        super().eof_received()
+
+
+def _hung_up(descriptors: list[int]) -> bool:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, 0)  # a hang-up is always reported
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+class _UnixListener(SocketListener):
+    """Removes its socket from the folder when it closes, unless another has taken its place."""
+
+    def __init__(self, accept: Callable[[], Receiver], sock: socket.socket, address: Address):
+        super().__init__(accept, [sock], address, UnixTransport)
+        self._path = _path_of(address)
+        self._file = _file_at(self._path)
+
+    async def close(self) -> None:
+        await super().close()
+        if self._file is not None and _file_at(self._path) == self._file:
+            _remove(self._path)
+        self._file = None
+
+
+class UnixNetwork(SocketNetwork):
+    """Reaches peers on this machine, over Unix sockets in folders. See the module for addresses."""
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
+        """Connect to a socket in a folder.
+
+        Raises:
+            OSError: Nothing listens there, too many wait there already, or this system has no Unix
+                sockets. ``receiver`` was not called.
+
+        If cancelled, no connection is left open: either ``receiver`` was not called, or its
+        ``connection_lost`` follows.
+
+        """
+        path = _path_of((host, port))
+        try:
+            return await self._connect(
+                receiver,
+                UnixTransport,
+                lambda make: asyncio.get_running_loop().create_unix_connection(make, str(path)),
+            )
+        except FileNotFoundError as error:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"there is no {path}") from error
+
+    async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
+        """Accept connections at a socket in a folder, which must exist; port 0 takes any free one.
+
+        Closing removes the socket. A socket that a killed process has left behind is replaced.
+
+        Raises:
+            OSError: The socket is taken, a file of another kind is in its place, the folder is
+                missing or not writable, or this system has no Unix sockets.
+
+        If cancelled, nothing is left open.
+
+        """
+        path = _path_of((host, port))
+        if port and _is_abandoned(path):
+            _remove(path)
+        sock, bound = _bind(host, [port] if port else _FREE_PORTS)
+        listener = _UnixListener(accept, sock, (host, bound))
+        await listener.start()
+        return listener
+
+
+def _path_of(address: Address) -> Path:
+    """Return the path of a socket; raise OSError if it cannot be one."""
+    if UNIX is None:
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    folder, port = address
+    path = Path(folder, f"{port}.sock")
+    if len(os.fsencode(path)) > _LONGEST_PATH:  # libuv would cut it short
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"the path of a Unix socket is too long (at most {_LONGEST_PATH} bytes): {path}",
+        )
+    return path
+
+
+def _bind(folder: str, ports: Iterable[int]) -> tuple[ListeningSocket, int]:
+    """Bind a socket to the first port that is free."""
+    sock = ListeningSocket(UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        taken = OSError(errno.EADDRINUSE, f"all sockets in {folder} are taken")
+        for port in ports:
+            try:
+                sock.bind(str(_path_of((folder, port))))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                taken = error
+            else:
+                return sock, port
+        raise taken  # noqa: TRY301 - so that the socket is closed, too
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Return whether there is a socket at this path that nothing listens on."""
+    if not path.is_socket():
+        return False
+    with socket.socket(UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # so that it fails at once if too many wait to be accepted
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:
+            pass
+    return False
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Return what distinguishes the file at a path from all others; None if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

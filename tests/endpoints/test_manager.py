@@ -1,0 +1,815 @@
+"""Endpoints, and sending to them. For receiving, see `test_inbox`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tracemalloc
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, Mock, create_autospec
+
+import pytest
+
+from helpers.clock import run_virtual
+from helpers.lines import counting_lines
+from helpers.routes import routes_to
+from seigr_toolset_transmissions.endpoints import SendOutcome
+from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints
+from seigr_toolset_transmissions.errors import (
+    STTConfigError,
+    STTConnectError,
+    STTEndpointError,
+    STTIdentityError,
+    STTSessionClosedError,
+    STTTimeoutError,
+    STTWindowFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+A, B, C, D, E = (bytes([letter]) * 28 for letter in b"abcde")
+
+
+class Wire:
+    """A transport that records what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, bytes]] = []
+
+    async def send(self, endpoint_id: bytes, data: bytes) -> None:
+        self.sent.append((endpoint_id, data))
+
+
+def manager_with(
+    ids: Iterable[bytes],
+    callback: Callable[[bytes, bytes], Awaitable[object]] | None = None,
+    **options: Any,
+) -> TransportEndpoints:
+    manager = TransportEndpoints(callback, **options)
+    for endpoint_id in ids:
+        manager.add_endpoint_nowait(endpoint_id, None)
+    return manager
+
+
+# -- lifecycle -------------------------------------------------------------------------------
+
+
+async def test_an_added_endpoint_is_described_as_it_was_given() -> None:
+    manager = TransportEndpoints()
+    metadata = {"type": "relay", "trust_score": 0.95}
+    before = time.time()
+    await manager.add_endpoint(endpoint_id=A, address=("192.168.1.100", 9000), metadata=metadata)
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert info["address"] == ("192.168.1.100", 9000)
+    assert info["metadata"] is metadata
+    assert before <= info["connected_at"] <= time.time()
+    assert (info["bytes_sent"], info["bytes_received"], info["last_activity"]) == (0, 0, None)
+    assert (info["state"], info["rtt"]) == ("known", None)
+
+
+async def test_metadata_that_was_not_given_is_a_dict_of_the_endpoints_own() -> None:
+    manager = manager_with([A, B])
+    first, second = manager.get_endpoint(A), manager.get_endpoint(B)
+    assert first is not None
+    assert second is not None
+    first["metadata"]["type"] = "relay"
+    assert second["metadata"] == {}
+    assert manager.find(type="relay") == [A]
+
+
+async def test_counters_follow_what_was_accepted() -> None:
+    manager = manager_with([A], Wire().send)
+    await manager.send_to_endpoint(A, b"12345")
+    await manager.broadcast(b"678")
+    await manager.deliver(A, b"12")
+    assert manager.offer(A, [b"3", b"45"]) == 2
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert (info["bytes_sent"], info["bytes_received"]) == (8, 5)
+    assert info["last_activity"] is not None
+    assert info["last_activity"] >= info["connected_at"]
+
+
+@pytest.mark.parametrize("how", ["send_to_endpoint", "broadcast", "deliver", "offer"])
+async def test_a_message_in_either_direction_is_an_activity(how: str) -> None:
+    manager = manager_with([A, B], Wire().send)
+    before = time.time()
+    if how == "send_to_endpoint":
+        await manager.send_to_endpoint(A, b"x")
+    elif how == "broadcast":
+        await manager.send_to_many([A], b"x")
+    elif how == "deliver":
+        await manager.deliver(A, b"x")
+    else:
+        manager.offer(A, [b"x"])
+    active, idle = manager.get_endpoint(A), manager.get_endpoint(B)
+    assert active is not None
+    assert idle is not None
+    assert active["last_activity"] is not None
+    assert before <= active["last_activity"] <= time.time()
+    assert idle["last_activity"] is None
+
+
+async def test_the_counters_restart_when_an_endpoint_comes_back() -> None:
+    manager = manager_with([A], Wire().send)
+    await manager.send_to_endpoint(A, b"12345")
+    await manager.deliver(A, b"12")
+    manager.retire_endpoint(A)
+    await manager.add_endpoint(A, None)
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert (info["bytes_sent"], info["bytes_received"], info["last_activity"]) == (0, 0, None)
+
+
+async def test_the_transport_learns_which_endpoints_to_connect() -> None:
+    told: list[tuple[bytes, list[bytes]]] = []
+    manager = TransportEndpoints(
+        on_wanted=lambda peer: told.append((peer, manager.list_endpoints()))
+    )
+    await manager.add_endpoint(A, None)
+    await manager.add_endpoint(B, None, connect=True)
+    assert told == [(B, [A, B])]  # it is there by then
+    assert [manager.wanted(endpoint_id) for endpoint_id in (A, B, C)] == [False, True, False]
+    await manager.deliver(B, b"x")
+    manager.retire_endpoint(B)
+    await manager.add_endpoint(B, None)  # again, and now without
+    assert not manager.wanted(B)
+    await manager.remove_endpoint(B)
+    await manager.add_endpoint(B, None, connect=True)
+    assert manager.wanted(B)
+    await manager.remove_endpoint(B)
+    assert not manager.wanted(B)
+    assert len(told) == 2
+    await TransportEndpoints().add_endpoint(A, None, connect=True)  # without a transport
+
+
+async def test_an_endpoint_that_the_transport_added_is_its_own_until_the_user_adds_it() -> None:
+    manager = TransportEndpoints()
+    manager.add_endpoint_nowait(A, None, temporary=True)
+    await manager.add_endpoint(B, None)
+    assert [manager.is_temporary(endpoint_id) for endpoint_id in (A, B, C)] == [True, False, False]
+    await manager.remove_endpoint(A)
+    assert not manager.is_temporary(A)
+    await manager.add_endpoint(A, None)
+    assert not manager.is_temporary(A)
+
+
+async def test_the_status_function_adds_to_the_description() -> None:
+    status = {"state": "open", "rtt": 0.1, "min_rtt": 0.05}
+    manager = manager_with([A], status=lambda peer: status if peer == A else {})
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert (info["state"], info["rtt"], info["min_rtt"]) == ("open", 0.1, 0.05)
+    assert info["bytes_sent"] == 0
+
+
+async def test_adding_twice_fails_and_changes_nothing() -> None:
+    manager = TransportEndpoints()
+    await manager.add_endpoint(A, "first", {"n": 1})
+    with pytest.raises(STTEndpointError, match=f"{A.hex()} already exists"):
+        await manager.add_endpoint(A, "second", {"n": 2})
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert (info["address"], info["metadata"]) == ("first", {"n": 1})
+
+
+async def test_update_replaces_only_what_is_given() -> None:
+    manager = TransportEndpoints()
+    await manager.add_endpoint(A, "old", {"n": 1})
+
+    def described() -> tuple[Any, Any]:
+        info = manager.get_endpoint(A)
+        assert info is not None
+        return info["address"], info["metadata"]
+
+    manager.update_endpoint(A, address="new")
+    assert described() == ("new", {"n": 1})
+    metadata = {"n": 2}
+    manager.update_endpoint(A, metadata=metadata)
+    assert described() == ("new", {"n": 2})
+    assert described()[1] is metadata
+    manager.update_endpoint(A, address=None, metadata=None)
+    assert described() == (None, {})
+    manager.update_endpoint(A)
+    assert described() == (None, {})
+    with pytest.raises(TypeError, match="metadata must be a dict or None, not list"):
+        manager.update_endpoint(A, address="other", metadata=[])  # type: ignore[arg-type]
+    assert described() == (None, {})
+
+
+async def test_endpoints_are_listed_counted_and_iterated_in_order_of_addition() -> None:
+    manager = manager_with([C, A, B])
+    assert manager.list_endpoints() == [C, A, B]
+    assert len(manager) == 3
+    assert A in manager
+    assert D not in manager
+    assert "a" not in manager
+    assert bytearray(A) not in manager
+    for endpoint_id in manager:
+        await manager.remove_endpoint(endpoint_id)
+    assert list(manager) == []
+
+
+async def test_an_unknown_endpoint_is_none_or_an_error() -> None:
+    manager = manager_with([A], Wire().send)
+    await manager.remove_endpoint(A)
+    assert manager.get_endpoint(A) is None
+    for attempt in (
+        manager.send_to_endpoint(A, b""),
+        manager.receive_from(A),
+        manager.deliver(A, b""),
+        manager.wait_for_room(A),
+        manager.remove_endpoint(A),
+    ):
+        with pytest.raises(STTEndpointError, match=f"{A.hex()} is unknown; add it first"):
+            await attempt
+    for call in (manager.update_endpoint, manager.retire_endpoint):
+        with pytest.raises(STTEndpointError):
+            call(A)
+    with pytest.raises(STTEndpointError):
+        manager.offer(A, [b""])
+
+
+@pytest.mark.parametrize("wrong", ["a", 7, None, bytearray(A), memoryview(A), [A], ("x", 1)])
+async def test_an_invalid_id_is_named(wrong: Any) -> None:
+    manager = manager_with([A], Wire().send)
+    expected = f"endpoint id must be bytes, not {type(wrong).__name__}"
+    for attempt in (
+        manager.add_endpoint(wrong, None),
+        manager.send_to_endpoint(wrong, b""),
+        manager.send_to_many([A, wrong], b""),
+        manager.receive_from(wrong),
+        manager.deliver(wrong, b""),
+        manager.wait_for_room(wrong),
+        manager.remove_endpoint(wrong),
+    ):
+        with pytest.raises(TypeError, match=expected):
+            await attempt
+    for call in (manager.get_endpoint, manager.update_endpoint, manager.retire_endpoint):
+        with pytest.raises(TypeError, match=expected):
+            call(wrong)
+    with pytest.raises(TypeError, match=expected):
+        manager.offer(wrong, [b""])
+    assert wrong not in manager
+    assert manager.list_endpoints() == [A]
+
+
+async def test_an_id_must_not_be_empty() -> None:
+    manager = TransportEndpoints()
+    with pytest.raises(ValueError, match="must not be empty"):
+        await manager.add_endpoint(b"", None)
+    with pytest.raises(ValueError, match="must not be empty"):
+        manager.get_endpoint(b"")
+
+
+async def test_other_wrong_arguments_are_named_and_nothing_is_sent() -> None:
+    wire = Wire()
+    manager = manager_with([A], wire.send)
+    wrong: Any = "text"
+    for attempt in (
+        manager.send_to_endpoint(A, wrong),
+        manager.send_to_many([A], wrong),
+        manager.broadcast(wrong),
+        manager.deliver(A, wrong),
+    ):
+        with pytest.raises(TypeError, match="data must be bytes, bytearray or memoryview, not str"):
+            await attempt
+    with pytest.raises(TypeError, match="ids must be an iterable of ids, not one bytes"):
+        await manager.send_to_many(A, b"")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="metadata must be a dict or None, not str"):
+        await manager.add_endpoint(B, None, wrong)
+    with pytest.raises(TypeError, match="predicate must be callable, not str"):
+        manager.find(wrong)
+    with pytest.raises(TypeError, match="transport_send_callback must be callable, not str"):
+        TransportEndpoints(wrong)
+    assert wire.sent == []
+    assert manager.list_endpoints() == [A]
+
+
+class Transport:
+    async def send(self, endpoint_id: bytes, data: bytes) -> None:
+        """Send it."""
+
+    async def __call__(self, endpoint_id: bytes, data: bytes) -> None:
+        """Send it."""
+
+    def plain(self, endpoint_id: bytes, data: bytes) -> None:
+        """Send it."""
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        Transport().plain,
+        partial(Transport().plain),
+        Transport,
+        lambda endpoint_id, data: None,
+        lambda endpoint_id, data: Transport().send(endpoint_id, data),
+        Mock(),
+    ],
+    ids=["method", "partial", "class", "lambda", "lambda that returns a coroutine", "mock"],
+)
+def test_a_callback_that_is_not_async_is_refused_before_it_has_sent_anything(callback: Any) -> None:
+    with pytest.raises(TypeError, match="transport_send_callback must be async"):
+        TransportEndpoints(transport_send_callback=callback)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        Transport().send,
+        Transport(),
+        partial(Transport().send),
+        AsyncMock(),
+        create_autospec(Transport().send),
+    ],
+    ids=["method", "object", "partial", "mock", "autospec"],
+)
+async def test_each_kind_of_async_callback_is_awaited(callback: Any) -> None:
+    manager = manager_with([A], callback)
+    await manager.send_to_endpoint(A, b"x")
+    assert await manager.broadcast(b"x") == {A: SendOutcome.ACCEPTED}
+
+
+async def test_an_async_predicate_is_refused_and_nothing_is_sent() -> None:
+    """It returns a coroutine, which would be true for every endpoint."""
+    wire = Wire()
+    manager = manager_with([A], wire.send)
+
+    async def predicate(metadata: dict[str, Any]) -> bool:
+        return False
+
+    for function in (predicate, partial(predicate), AsyncMock()):
+        with pytest.raises(TypeError, match="predicate must not be async"):
+            manager.find(function)
+    with pytest.raises(TypeError, match="predicate must not be async"):
+        await manager.broadcast(b"x", where=predicate)
+    assert wire.sent == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "many", float("nan")])
+def test_a_send_timeout_must_be_a_positive_number(seconds: Any) -> None:
+    with pytest.raises(STTConfigError, match="send_timeout must be a number above 0"):
+        TransportEndpoints(send_timeout=seconds)
+
+
+@pytest.mark.parametrize("bound", [0, -1, 1.5, "many", None])
+def test_a_bound_must_be_a_positive_int(bound: Any) -> None:
+    with pytest.raises(STTConfigError, match="inbox_messages must be an int of at least 1"):
+        TransportEndpoints(inbox_messages=bound)
+    with pytest.raises(STTConfigError, match="inbox_bytes must be an int of at least 1"):
+        TransportEndpoints(inbox_bytes=bound)
+
+
+async def test_find_takes_equalities_and_a_predicate() -> None:
+    manager = TransportEndpoints()
+    await manager.add_endpoint(A, None, {"type": "relay", "capacity_gb": 100})
+    await manager.add_endpoint(B, None, {"type": "storage", "capacity_gb": 1000})
+    await manager.add_endpoint(C, None, {"type": "storage"})
+    assert manager.find() == [A, B, C]
+    assert manager.find(type="storage") == [B, C]
+    assert manager.find(type="storage", capacity_gb=1000) == [B]
+    assert manager.find(capacity_gb=None) == []
+    assert manager.find(lambda m: m["capacity_gb"] > 500) == [B]
+    assert manager.find(lambda m: m["capacity_gb"] > 50, type="relay") == [A]
+    with pytest.raises(ZeroDivisionError):
+        manager.find(lambda m: 1 / 0)
+
+
+# -- sending to one --------------------------------------------------------------------------
+
+
+async def test_the_callback_gets_the_id_and_the_data() -> None:
+    wire = Wire()
+    manager = manager_with([A], wire.send)
+    await manager.send_to_endpoint(endpoint_id=A, data=b"Hello peer")
+    assert wire.sent == [(A, b"Hello peer")]
+
+
+async def test_the_callback_is_called_with_positional_arguments() -> None:
+    sent: list[tuple[bytes, bytes]] = []
+
+    async def callback(peer: bytes, payload: bytes, /) -> None:
+        sent.append((peer, payload))
+
+    manager = manager_with([A], callback)
+    await manager.send_to_endpoint(A, b"1")
+    await manager.broadcast(b"2")
+    assert sent == [(A, b"1"), (A, b"2")]
+
+
+async def test_a_buffer_is_copied_and_may_be_reused() -> None:
+    wire = Wire()
+    manager = manager_with([A], wire.send)
+    buffer = bytearray(b"one")
+    await manager.send_to_endpoint(A, buffer)
+    await manager.deliver(A, memoryview(buffer))
+    buffer[:] = b"two"
+    await manager.broadcast(memoryview(buffer)[::-1])
+    assert wire.sent == [(A, b"one"), (A, b"owt")]
+    assert all(type(data) is bytes for _, data in wire.sent)
+    assert await manager.receive_any() == (b"one", A)
+
+
+async def test_without_a_way_to_send_no_success_is_claimed() -> None:
+    manager = manager_with([A])
+    with pytest.raises(STTEndpointError, match="no way to send"):
+        await manager.send_to_endpoint(A, b"x")
+    assert await manager.broadcast(b"x") == {A: SendOutcome.UNREACHABLE}
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert info["bytes_sent"] == 0
+
+
+async def test_an_exception_of_the_callback_reaches_the_sender_of_one() -> None:
+    failure = ConnectionResetError("gone")
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        raise failure
+
+    manager = manager_with([A], callback)
+    with pytest.raises(ConnectionResetError) as caught:
+        await manager.send_to_endpoint(A, b"x")
+    assert caught.value is failure
+    info = manager.get_endpoint(A)
+    assert info is not None
+    assert (info["bytes_sent"], info["last_activity"]) == (0, None)
+
+
+async def test_the_fast_path_is_tried_first_and_the_callback_only_if_it_declines() -> None:
+    wire = Wire()
+    fast: list[bytes] = []
+
+    def accept(endpoint_id: bytes, data: bytes) -> bool:
+        fast.append(endpoint_id)
+        return endpoint_id == A
+
+    manager = manager_with([A, B], wire.send, routes=routes_to([A, B], accept))
+    await manager.send_to_endpoint(A, b"x")
+    await manager.send_to_endpoint(B, b"x")
+    assert (fast, wire.sent) == ([A, B], [(B, b"x")])
+    outcomes = await manager.broadcast(b"y")
+    assert outcomes == {A: SendOutcome.ACCEPTED, B: SendOutcome.ACCEPTED}
+    assert wire.sent == [(B, b"x"), (B, b"y")]
+
+
+async def test_a_broadcast_that_is_accepted_at_once_makes_no_task() -> None:
+    manager = manager_with([A, B], Wire().send, routes=routes_to([A, B], lambda *_: True))
+    before = asyncio.all_tasks()
+    sending = manager.broadcast(b"x")
+    # It must run to its end without ever giving way to the loop.
+    with pytest.raises(StopIteration) as done:
+        sending.send(None)
+    assert done.value.value == {A: SendOutcome.ACCEPTED, B: SendOutcome.ACCEPTED}
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_callback_may_add_and_remove_endpoints() -> None:
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        await manager.add_endpoint(endpoint_id + b"'", None)
+        await manager.remove_endpoint(endpoint_id)
+
+    manager = manager_with([A, B], callback)
+    await manager.send_to_endpoint(A, b"x")
+    assert manager.list_endpoints() == [B, A + b"'"]
+    outcomes = await manager.broadcast(b"x")
+    assert list(outcomes) == [B, A + b"'"]
+    assert all(outcomes.values())
+    assert manager.list_endpoints() == [B + b"'", A + b"''"]
+
+
+# -- sending to many -------------------------------------------------------------------------
+
+
+async def test_sends_to_many_run_concurrently() -> None:
+    entered: list[bytes] = []
+    all_entered = asyncio.Event()
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        entered.append(endpoint_id)
+        if len(entered) == 5:
+            all_entered.set()
+        await all_entered.wait()  # none leaves before all have entered
+
+    manager = manager_with([A, B, C, D, E], callback)
+    outcomes = await manager.broadcast(b"x")
+    assert outcomes == dict.fromkeys([A, B, C, D, E], SendOutcome.ACCEPTED)
+
+
+def test_five_sends_of_a_fifth_of_a_second_take_a_fifth_of_a_second() -> None:
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        await asyncio.sleep(0.2)
+
+    async def main() -> None:
+        manager = manager_with([A, B, C, D, E], callback)
+        loop = asyncio.get_running_loop()
+        await manager.send_to_many([A, B, C, D, E], b"x")
+        assert loop.time() == pytest.approx(0.2)
+        await manager.broadcast(b"x")
+        assert loop.time() == pytest.approx(0.4)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (STTConnectError("x"), SendOutcome.UNREACHABLE),
+        (STTIdentityError("x"), SendOutcome.UNREACHABLE),
+        (STTSessionClosedError("x"), SendOutcome.UNREACHABLE),
+        (STTEndpointError("x"), SendOutcome.UNREACHABLE),
+        (STTWindowFullError("x"), SendOutcome.FULL),
+        (STTTimeoutError("x"), SendOutcome.FULL),
+        (TimeoutError("x"), SendOutcome.FULL),
+        (ConnectionResetError("x"), SendOutcome.FAILED),
+        (asyncio.CancelledError("x"), SendOutcome.FAILED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value.name,
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_each_failure_has_its_outcome_and_harms_no_other(
+    error: BaseException, outcome: SendOutcome, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[bytes] = []
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        if late:
+            await asyncio.sleep(0)
+        if endpoint_id == B:
+            raise error
+        for _ in range(5):
+            await asyncio.sleep(0)
+        sent.append(endpoint_id)
+
+    manager = manager_with([A, B, C], callback)
+    outcomes = await manager.send_to_many([C, B, D, A], b"x")
+    assert outcomes == {
+        C: SendOutcome.ACCEPTED,
+        B: outcome,
+        D: SendOutcome.UNKNOWN,
+        A: SendOutcome.ACCEPTED,
+    }
+    assert list(outcomes) == [C, B, D, A]
+    assert sent == [C, A]
+    logged = [record for record in caplog.records if record.exc_info]
+    assert [record.exc_info[1] for record in logged if record.exc_info] == (
+        [error] if outcome is SendOutcome.FAILED else []
+    )
+
+
+async def test_a_failure_on_the_fast_path_is_an_outcome_too() -> None:
+    def accept(endpoint_id: bytes, data: bytes) -> bool:
+        if endpoint_id == A:
+            raise STTWindowFullError("x")
+        return True
+
+    manager = manager_with([A, B], Wire().send, routes=routes_to([A, B], accept))
+    assert await manager.broadcast(b"x") == {A: SendOutcome.FULL, B: SendOutcome.ACCEPTED}
+    with pytest.raises(STTWindowFullError):
+        await manager.send_to_endpoint(A, b"x")
+
+
+def test_only_an_accepted_outcome_is_true() -> None:
+    assert [outcome for outcome in SendOutcome if outcome] == [SendOutcome.ACCEPTED]
+
+
+async def test_a_recipient_given_twice_is_sent_to_once() -> None:
+    wire = Wire()
+    manager = manager_with([A, B], wire.send)
+    assert list(await manager.send_to_many(iter([A, B, A]), b"x")) == [A, B]
+    assert wire.sent == [(A, b"x"), (B, b"x")]
+
+
+async def test_without_recipients_there_are_no_outcomes() -> None:
+    manager = TransportEndpoints(Wire().send)
+    assert await manager.broadcast(b"x") == {}
+    assert await manager.send_to_many([], b"x") == {}
+
+
+async def test_a_broadcast_can_be_narrowed_by_metadata() -> None:
+    wire = Wire()
+    manager = TransportEndpoints(wire.send)
+    await manager.add_endpoint(A, None, {"region": "us", "load": 3})
+    await manager.add_endpoint(B, None, {"region": "eu", "load": 1})
+    await manager.add_endpoint(C, None)
+    assert list(await manager.broadcast(b"x", where={"region": "eu"})) == [B]
+    assert list(await manager.broadcast(b"x", where=lambda m: m["load"] > 2)) == [A]
+    assert list(await manager.broadcast(b"x", where={})) == [A, B, C]
+    assert [endpoint_id for endpoint_id, _ in wire.sent] == [B, A, A, B, C]
+
+
+async def test_a_recipient_that_takes_too_long_is_given_up_as_full() -> None:
+    ended: list[bytes] = []
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        if endpoint_id == A:
+            return
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(endpoint_id)
+
+    manager = manager_with([A, B, C], callback)
+    outcomes = await manager.broadcast(b"x", timeout=0.01)
+    assert outcomes == {A: SendOutcome.ACCEPTED, B: SendOutcome.FULL, C: SendOutcome.FULL}
+    assert ended == [B, C]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["of the manager", "of the call"])
+def test_the_calls_timeout_takes_precedence_over_the_managers(given: bool) -> None:
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        await asyncio.sleep(0 if endpoint_id == A else 100)
+
+    async def main() -> None:
+        manager = manager_with([A, B], callback, send_timeout=50 if given else 7)
+        timeout: dict[str, Any] = {"timeout": 7} if given else {}
+        loop = asyncio.get_running_loop()
+        for sending in (
+            manager.broadcast(b"x", **timeout),
+            manager.send_to_many([A, B], b"x", **timeout),
+        ):
+            started = loop.time()
+            assert await sending == {A: SendOutcome.ACCEPTED, B: SendOutcome.FULL}
+            assert loop.time() - started == pytest.approx(7)
+        assert all((await manager.broadcast(b"x", timeout=None)).values())  # no limit
+        unlimited = manager_with([A, B], callback, send_timeout=None)
+        assert all((await unlimited.broadcast(b"x")).values())
+
+    run_virtual(main())
+
+
+async def test_a_broadcast_leaves_out_the_excluded() -> None:
+    wire = Wire()
+    manager = manager_with([A, B, C], wire.send)
+    manager.update_endpoint(C, metadata={"room": "lobby"})
+    assert list(await manager.broadcast(b"1", exclude={B, D})) == [A, C]
+    assert list(await manager.broadcast(b"2", where={"room": "lobby"}, exclude=[C])) == []
+    assert wire.sent == [(A, b"1"), (C, b"1")]
+    with pytest.raises(TypeError, match="exclude must be an iterable of ids"):
+        await manager.broadcast(b"3", exclude=A)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="an endpoint id must be bytes"):
+        await manager.broadcast(b"3", exclude=["a"])  # type: ignore[list-item]
+
+
+async def test_a_broadcast_to_what_is_no_condition_names_what_is_one() -> None:
+    manager = manager_with([A], Wire().send)
+    with pytest.raises(TypeError, match=r'mapping of metadata, such as \{"room": "lobby"\}'):
+        await manager.broadcast(b"1", where="room")  # type: ignore[arg-type]
+
+
+async def test_a_cancelled_broadcast_cancels_and_awaits_every_send() -> None:
+    entered: asyncio.Queue[bytes] = asyncio.Queue()
+    ended: list[bytes] = []
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        entered.put_nowait(endpoint_id)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)  # cleaning up takes a while
+            ended.append(endpoint_id)
+
+    manager = manager_with([A, B], callback)
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(manager.broadcast(b"x"))
+    assert [await entered.get(), await entered.get()] == [A, B]
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # impatience changes nothing
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [A, B]
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_cancel_while_late_sends_clean_up_is_not_swallowed() -> None:
+    cleaning = asyncio.Event()
+    cleaned: list[bytes] = []
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            cleaned.append(endpoint_id)
+
+    manager = manager_with([A, B], callback)
+    task = asyncio.create_task(manager.broadcast(b"x", timeout=0.001))
+    await cleaning.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned == [A, B]
+
+
+async def test_a_send_cancelled_by_something_else_has_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        if endpoint_id == A:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        await asyncio.sleep(0)
+
+    manager = manager_with([A, B], callback)
+    assert await manager.broadcast(b"x") == {A: SendOutcome.FAILED, B: SendOutcome.ACCEPTED}
+    assert f"sending to {A.hex()[:16]} was cancelled by other code" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_passes_and_leaves_no_send_behind(error: type[BaseException]) -> None:
+    ended: list[bytes] = []
+
+    async def callback(endpoint_id: bytes, data: bytes) -> None:
+        if endpoint_id == B:
+            await asyncio.sleep(0)
+            raise error
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(endpoint_id)
+
+    manager = manager_with([A, B, C], callback)
+    with pytest.raises(error):
+        asyncio.run(manager.broadcast(b"x"))
+    assert sorted(ended) == [A, C]
+
+
+# -- scale -----------------------------------------------------------------------------------
+
+
+async def test_a_thousand_endpoints_send_and_receive() -> None:
+    wire = Wire()
+    ids = [number.to_bytes(32, "big") for number in range(1, 1001)]
+    manager = manager_with(ids, wire.send)
+    assert all((await manager.broadcast(b"x")).values())
+    assert [endpoint_id for endpoint_id, _ in wire.sent] == ids
+    for endpoint_id in ids:
+        await manager.deliver(endpoint_id, endpoint_id[-2:])
+    for endpoint_id in ids[::2]:
+        assert await manager.receive_from(endpoint_id) == (endpoint_id[-2:], endpoint_id)
+    for endpoint_id in ids[1::2]:
+        assert await manager.receive_any() == (endpoint_id[-2:], endpoint_id)
+
+
+async def test_the_cost_of_an_operation_does_not_grow_with_the_number_of_endpoints() -> None:
+    async def use(manager: TransportEndpoints, endpoint_id: bytes) -> None:
+        await manager.add_endpoint(endpoint_id, None)
+        manager.get_endpoint(endpoint_id)
+        await manager.send_to_endpoint(endpoint_id, b"x")
+        await manager.deliver(endpoint_id, b"x")
+        await manager.receive_from(endpoint_id)
+        await manager.deliver(endpoint_id, b"x")
+        await manager.receive_any()
+        await manager.deliver(endpoint_id, b"x")
+        await manager.remove_endpoint(endpoint_id)
+
+    lines = []
+    for count in (10, 10_000):
+        manager = manager_with([b"%d" % number for number in range(count)], Wire().send)
+        with counting_lines() as counted:
+            await use(manager, A)
+        lines.append(counted.lines)
+    assert lines[0] == lines[1] > 0
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_an_idle_endpoint_takes_less_than_700_bytes(used: bool) -> None:
+    async def use(endpoint_id: bytes) -> None:
+        receiving = asyncio.create_task(manager.receive_from(endpoint_id))
+        await asyncio.sleep(0)
+        await manager.deliver(endpoint_id, b"x")
+        await receiving
+        await manager.deliver(endpoint_id, b"x")
+        delivering = asyncio.create_task(manager.deliver(endpoint_id, b"x"))
+        await asyncio.sleep(0)
+        await manager.receive_from(endpoint_id)
+        await delivering
+        await manager.receive_any()
+        await manager.send_to_endpoint(endpoint_id, b"x")
+
+    async def send(endpoint_id: bytes, data: bytes) -> None:
+        """Keep nothing."""
+
+    manager = TransportEndpoints(send, inbox_messages=1)
+    await manager.add_endpoint(b"another", None)
+    await use(b"another")  # what is made once and for all
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(5_000):
+            endpoint_id = number.to_bytes(32, "big")
+            manager.add_endpoint_nowait(endpoint_id, ("192.168.1.100", 9000))
+            if used:
+                await use(endpoint_id)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 5_000 < 700

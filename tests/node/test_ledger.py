@@ -1,0 +1,745 @@
+"""What a node holds and promises in all: never beyond its limit, and no session ends for it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, live, memory_nodes, until
+from seigr_toolset_transmissions import NodeConfig, SendOutcome
+from seigr_toolset_transmissions.errors import STTConnectError, STTWindowFullError
+from seigr_toolset_transmissions.node.ledger import Ledger, Share
+from seigr_toolset_transmissions.protocol.frames import Part
+from seigr_toolset_transmissions.protocol.machine import SessionMachine
+from seigr_toolset_transmissions.protocol.outbox import FRAME_COST, longest_cost
+from seigr_toolset_transmissions.protocol.phase import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seigr_toolset_transmissions import Session, STTNode
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Timers:
+    """Stands in for the loop: calls are due when the test says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Any:
+        assert 0 < seconds < 1
+        self.calls.append(call)
+        return self
+
+    def cancel(self) -> None:
+        self.calls.clear()
+
+    def fire(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+class Book:
+    """A ledger, and a stand-in for the inboxes of its node."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.inboxes: dict[bytes, int] = {}
+        self.awaited: set[bytes] = set()
+        self.timers = Timers()
+        self.relieved = 0
+        self.config = NodeConfig(**limits)
+        self.ledger = Ledger(
+            self.config,
+            inboxes=lambda: sum(self.inboxes.values()),
+            inbox_of=lambda peer: self.inboxes.get(peer, 0),
+            awaits=lambda peer: peer in self.awaited,
+            call_later=self.timers.call_later,
+            relieve=self._relieve,
+        )
+
+    def _relieve(self) -> None:
+        self.relieved += 1
+
+    def share(self, name: bytes = b"peer") -> Share:
+        return Share(self.ledger, name)
+
+
+SMALL: dict[str, Any] = {
+    "max_message_bytes": 8 * KIB,
+    "receive_window_bytes": 64 * KIB,
+    "send_window_bytes": 64 * KIB,
+    "max_buffered_bytes": 256 * KIB,
+    "max_sessions": 8,
+}
+
+
+def test_by_default_there_is_a_first_window_for_each_possible_session() -> None:
+    config = NodeConfig()
+    ledger = Book().ledger
+    assert ledger.first_window == 64 * KIB + FRAME_COST  # the largest frame
+    assert ledger.first_send == ledger.first_window // 4
+    each = ledger.first_window + ledger.first_send
+    assert ledger.room > config.max_buffered_bytes // 5
+    for _ in range(config.max_sessions):
+        assert ledger.admits
+        ledger.enter()
+    assert ledger.committed == config.max_sessions * each
+    assert ledger.room > config.max_buffered_bytes // 5
+
+
+def test_sessions_beyond_those_expected_leave_the_room_that_ends_messages() -> None:
+    book = Book(max_buffered_bytes=16 * MIB)
+    shares: list[Share] = []
+    while book.ledger.admits:
+        shares.append(book.share(bytes([len(shares)])))
+    assert len(shares) > book.ledger._expected
+    whole = longest_cost(book.config.max_message_bytes)
+    first = shares[-1].first_window
+    assert shares[-1].grant(first, whole - first, whole - first) == whole - first
+    assert book.ledger.committed <= book.config.max_buffered_bytes
+
+
+def test_a_message_in_tiny_parts_gets_no_more_than_is_kept_for_one_and_counts_as_stuck() -> None:
+    book = Book(**SMALL)
+    hostile, honest = Peer(book, 0), Peer(book, 1)
+    book.inboxes[b"others"] = book.ledger.room
+    for peer, size in (hostile, 1), (honest, 4000):
+        peer.to_send.extend([(size, False)] * (8000 // size))
+        peer.to_send.append((8, True))
+        for _ in range(1000):
+            while peer.send(now=0.0):
+                pass
+            book.timers.fire()
+    assert hostile.machine.committed <= longest_cost(book.config.max_message_bytes)
+    assert hostile.machine.stuck_since == 0.0  # not excused as one that waits for room
+    assert not honest.to_send
+
+
+@pytest.mark.parametrize(
+    ("limits", "first"),
+    [
+        ({"max_sessions": 100}, 256 * KIB),
+        ({"max_sessions": 1000}, 512 * MIB // 4000),
+        ({"max_message_bytes": 1000}, 32 * KIB),
+        ({"max_message_bytes": 1000, "receive_window_bytes": 2000}, 2000),
+        ({"max_message_bytes": 1000, "max_buffered_bytes": 16 * MIB}, 1000 + FRAME_COST),
+    ],
+)
+def test_the_first_window_is_larger_with_fewer_sessions(limits: dict[str, Any], first: int) -> None:
+    assert Book(**limits).ledger.first_window == first
+
+
+def test_one_session_may_use_a_good_part_and_each_further_one_less() -> None:
+    book = Book(max_sessions=100)
+    given = []
+    for number in range(100):
+        share = book.share(bytes([number]))
+        first = share.first_window
+        given.append(share.grant(first, 8 * MIB - first, 0))
+    assert given[:10] == [8 * MIB - 256 * KIB] * 10
+    assert given == sorted(given, reverse=True)
+    assert 0 < book.ledger.committed < 512 * MIB
+
+
+def test_late_comers_find_room_however_greedy_those_before_are() -> None:
+    book = Book(max_sessions=10)
+    shares = [book.share(bytes([number])) for number in range(9)]
+    for _ in range(100):
+        for share in shares:
+            share.grant(share.first_window + share._charged, 1 << 40, 0)
+    late = book.share(b"late")
+    assert late.grant(late.first_window, 8 * MIB, 0) > MIB
+
+
+def test_room_that_is_freed_is_there_for_others() -> None:
+    book = Book(**SMALL)
+    one, other = book.share(b"one"), book.share(b"other")
+    room = book.ledger.room
+    granted = one.grant(one.first_window, 30 * KIB, 0)
+    assert granted > 20 * KIB
+    assert book.ledger.room == room - granted
+    one.release(10 * KIB)
+    assert book.ledger.room == room - granted + 10 * KIB
+    one.leave()
+    one.leave()
+    one.wait()
+    assert book.ledger.room == room
+    other.leave()
+    assert book.ledger.committed == 0
+    assert not book.timers.calls
+
+
+def test_messages_in_the_inbox_count_against_their_own_window_first() -> None:
+    book = Book(**SMALL)
+    share = book.share()
+    book.inboxes = {b"peer": 2000, b"others": 1 << 20}
+    assert book.ledger.room < 0
+    assert share.grant(share.first_window - 3000, 3000, 0) == 1000
+    assert share.grant(share.first_window - 2000, 2000, 0) == 0
+    book.inboxes[b"peer"] = 0
+    assert share.grant(share.first_window - 2000, 2000, 0) == 2000
+
+
+def test_sessions_that_need_room_to_finish_a_message_get_it_in_order() -> None:
+    book = Book(**SMALL)
+    shares = [book.share(bytes([number])) for number in range(8)]
+    first, needed, most = shares[0].first_window, 4 * KIB, book.ledger._most_finishers
+    book.inboxes[b"others"] = book.ledger.room
+    order: list[int] = []
+
+    class Owner:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def room_came(self) -> None:
+            if shares[self.number].grant(first, needed, needed):
+                order.append(self.number)
+
+    assert most > 0
+    for number, share in enumerate(shares):
+        share.owner = Owner(number)
+        share.owner.room_came()
+    assert order == [*range(most)]
+    for turn in range(most):  # those that have begun may continue, and no other begins
+        assert shares[turn].grant(first + needed, needed, needed) == needed
+    book.timers.fire()
+    assert order == [*range(most)]
+    shares[0].finished()
+    shares[0].release(2 * needed)
+    assert shares[most + 1].grant(first, needed, needed) == 0  # it is not its turn
+    book.timers.fire()
+    assert order == [*range(most + 1)]
+    for number in range(1, 8):
+        for share in shares[:number]:
+            share.finished()
+            share.release(2 * needed)
+        book.timers.fire()
+    assert order == [*range(8)]
+    for share in shares:
+        share.finished()
+    book.timers.fire()
+    assert not book.timers.calls
+
+
+def test_a_session_that_cannot_ask_does_not_keep_others_from_finishing() -> None:
+    book = Book(**SMALL)
+    shares = [book.share(bytes([number])) for number in range(3)]
+    first, needed = shares[0].first_window, 8 * KIB
+    book.inboxes[b"others"] = MIB
+    for share in shares:
+        assert share.grant(first, needed, needed) == 0
+    got = []
+
+    class Owner:
+        def room_came(self) -> None:
+            got.append(shares[1].grant(first, needed, needed))
+
+    shares[1].owner = Owner()
+    book.inboxes.clear()
+    book.timers.fire()
+    assert got == [needed]
+
+
+def test_stalled_sessions_are_looked_for_only_while_others_wait() -> None:
+    book = Book(**SMALL)
+    share = book.share()
+    share.wait()
+    for _ in range(300):
+        share.wait()
+        book.timers.fire()
+    assert book.relieved == 0
+    book.inboxes[b"others"] = MIB
+
+    class Owner:
+        def room_came(self) -> None:
+            share.grant(share.first_window, 8 * KIB, 8 * KIB)
+
+    share.owner = Owner()
+    share.owner.room_came()
+    for _ in range(300):
+        book.timers.fire()
+    assert book.relieved == 3
+    share.leave()
+    book.timers.fire()
+    assert not book.timers.calls
+
+
+def test_waiting_sessions_get_their_turns_one_after_the_other() -> None:
+    book = Book(max_sessions=1000)
+    tried: list[int] = []
+
+    class Owner:
+        def __init__(self, number: int, share: Share) -> None:
+            self.number, self.share = number, share
+
+        def room_came(self) -> None:
+            tried.append(self.number)
+            self.share.wait()
+
+    for number in range(1000):
+        share = book.share()
+        share.owner = Owner(number, share)
+        share.wait()
+    for _ in range(16):
+        book.timers.fire()
+    assert tried[:2000] == [*range(1000), *range(1000)]
+    assert len(tried) < 3000
+
+
+def test_sending_shares_the_same_room() -> None:
+    book = Book(**SMALL)
+    one, other = book.share(b"one"), book.share(b"other")
+    room = book.ledger.room
+    assert one.lend(0, room // 3, alone=False)
+    assert not one.lend(room // 3, KIB, alone=False)
+    assert other.lend(0, KIB, alone=False)
+    assert book.ledger.room == room - room // 3 - KIB
+    one.give_back(room // 3)
+    other.leave()
+    one.leave()
+    assert book.ledger.committed == 0
+
+
+def test_a_lone_message_finds_room_when_others_have_taken_the_rest() -> None:
+    book = Book(**SMALL)
+    share, other = book.share(), book.share(b"other")
+    book.inboxes[b"others"] = MIB
+    assert not share.lend(0, 8 * KIB, alone=False)
+    count = 0
+    while share.lend(count * 8 * KIB, 8 * KIB, alone=True):
+        count += 1
+    assert count * 8 * KIB <= book.ledger.lane_size < (count + 1) * 8 * KIB
+    assert not other.lend(0, 8 * KIB, alone=True)
+    share.give_back(8 * KIB)
+    assert other.lend(0, 8 * KIB, alone=True)
+    share.leave()
+    other.leave()
+    assert book.ledger.lane == 0
+
+
+def test_a_stopped_ledger_has_no_timer() -> None:
+    book = Book(**SMALL)
+    book.share().wait()
+    assert book.timers.calls
+    book.ledger.stop()
+    assert not book.timers.calls
+
+
+# Any schedule: sessions that come and go, peers that use what they are given, an application that
+# consumes when it likes.
+
+
+class Peer:
+    """A peer that sends messages in parts, as far as it has credit, and its session's machine."""
+
+    def __init__(self, book: Book, number: int) -> None:
+        self.id = bytes([number])
+        self.book = book
+        share = book.share(self.id)
+        self.machine = SessionMachine(
+            self.id * 16,
+            book.config,
+            link=Link.UP,
+            peer_max_message=1,
+            budget=share,
+            now=0.0,
+        )
+        share.owner = self
+        self.credit = share.first_window
+        self.sent = 0
+        self.to_send: deque[tuple[int, bool]] = deque()
+        """Frames: their sizes, and whether each is the last of its message."""
+        self.waiting: deque[int] = deque()
+        """Messages in the session's machine that the inbox has not taken."""
+
+    def room_came(self) -> None:
+        self.machine.retry(0.0)
+        self.hear()
+
+    def hear(self) -> None:
+        """Let the peer have the acknowledgement that is due, if there is one."""
+        if self.machine.ack_owed:
+            self.machine.data_to_send(1)
+            self.credit = self.machine._credit_told
+
+    def send(self, now: float) -> bool:
+        """Send one frame if there is credit for it; return whether there was."""
+        if not self.to_send or self.sent + self.to_send[0][0] + FRAME_COST > self.credit:
+            return False
+        size, last = self.to_send.popleft()
+        self.sent += size + FRAME_COST
+        frame = [bytes(size)] if last else Part([bytes(size)])
+        self.waiting.extend(map(len, self.machine.receive([frame], now)))
+        self.hear()
+        return True
+
+    def hand_on(self) -> None:
+        """Put the first message into the inbox."""
+        size = self.waiting.popleft()
+        self.machine.consumed(size, 1)
+        self.book.inboxes[self.id] = self.book.inboxes.get(self.id, 0) + size + FRAME_COST
+        self.hear()
+
+
+class AnySchedule(RuleBasedStateMachine):
+    """Whatever happens, the sum stays below the limit, and in the end every session finishes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book(**SMALL)
+        self.peers: list[Peer] = []
+        self.now = 0.0
+        self.count = 0
+
+    def choose(self, number: int) -> Peer | None:
+        return self.peers[number % len(self.peers)] if self.peers else None
+
+    @rule()
+    def one_comes(self) -> None:
+        if len(self.peers) < SMALL["max_sessions"] and self.book.ledger.admits:
+            self.count += 1
+            self.peers.append(Peer(self.book, self.count % 256))
+
+    @rule(number=st.integers(0, 7))
+    def one_goes(self, number: int) -> None:
+        peer = self.choose(number)
+        if peer is not None:
+            self.peers.remove(peer)
+            peer.machine.abandon()
+            while peer.waiting:
+                peer.hand_on()
+            peer.machine.budget.leave()
+
+    @rule(
+        number=st.integers(0, 7),
+        size=st.integers(0, 8 * KIB),
+        part=st.integers(500, 8 * KIB),
+        count=st.integers(1, 20),
+    )
+    def one_wants_to_send(self, number: int, size: int, part: int, count: int) -> None:
+        peer = self.choose(number)
+        if peer is not None and len(peer.to_send) < 200:
+            for _ in range(count):
+                peer.to_send.extend((part, False) for _ in range(size // part))
+                peer.to_send.append((size % part, True))
+
+    @rule(number=st.integers(0, 7), count=st.integers(1, 100))
+    def one_sends(self, number: int, count: int) -> None:
+        peer = self.choose(number)
+        while count and peer is not None and peer.send(self.now):
+            count -= 1
+
+    @rule(number=st.integers(0, 7), count=st.integers(1, 20))
+    def the_inbox_takes_some(self, number: int, count: int) -> None:
+        peer = self.choose(number)
+        while count and peer is not None and peer.waiting:
+            peer.hand_on()
+            count -= 1
+
+    @rule(number=st.integers(0, 7))
+    def the_application_receives_all_of_one(self, number: int) -> None:
+        peer = self.choose(number)
+        if peer is not None:
+            self.book.inboxes.pop(peer.id, None)
+
+    @rule(seconds=st.floats(0, 3))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.book.timers.fire()
+
+    @invariant()
+    def no_more_is_held_and_promised_than_the_limit(self) -> None:
+        held = sum(self.book.inboxes.values())
+        assert held + sum(p.machine.committed for p in self.peers) <= SMALL["max_buffered_bytes"]
+        assert all(peer.sent <= peer.credit for peer in self.peers)
+
+    def teardown(self) -> None:
+        """Let the application consume: every message that was begun arrives."""
+        for _ in range(3000):
+            for peer in self.peers:
+                while peer.send(self.now):
+                    pass
+                while peer.waiting:
+                    peer.hand_on()
+            self.book.inboxes.clear()
+            self.now += 0.01
+            for peer in self.peers:
+                peer.hear()
+            self.book.timers.fire()
+            if not any(peer.to_send for peer in self.peers):
+                break
+        assert not any(peer.to_send for peer in self.peers)
+        for peer in self.peers:
+            peer.machine.abandon()
+            peer.machine.budget.leave()
+        assert self.book.ledger.committed == 0
+
+
+TestAnySchedule = AnySchedule.TestCase
+TestAnySchedule.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+# Whole nodes.
+
+SETTINGS: dict[str, Any] = {
+    "max_message_bytes": 8 * KIB,
+    "receive_window_bytes": 64 * KIB,
+    "send_window_bytes": 64 * KIB,
+    "inbox_bytes": 64 * KIB,
+    "max_sessions_per_peer": 100,
+}
+MESSAGE = 1000
+
+
+async def several(nodes: Nodes, count: int, limit: int) -> tuple[STTNode, list[Session]]:
+    """A listener with this budget, and sessions of one dialer with it."""
+    config = dataclasses.replace(nodes.config, max_buffered_bytes=limit)
+    hub = await nodes.listen("bob", config=config)
+    dialer = await nodes.start("alice")
+    sessions = [await dialer.connect(*address_of(hub)) for _ in range(count)]
+    await until(lambda: len(hub.sessions) == count)
+    return hub, sessions
+
+
+def held_and_promised(node: STTNode) -> int:
+    stats = node.stats()
+    return stats.buffered_bytes + stats.promised_bytes + stats.unacknowledged_bytes
+
+
+async def send_numbers(session: Session, label: int, until_time: float, size: int) -> int:
+    """Send messages with consecutive numbers until the time has come; return how many."""
+    loop, count = asyncio.get_running_loop(), 0
+    while loop.time() < until_time:
+        await session.send(label.to_bytes(2) + count.to_bytes(8) + bytes(size))
+        count += 1
+        if count % 8 == 0:
+            await asyncio.sleep(0.01)
+    return count
+
+
+@pytest.mark.parametrize("size", [MESSAGE, 8000])
+@pytest.mark.parametrize("push", [False, True], ids=["pull", "push"])
+@in_virtual_time
+async def test_fast_peers_of_an_application_that_takes_nothing_for_a_minute_lose_nothing(
+    push: bool, size: int
+) -> None:
+    limit, loop = 800 * KIB, asyncio.get_running_loop()
+    async with memory_nodes(**SETTINGS) as nodes:
+        hub, sessions = await several(nodes, 40, limit)
+        log = EventLog(hub)
+        received: list[list[int]] = [[] for _ in sessions]
+        go_on = asyncio.Event()
+
+        def take(data: bytes) -> None:
+            received[int.from_bytes(data[:2])].append(int.from_bytes(data[2:10]))
+
+        if push:
+
+            @hub.events.on("data_received")
+            async def handle(session_id: bytes, data: bytes) -> None:
+                await go_on.wait()
+                take(data)
+
+        end = loop.time() + 61
+        sending = [
+            asyncio.ensure_future(send_numbers(session, label, end, size))
+            for label, session in enumerate(sessions)
+        ]
+        for _ in range(60):
+            await asyncio.sleep(1)
+            assert held_and_promised(hub) <= limit
+        assert hub.stats().buffered_bytes > limit // 4
+        assert {session.state.value for session in sessions} == {"open"}
+        go_on.set()
+
+        async def pull() -> None:
+            while not push:
+                take((await hub.endpoints.receive_any())[0])
+                await asyncio.sleep(0.0001)
+
+        pulling = asyncio.ensure_future(pull())
+        counts = await asyncio.gather(*sending)
+        await until(lambda: sum(map(len, received)) == sum(counts), 100)
+        assert received == [list(range(count)) for count in counts]
+        assert min(counts) > 50
+        assert log.names == []
+        assert held_and_promised(hub) <= limit
+        pulling.cancel()
+        await asyncio.gather(pulling, return_exceptions=True)
+        # The peers may still use what they were promised, however long ago.
+        for session in sessions:
+            await session.close()
+        await until(lambda: not hub._registry._departing)
+        assert hub._registry.budget.committed == 0
+
+
+@in_virtual_time
+async def test_a_peer_that_comes_while_all_others_wait_is_served_at_once() -> None:
+    limit, loop = 800 * KIB, asyncio.get_running_loop()
+    async with memory_nodes(**SETTINGS) as nodes:
+        hub, sessions = await several(nodes, 20, limit)
+        end = loop.time() + 1000
+        sending = [
+            asyncio.ensure_future(send_numbers(session, 0, end, MESSAGE)) for session in sessions
+        ]
+        await asyncio.sleep(60)
+        late = await nodes.connect(await nodes.start("carol"), hub)
+        before = loop.time()
+        for _ in range(300):
+            await late.near.send(bytes(MESSAGE))
+            await hub.endpoints.receive_from(late.dialer.node_id, timeout=1)
+        assert loop.time() - before < 1
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
+@in_virtual_time
+async def test_more_sessions_than_there_is_room_for_are_refused_on_either_side() -> None:
+    limit = 200 * KIB
+    async with memory_nodes(**SETTINGS) as nodes:
+        hub, sessions = await several(nodes, 2, limit)
+        log = EventLog(hub)
+        dialer = nodes.made[1]
+
+        async def more(dialer: STTNode, listener: STTNode, bounded: STTNode) -> None:
+            for _ in range(30):
+                sessions.append(await dialer.connect(*address_of(listener)))
+                assert held_and_promised(bounded) <= limit
+
+        with pytest.raises(STTConnectError, match="accepts no more sessions"):
+            await more(dialer, hub, hub)
+        assert 5 < len(sessions) < 30
+        ((name, details),) = log.errors
+        assert name == "limit_reached"
+        assert "max_buffered_bytes" in details["reason"]
+        dialer_config = dataclasses.replace(nodes.config, max_buffered_bytes=limit)
+        small = await nodes.start("alice", config=dialer_config)
+        with pytest.raises(STTConnectError, match="max_buffered_bytes"):
+            await more(small, await nodes.listen("carol"), small)
+
+
+async def stuffed(nodes: Nodes, limit: int) -> tuple[STTNode, list[Session], STTNode]:
+    """A node, its sessions with a peer that takes nothing, and that peer."""
+    config = dataclasses.replace(nodes.config, max_buffered_bytes=limit)
+    hub = await nodes.listen("bob", config=config)
+    deaf = await nodes.start("alice")
+    for _ in range(20):
+        await deaf.connect(*address_of(hub))
+    await until(lambda: len(hub.sessions) == 20)
+
+    @deaf.events.on("data_received")
+    async def never(session_id: bytes, data: bytes) -> None:
+        await asyncio.sleep(1000)
+
+    for _ in range(2000):
+        for session in hub.sessions:
+            live(session).try_send(bytes(MESSAGE))
+        if not any(live(session).try_send(bytes(MESSAGE)) for session in hub.sessions):
+            await asyncio.sleep(0.1)
+            if not any(live(session).try_send(bytes(MESSAGE)) for session in hub.sessions):
+                break
+    return hub, hub.sessions, deaf
+
+
+@in_virtual_time
+async def test_messages_held_for_sending_count_and_other_sessions_continue() -> None:
+    limit = 800 * KIB
+    async with memory_nodes(**SETTINGS) as nodes:
+        hub, sessions, _ = await stuffed(nodes, limit)
+        stats = hub.stats()
+        assert stats.unacknowledged_bytes == sum(s.stats.unacknowledged_bytes for s in sessions)
+        assert limit // 8 < stats.unacknowledged_bytes < limit
+        assert held_and_promised(hub) <= limit
+        with pytest.raises(STTWindowFullError, match=r"\(max_buffered_bytes\): await send\(\)"):
+            sessions[0].send_nowait(bytes(MESSAGE))
+        outcomes = await hub.send_to_sessions([s.session_id for s in sessions], b"x" * MESSAGE)
+        assert set(outcomes.values()) == {SendOutcome.FULL}
+        # A peer that reads is not affected, whether messages are small or large.
+        pair = await nodes.connect(await nodes.start("carol"), hub)
+        for size in (10, MESSAGE, 8 * KIB) * 20:
+            async with asyncio.timeout(1):
+                await pair.far.send(bytes(size))
+                await pair.dialer.endpoints.receive_any()
+
+
+@in_virtual_time
+async def test_a_send_waiting_for_room_continues_when_another_session_frees_some() -> None:
+    loop = asyncio.get_running_loop()
+    async with memory_nodes(**SETTINGS) as nodes:
+        hub, sessions, deaf = await stuffed(nodes, 800 * KIB)
+        sessions.sort(key=lambda session: session.stats.unacknowledged_bytes)
+        waiting = [asyncio.ensure_future(session.send(bytes(MESSAGE))) for session in sessions[:3]]
+        cancelled = asyncio.ensure_future(sessions[3].send(bytes(MESSAGE)))
+        await asyncio.sleep(10)
+        assert not any(task.done() for task in waiting)
+        cancelled.cancel()
+        before = loop.time()
+        for session in sessions[10:]:
+            live(session).lose("no more use")
+        await asyncio.gather(*waiting)
+        assert loop.time() - before < 0.1
+        assert held_and_promised(hub) <= 800 * KIB
+        await asyncio.sleep(1)
+        assert not hub._registry.budget._waiting
+        await deaf.stop(drain=0)
+
+
+@in_virtual_time
+async def test_large_messages_of_many_peers_arrive_even_if_not_all_fit() -> None:
+    limit = 4 * MIB
+    async with memory_nodes(
+        max_message_bytes=512 * KIB, receive_window_bytes=MIB, send_window_bytes=MIB,
+        max_sessions_per_peer=100,
+    ) as nodes:  # fmt: skip
+        hub, sessions = await several(nodes, 30, limit)
+        log = EventLog(hub)
+        sending = [asyncio.ensure_future(session.send(bytes(500 * KIB))) for session in sessions]
+        await asyncio.sleep(20)
+        assert held_and_promised(hub) <= limit
+        for _ in sessions:
+            data, _ = await hub.endpoints.receive_any(timeout=5)
+            assert data == bytes(500 * KIB)
+            assert held_and_promised(hub) <= limit
+        await asyncio.gather(*sending)
+        assert log.names == []
+
+
+@in_virtual_time
+async def test_an_awaited_message_arrives_even_if_no_one_takes_those_of_other_peers() -> None:
+    limit = 6 * MIB
+    async with memory_nodes(
+        max_message_bytes=512 * KIB,
+        receive_window_bytes=MIB,
+        send_window_bytes=MIB,
+        max_sessions=16,
+    ) as nodes:
+        hub = await nodes.listen(
+            "bob", config=dataclasses.replace(nodes.config, max_buffered_bytes=limit)
+        )
+        dialers = [await nodes.start(f"peer {number}") for number in range(12)]
+        sessions = [await dialer.connect(*address_of(hub)) for dialer in dialers]
+        sending = [
+            asyncio.ensure_future(session.send(bytes(500 * KIB)))
+            for _ in range(2)
+            for session in sessions
+        ]
+        await asyncio.sleep(5)
+        assert not all(map(hub._endpoints.held_by, [dialer.node_id for dialer in dialers]))
+        for dialer in reversed(dialers):
+            for _ in range(2):
+                data, _ = await hub.endpoints.receive_from(dialer.node_id, timeout=5)
+                assert data == bytes(500 * KIB)
+                assert held_and_promised(hub) <= limit
+        await asyncio.gather(*sending)
