@@ -11,10 +11,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from types import FrameType
+
+# A run shows what a change does, so each run tries the same inputs. To look for others, run
+# pytest --hypothesis-profile=default; what that finds becomes an explicit example.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 # A shell has those that it runs in the background ignore Ctrl-C, and so would all programs that the
 # tests start and interrupt.
