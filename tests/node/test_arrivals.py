@@ -170,6 +170,30 @@ async def test_a_node_refuses_to_connect_to_what_cannot_be_a_peer() -> None:
             assert wrong not in node.endpoints
 
 
+async def test_a_node_refuses_an_address_for_an_id_that_is_none_of_a_node() -> None:
+    async with memory_nodes() as nodes:
+        endpoints = nodes.make().endpoints
+        with pytest.raises(ValueError, match="the peer's node id, 32 bytes, not 3"):
+            await endpoints.add_endpoint(b"hub", "host:1")
+        assert b"hub" not in endpoints
+        await endpoints.add_endpoint(b"hub", None)  # nothing to dial: any name does
+        with pytest.raises(ValueError, match="the peer's node id, 32 bytes, not 3"):
+            endpoints.update_endpoint(b"hub", address="host:1", metadata={"changed": True})
+        info = endpoints.get_endpoint(b"hub")
+        assert info is not None
+        assert (info["address"], info["metadata"]) == (None, {})
+
+
+async def test_a_node_may_note_where_it_can_be_reached_itself() -> None:
+    async with memory_nodes() as nodes:
+        node = nodes.make()
+        await node.endpoints.add_endpoint(node.node_id, "host:1")
+        node.endpoints.update_endpoint(node.node_id, address="host:2")
+        info = node.endpoints.get_endpoint(node.node_id)
+        assert info is not None
+        assert info["address"] == ("host", 2)
+
+
 async def test_a_manager_on_its_own_knows_no_connections() -> None:
     endpoints = EndpointManager()
     await endpoints.add_endpoint(b"a", "anything")
@@ -211,10 +235,11 @@ async def test_a_peer_that_dialed_first_may_be_added_all_the_same() -> None:
 async def test_an_address_is_read_when_it_is_given(address: Any, kept: Any) -> None:
     async with memory_nodes() as nodes:
         endpoints = nodes.make().endpoints
-        await endpoints.add_endpoint(b"a", address)
-        await endpoints.add_endpoint(b"b", None)
-        endpoints.update_endpoint(b"b", address=address)
-        for endpoint_id in (b"a", b"b"):
+        added, updated = b"a" * 32, b"b" * 32
+        await endpoints.add_endpoint(added, address)
+        await endpoints.add_endpoint(updated, None)
+        endpoints.update_endpoint(updated, address=address)
+        for endpoint_id in (added, updated):
             info = endpoints.get_endpoint(endpoint_id)
             assert info is not None
             assert info["address"] == kept
@@ -238,13 +263,14 @@ async def test_an_address_is_read_when_it_is_given(address: Any, kept: Any) -> N
 async def test_what_is_no_address_is_refused_when_it_is_given(address: Any) -> None:
     async with memory_nodes() as nodes:
         endpoints = nodes.make().endpoints
-        await endpoints.add_endpoint(b"there", ("host", 1))
+        there = b"a" * 32
+        await endpoints.add_endpoint(there, ("host", 1))
         with pytest.raises((TypeError, ValueError), match=r"host:port|from 0 to 65535"):
-            await endpoints.add_endpoint(b"a", address)
-        with pytest.raises((TypeError, ValueError)):
-            endpoints.update_endpoint(b"there", address=address)
-        assert endpoints.list_endpoints() == [b"there"]
-        info = endpoints.get_endpoint(b"there")
+            await endpoints.add_endpoint(b"b" * 32, address)
+        with pytest.raises((TypeError, ValueError), match=r"host:port|from 0 to 65535"):
+            endpoints.update_endpoint(there, address=address)
+        assert endpoints.list_endpoints() == [there]
+        info = endpoints.get_endpoint(there)
         assert info is not None
         assert info["address"] == ("host", 1)
 

@@ -247,8 +247,8 @@ def test_a_retry_of_an_endpoint_that_is_not_wanted_does_nothing() -> None:
     async def main() -> None:
         network = FaultNetwork(MemoryNetwork())
         async with peer_of(network) as peer:
-            await peer.endpoints.add_endpoint(b"known", ADDRESS)
-            peer.retry_now(b"known")
+            await peer.endpoints.add_endpoint(b"known..." * 4, ADDRESS)
+            peer.retry_now(b"known..." * 4)
             peer.retry_now(b"unknown")
             await asyncio.sleep(1)
             assert network.cables == []

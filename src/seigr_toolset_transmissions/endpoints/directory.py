@@ -36,13 +36,13 @@ _DEPARTED = 1024
 
 
 class ReadAddress(Protocol):
-    """Turns the address that was given into the one that is kept."""
+    """Turns the address that was given for an endpoint into the one that is kept."""
 
-    def __call__(self, address: Any, *, connect: bool) -> Any:
+    def __call__(self, endpoint_id: bytes, address: Any, /, *, connect: bool) -> Any:
         """Return the address to keep; raise TypeError or ValueError if it cannot be one."""
 
 
-def as_given(address: Any, *, connect: bool) -> Any:
+def as_given(_: bytes, address: Any, *, connect: bool) -> Any:
     """Return the address."""
     return address
 
@@ -56,7 +56,6 @@ class Directory:
     _on_wanted: Callable[[bytes], None] = staticmethod(lambda _: None)
     _on_removed: Callable[[bytes], None] = staticmethod(lambda _: None)
     _read_address: ReadAddress = staticmethod(as_given)
-    _check_wanted: Callable[[bytes], None] = staticmethod(lambda _: None)
     _check_caller: Callable[[], None] = staticmethod(lambda: None)
 
     _endpoints: dict[bytes, Endpoint]
@@ -76,7 +75,8 @@ class Directory:
         """Add an endpoint. Never waits.
 
         Args:
-            endpoint_id: Any non-empty bytes.
+            endpoint_id: Any non-empty bytes. On a node, an endpoint with an address is dialed, and
+                its id is the peer's node id.
             address: On a node: ``(host, port)``, the text ``"host:port"``, or None for a peer that
                 connects by itself. A manager on its own accepts anything, and keeps it as given.
             metadata: Kept as given: the very object, which the caller may change at any time.
@@ -90,8 +90,8 @@ class Directory:
         Raises:
             STTEndpointError: The endpoint is already present; it stays as it was.
             TypeError: A node cannot read the address.
-            ValueError: Likewise; or ``connect`` is True and there is no address, or the id cannot
-                be that of a peer.
+            ValueError: Likewise, or the id cannot be that of the peer there; or ``connect`` is True
+                and there is no address, or the id is the node's own.
 
         """
         self._add(
@@ -118,9 +118,8 @@ class Directory:
                 f"endpoint {printable_id(endpoint_id)} already exists; "
                 "change it with update_endpoint, or remove it first"
             )
-        address = self._read_address(address, connect=connect)  # before anything changes
-        if connect:
-            self._check_wanted(endpoint_id)
+        # Before anything changes:
+        address = self._read_address(endpoint_id, address, connect=connect)
         if endpoint is not None and there:
             endpoint.address = address
             if metadata is not None:
@@ -163,6 +162,8 @@ class Directory:
 
         Raises:
             STTEndpointError: The endpoint is unknown.
+            TypeError: As for `add_endpoint`.
+            ValueError: As for `add_endpoint`.
 
         """
         self._check_caller()
@@ -170,7 +171,7 @@ class Directory:
         if metadata is not NOT_GIVEN:
             check_metadata(metadata)
         if address is not NOT_GIVEN:
-            endpoint.address = self._read_address(address, connect=endpoint.wanted)
+            endpoint.address = self._read_address(endpoint_id, address, connect=endpoint.wanted)
         if metadata is not NOT_GIVEN:
             endpoint.metadata = {} if metadata is None else metadata
 

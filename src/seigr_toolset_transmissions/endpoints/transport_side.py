@@ -48,9 +48,8 @@ class TransportEndpoints(EndpointManager):
         on_wait: Called whenever a receive begins to wait because there is no message for it.
         on_wanted: Called with the id when an endpoint was added with ``connect=True``.
         on_removed: Called with the id when an endpoint was removed, or is no longer wanted.
-        read_address: ``(address, connect=)``: returns the address to keep; may raise.
-        check_wanted: Called with the id of an endpoint that is added with ``connect=True``, before
-            anything else happens; may raise.
+        read_address: ``(endpoint_id, address, connect=)``: returns the address to keep; may raise.
+            Called before anything else happens.
         absence: ``(endpoint_id) -> str``: returns why it has no session, for the text of an error;
             "" if it has one.
         is_ending: Returns whether the transport has begun to end, and with it all its peers.
@@ -78,7 +77,6 @@ class TransportEndpoints(EndpointManager):
         on_wanted: Callable[[bytes], None] = lambda _: None,
         on_removed: Callable[[bytes], None] = lambda _: None,
         read_address: ReadAddress = as_given,
-        check_wanted: Callable[[bytes], None] = lambda _: None,
         absence: Callable[[bytes], str] = lambda _: "",
         is_ending: Callable[[], bool] = lambda: False,
         send_one: Callable[[bytes, bytes], Awaitable[object]] | None = None,
@@ -93,7 +91,6 @@ class TransportEndpoints(EndpointManager):
         self._on_wanted = on_wanted
         self._on_removed = on_removed
         self._read_address = read_address
-        self._check_wanted = check_wanted
         self._absence = absence
         self._is_ending = is_ending
         self._wait_connected = wait_connected

@@ -115,8 +115,7 @@ class STTNode:
             on_wait=self._receiver_waits,
             on_wanted=self._connect_wanted,
             on_removed=self._endpoint_removed,
-            read_address=read_address,
-            check_wanted=self._check_wanted,
+            read_address=self._read_address,
             absence=self._peer_absence,
             is_ending=self._is_ending,
             send_one=self._send_when_connected,
@@ -560,17 +559,19 @@ class STTNode:
     def _is_ending(self) -> bool:
         return self._runtime.stopping
 
-    def _check_wanted(self, endpoint_id: bytes) -> None:
-        if self._keys.is_own(endpoint_id):
+    def _read_address(self, endpoint_id: bytes, address: Any, *, connect: bool) -> Any:
+        address = read_address(address, connect=connect)
+        if connect and self._keys.is_own(endpoint_id):
             raise ValueError(
                 "connect=True with this node's own id: a node does not connect to itself; "
                 "leave it out"
             )
-        if len(endpoint_id) != NODE_ID_BYTES:
+        if address is not None and len(endpoint_id) != NODE_ID_BYTES:
             raise ValueError(
-                f"connect=True needs the peer's node id, {NODE_ID_BYTES} bytes, not "
+                f"an address needs the peer's node id, {NODE_ID_BYTES} bytes, not "
                 f"{len(endpoint_id)}: on the peer, it is `node.node_id`, and `stt id` prints it"
             )
+        return address
 
     def _connect_wanted(self, endpoint_id: bytes) -> None:
         self._runtime.check_thread()
