@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from helpers.nodes import EventLog, in_virtual_time, memory_nodes
 from seigr_toolset_transmissions import NodeConfig
 from seigr_toolset_transmissions.errors import (
+    STTEventError,
     STTRequestFailedError,
     STTRequestLostError,
     STTRequestRefusedError,
@@ -142,6 +144,56 @@ async def test_a_node_without_a_handler_refuses() -> None:
         pair.listener.on_request(None)
         with pytest.raises(STTRequestRefusedError):
             await pair.near.request(b"gone")
+
+
+async def _lacks_one(data: bytes) -> bytes:
+    return data
+
+
+async def _wants_more(peer_node_id: bytes, data: bytes, extra: object) -> bytes:
+    return data
+
+
+def _plain(peer_node_id: bytes, data: bytes) -> bytes:
+    return data
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [
+        (
+            _lacks_one,
+            r"_lacks_one cannot handle requests, which call it with \(peer_node_id, data\)",
+        ),
+        (_wants_more, "_wants_more cannot .* missing a required argument: 'extra'; let it take"),
+        (_plain, "_plain is not an async handler for requests: write it as `async def`"),
+    ],
+)
+@in_virtual_time
+async def test_a_handler_that_cannot_answer_is_refused_and_the_former_one_stays(
+    handler: Any, said: str
+) -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        serve_echo(pair)
+        with pytest.raises(STTEventError, match=said):
+            pair.listener.on_request(handler)
+        assert await pair.near.request(b"still") == b"re: still"
+
+
+@in_virtual_time
+async def test_a_handler_of_requests_may_call_its_parameters_as_it_likes() -> None:
+    async def named_otherwise(who: bytes, /, what: bytes, extra: bytes = b"!") -> bytes:
+        return what + extra
+
+    async def any_number(*args: bytes) -> bytes:
+        return args[1] + b"!"
+
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        for handler in (named_otherwise, any_number, partial(named_otherwise, extra=b"!")):
+            pair.listener.on_request(handler)
+            assert await pair.near.request(b"hello") == b"hello!"
 
 
 @in_virtual_time

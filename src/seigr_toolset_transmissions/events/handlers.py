@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import types
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import STTEventError
@@ -20,6 +20,7 @@ __all__ = [
     "check_handler",
     "check_name",
     "check_parameters",
+    "check_positions",
     "describe",
     "log",
     "log_failure",
@@ -56,17 +57,39 @@ def check_handler(handler: object, purpose: str) -> None:
 
 def check_parameters(handler: Handler, name: str, arguments: Iterable[str]) -> None:
     """Raise `STTEventError` if an emit with these keyword arguments certainly cannot call it."""
-    signature = _certain_signature(handler)
-    if signature is None:
-        return
-    given = ", ".join(f"{argument}=..." for argument in arguments)
-    try:
-        signature.bind(**dict.fromkeys(arguments))
-    except TypeError as exc:
+    names = dict.fromkeys(arguments)
+    problem = _mismatch(handler, **names)
+    if problem is not None:
+        given = ", ".join(f"{argument}=..." for argument in names)
         raise STTEventError(
             f"{describe(handler)} cannot handle the event {name!r}, which calls it with ({given}): "
-            f"{exc}; name its parameters so, or let it take **kwargs"
-        ) from None
+            f"{problem}; name its parameters so, or let it take **kwargs"
+        )
+
+
+def check_positions(handler: Handler, purpose: str, arguments: Sequence[str]) -> None:
+    """Raise `STTEventError` if a call with so many positional arguments certainly cannot succeed.
+
+    Their names are for the message: the handler may give its parameters others.
+    """
+    problem = _mismatch(handler, *arguments)
+    if problem is not None:
+        given = ", ".join(arguments)
+        raise STTEventError(
+            f"{describe(handler)} cannot handle {purpose}, which call it with ({given}): "
+            f"{problem}; let it take these {len(arguments)}"
+        )
+
+
+def _mismatch(handler: Handler, *args: object, **kwargs: object) -> str | None:
+    """Return why a handler certainly cannot be called with these arguments; None if it may."""
+    signature = _certain_signature(handler)
+    if signature is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            return str(exc)
+    return None
 
 
 def _certain_signature(handler: Handler) -> inspect.Signature | None:

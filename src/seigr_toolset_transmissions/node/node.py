@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, cast
 from ..config import NodeConfig
 from ..endpoints.fanout import fan_out
 from ..endpoints.transport_side import TransportEndpoints
-from ..errors import STTEventError, STTSessionClosedError
-from ..foundation.callables import is_async
+from ..errors import STTSessionClosedError
+from ..events.handlers import check_handler, check_positions
 from ..foundation.payload import as_bytes
 from ..identity import NODE_ID_BYTES
 from ..stats import NodeStats
@@ -340,13 +340,12 @@ class STTNode:
             The handler.
 
         Raises:
-            STTEventError: It is not async.
+            STTEventError: It is not async, or cannot be called with two arguments.
 
         """
-        if handler is not None and not is_async(handler):
-            raise STTEventError(
-                f"the request handler {handler!r} is not async: write it with `async def`"
-            )
+        if handler is not None:
+            check_handler(handler, "requests")
+            check_positions(handler, "requests", ("peer_node_id", "data"))
         self._runtime.request_handler = handler
         return handler
 
