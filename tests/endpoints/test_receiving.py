@@ -374,5 +374,7 @@ async def test_errors_about_a_peer_that_has_left_say_how_its_session_ended() -> 
             hub.endpoints.wait_connected(peer),
             hub.endpoints.remove_endpoint(peer),
         ):
-            with pytest.raises(STTEndpointError, match="the peer closed its session, and the peer"):
+            with pytest.raises(
+                STTEndpointError, match=f"^peer {peer.hex()} closed its session, and the"
+            ):
                 await call

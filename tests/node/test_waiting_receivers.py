@@ -39,13 +39,14 @@ async def test_a_receiver_learns_that_the_peer_closed_its_session(added: bool) -
             await hub.endpoints.add_endpoint(peer, None)
         waiting = await waiting_for(hub, peer)
         await pair.near.close()
-        with pytest.raises(STTPeerGoneError, match="the peer closed its session") as ended:
+        said = f"^peer {peer.hex()} closed its session; receive_from"
+        with pytest.raises(STTPeerGoneError, match=said) as ended:
             await waiting
         assert isinstance(ended.value, TimeoutError)  # it was waited for in vain
         await asyncio.sleep(1)
         assert (peer in hub.endpoints) == added
         for timeout in (None, 1):  # whoever asks later hears the same
-            with pytest.raises(STTSessionClosedError, match="the peer closed its session") as later:
+            with pytest.raises(STTSessionClosedError, match=said) as later:
                 await hub.endpoints.receive_from(peer, timeout=timeout)
             assert not isinstance(later.value, TimeoutError)  # a loop that retries must not spin
 
@@ -54,8 +55,8 @@ async def test_a_receiver_learns_that_the_peer_closed_its_session(added: bool) -
 @in_virtual_time
 async def test_a_receiver_learns_how_the_session_ended(how: str) -> None:
     said = {
-        "close": "this side closed its session",
-        "kick": "the peer was kicked",
+        "close": "this side closed its session with peer {}; receive_from",
+        "kick": "the session with peer {} was lost: the peer was kicked; receive_from",
         "abort": "the peer aborted the session",
     }
     async with memory_nodes() as nodes:
@@ -68,7 +69,7 @@ async def test_a_receiver_learns_how_the_session_ended(how: str) -> None:
             await hub.kick(peer)
         else:
             pair.near.abort()
-        with pytest.raises(STTSessionClosedError, match=said[how]):
+        with pytest.raises(STTSessionClosedError, match=said[how].format(peer.hex())):
             await waiting
 
 

@@ -278,13 +278,13 @@ class Directory:
         endpoint = self._endpoints.get(endpoint_id) if isinstance(endpoint_id, bytes) else None
         if endpoint is None:
             check_id(endpoint_id)
-            name = printable_id(endpoint_id)
             how = self._departed.get(endpoint_id)
             if how is not None:
                 raise STTEndpointError(
-                    f"endpoint {name} is no longer known: {how}, and the peer has left; it is an "
-                    "endpoint again when it connects, or when you add it with add_endpoint"
+                    f"{how}, and the peer has left; it is an endpoint again when it connects, or "
+                    "when you add it with add_endpoint"
                 )
+            name = printable_id(endpoint_id)
             raise STTEndpointError(f"endpoint {name} is unknown; add it first with add_endpoint")
         return endpoint
 

@@ -7,7 +7,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from ..errors import STTSessionClosedError
-from .waiting import Inbox, printable_id
+from .waiting import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,8 @@ class Endpoint(Inbox):
         temporary: Whether the transport added it by itself.
         kept: Whether it stays although it is temporary, because a receive waits for its return.
         dialed: Whether the transport is dialing it.
-        ended: How its last session ended; None while it has one, or had none yet.
+        ended: How its last session ended, in words that name the peer; None while it has one, or
+            had none yet.
 
     """
 
@@ -111,16 +112,12 @@ class Endpoint(Inbox):
         if self.ended is None or self.wanted or self.dialed:
             self.over = None
         else:
-            text = no_session(self.endpoint_id, self.ended)
-            self.over = partial(STTSessionClosedError, text)
+            self.over = partial(STTSessionClosedError, no_session(self.ended))
 
 
-def no_session(endpoint_id: bytes, how: str) -> str:
+def no_session(how: str) -> str:
     """Return the error text for a receive whose peer has no session any more."""
-    return (
-        f"{how}; receive_from(..., reconnect=True) waits until it connects again "
-        f"({printable_id(endpoint_id)})"
-    )
+    return f"{how}; receive_from(..., reconnect=True) waits until it connects again"
 
 
 def latest(*times: float | None) -> float | None:

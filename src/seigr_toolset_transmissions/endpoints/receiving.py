@@ -203,7 +203,7 @@ class Receiving(Directory):
         how = self._departed.get(endpoint_id)
         if how is not None:
             if not reconnect:
-                raise STTSessionClosedError(no_session(endpoint_id, how))
+                raise STTSessionClosedError(no_session(how))
             self._add(endpoint_id, None, None, connect=False, temporary=True)
         endpoint = self._get(endpoint_id)
         if reconnect:

@@ -170,6 +170,8 @@ class TransportEndpoints(EndpointManager):
     def session_over(self, endpoint_id: bytes, how: str) -> None:
         """Note that the endpoint's last session has ended, and brings nothing more.
 
+        The text ``how`` says how it ended, and names the peer.
+
         Receives that wait for it alone raise STTPeerGoneError, and receives that begin later a
         plain STTSessionClosedError, unless the endpoint is wanted or being dialed.
         """
@@ -188,8 +190,8 @@ class TransportEndpoints(EndpointManager):
     def _judge(self, endpoint: Endpoint) -> None:
         endpoint.judge()
         if endpoint.ended is not None and endpoint.over is not None:
-            text = no_session(endpoint.endpoint_id, endpoint.ended)
-            self._inboxes.fail_impatient(endpoint, partial(STTPeerGoneError, text))
+            gone = partial(STTPeerGoneError, no_session(endpoint.ended))
+            self._inboxes.fail_impatient(endpoint, gone)
 
     # -- what is held ------------------------------------------------------------------------
 

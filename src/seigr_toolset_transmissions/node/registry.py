@@ -498,10 +498,13 @@ class Registry:
         peer.draining -= 1
         if peer.sessions or peer.draining or self.runtime.stopping:
             return  # receives that wait while the node stops are told that it was stopped
+        name = session.peer_node_id.hex()
         if session.error is not None:
-            how = f"the session with the peer was lost: {session.error}"
+            how = f"the session with peer {name} was lost: {session.error}"
+        elif peer.closed_here:
+            how = f"this side closed its session with peer {name}"
         else:
-            how = f"{'this side' if peer.closed_here else 'the peer'} closed its session"
+            how = f"peer {name} closed its session"
         self.endpoints.session_over(session.peer_node_id, how)
 
     async def _forget(self, session: LiveSession, peer: Peer) -> None:
