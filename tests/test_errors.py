@@ -109,4 +109,4 @@ def test_a_reason_that_is_no_bytes_is_refused_where_it_is_given() -> None:
 
 def test_a_failure_says_whether_the_handler_gave_a_reason() -> None:
     assert str(STTRequestFailedError(b"why")).endswith("its reason (3 bytes) is in `data`")
-    assert str(STTRequestFailedError()).endswith("gave no reason")
+    assert str(STTRequestFailedError()).endswith("gave no reason: see the peer's log")

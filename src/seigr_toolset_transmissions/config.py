@@ -128,8 +128,9 @@ class NodeConfig:
                 raise STTConfigError(f"{field.name} must be a whole number, not {value!r}")
         if self.max_buffered_bytes < 2 * self.receive_window_bytes:
             raise STTConfigError(
-                "max_buffered_bytes must be at least twice receive_window_bytes "
-                f"({2 * self.receive_window_bytes}), not {self.max_buffered_bytes}"
+                f"max_buffered_bytes must be at least {2 * self.receive_window_bytes}, so that two "
+                "of the largest windows (receive_window_bytes) fit, "
+                f"not {self.max_buffered_bytes}"
             )
         # Each message costs 64 bytes more than its length (`outbox.FRAME_COST`).
         room = 2 * max(self.max_message_bytes, 64)

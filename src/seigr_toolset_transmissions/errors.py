@@ -246,8 +246,11 @@ class STTRequestFailedError(STTRequestError):
     def __init__(self, data: bytes = b"") -> None:
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"the reason of a failure must be bytes, not {type(data).__name__}")
-        said = f"; its reason ({len(data)} bytes) is in `data`" if data else ", and gave no reason"
-        super().__init__(f"the peer's handler failed{said}")
+        if data:
+            text = f"the peer's handler failed; its reason ({len(data)} bytes) is in `data`"
+        else:
+            text = "the peer's handler failed and gave no reason: see the peer's log"
+        super().__init__(text)
         self.data: bytes = bytes(data)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -108,6 +108,15 @@ async def test_those_who_wait_hear_when_the_peer_cannot_come_any_more(how: str) 
 
 
 @in_virtual_time
+async def test_a_wait_for_a_peer_of_a_node_that_does_not_run_names_the_remedy() -> None:
+    async with memory_nodes() as nodes:
+        endpoints, peer = nodes.make().endpoints, b"a" * 32
+        await endpoints.add_endpoint(peer, None)
+        with pytest.raises(STTConnectError, match="not running: use it within `async with node`"):
+            await endpoints.wait_connected(peer)
+
+
+@in_virtual_time
 async def test_a_peer_that_answers_with_another_seed_ends_the_wait_before_long() -> None:
     async with memory_nodes() as nodes:
         early, late = await late_pair(nodes)

@@ -472,7 +472,7 @@ async def test_a_block_may_be_left_by_cancellation_and_entered_again() -> None:
 async def test_a_monitor_needs_a_node_that_runs_and_serves_one_block_at_a_time() -> None:
     async with memory_nodes() as nodes:
         monitor = HealthMonitor(nodes.make())
-        with pytest.raises(RuntimeError, match="not running"):
+        with pytest.raises(RuntimeError, match="not running: use it within `async with node`"):
             await monitor.__aenter__()
         async with HealthMonitor(await nodes.start("bob")) as monitor:
             with pytest.raises(RuntimeError, match="already in use"):
@@ -488,11 +488,11 @@ async def test_a_monitor_needs_a_node_that_runs_and_serves_one_block_at_a_time()
         ({"interval": "5"}, "interval"),
         ({"timeout": -1}, "timeout"),
         ({"timeout": True}, "timeout"),
-        ({"interval": 1}, "timeout must be at most interval"),
+        ({"interval": 1}, "timeout must be at most 1, so .* not 2"),
         ({"suspect_after": 0}, "suspect_after"),
         ({"suspect_after": 1.5}, "suspect_after"),
         ({"unhealthy_after": True}, "unhealthy_after"),
-        ({"suspect_after": 4}, "unhealthy_after must be at least suspect_after"),
+        ({"suspect_after": 4}, "unhealthy_after must be at least 4, so .* not 3"),
     ],
 )
 def test_parameters_that_cannot_work_are_refused(wrong: dict[str, Any], named: str) -> None:

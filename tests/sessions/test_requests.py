@@ -277,7 +277,9 @@ async def test_a_handler_chooses_what_its_failure_tells() -> None:
             assert (caught.value.data, caught.value.handled) == (said, True)
             assert "internal" not in str(caught.value)
         assert [kind for kind, _ in log.errors] == ["handler_failed", "handler_failed"]
-        assert [type(details["exception"]) for _, details in log.errors] == [ValueError, TypeError]
+        exceptions = [details["exception"] for _, details in log.errors]
+        assert [type(exception) for exception in exceptions] == [ValueError, TypeError]
+        assert str(exceptions[1]).endswith('b"" if there is nothing to say, not str')
 
 
 @in_virtual_time

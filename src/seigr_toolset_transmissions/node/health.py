@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from ..errors import STTConfigError
 from ..sessions.public import SessionState
 from ..stats import Health, HealthStatus
+from .runtime import NOT_RUNNING
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,7 +109,7 @@ class HealthMonitor:
         registry = self._node._registry  # noqa: SLF001 - the monitor is a part of the node
         registry.check_caller()
         if not registry.runtime.running:
-            raise RuntimeError("the node is not running: enter its block, or start it, first")
+            raise RuntimeError(NOT_RUNNING)
         if self._registry is not None:
             raise RuntimeError("this monitor is already in use: make another one")
         self._registry, self._loop = registry, registry.loop
@@ -356,16 +357,16 @@ def _check(interval: float, timeout: float, suspect_after: int, unhealthy_after:
             raise STTConfigError(f"{name} must be a number of seconds above 0, not {seconds!r}")
     if timeout > interval:
         raise STTConfigError(
-            f"timeout must be at most interval ({interval}), not {timeout}: a probe must be over "
-            "before the next one begins"
+            f"timeout must be at most {interval}, so that a probe is over before the next one "
+            f"begins (interval), not {timeout}"
         )
     for name, probes in (("suspect_after", suspect_after), ("unhealthy_after", unhealthy_after)):
         if not (_is_number(probes, int) and probes > 0):
             raise STTConfigError(f"{name} must be a whole number above 0, not {probes!r}")
     if unhealthy_after < suspect_after:
         raise STTConfigError(
-            f"unhealthy_after must be at least suspect_after ({suspect_after}), "
-            f"not {unhealthy_after}"
+            f"unhealthy_after must be at least {suspect_after}, so that a peer is suspect first "
+            f"(suspect_after), not {unhealthy_after}"
         )
 
 

@@ -13,6 +13,7 @@ from ..sessions.public import SessionState
 from .backoff import STABLE_SECONDS, pause
 from .dial_slots import Rank
 from .duty import Duty
+from .runtime import NOT_RUNNING
 
 if TYPE_CHECKING:
     from ..sessions.session import LiveSession
@@ -93,7 +94,7 @@ class Keeper:
             if kept and (found is None or not runtime.endpoints.wanted(endpoint_id)):
                 return None
             if not runtime.running or runtime.stopping:
-                raise STTConnectError("the node is not running: nothing connects any more")
+                raise STTConnectError("the node is stopping" if runtime.stopping else NOT_RUNNING)
             if endpoint_id not in runtime.endpoints:
                 raise STTEndpointError(f"endpoint {endpoint_id.hex()} was removed")
             if found is not None and found.refusals >= _LASTING:

@@ -26,7 +26,7 @@ from .dialing import check_address, read_address
 from .keys import Keys
 from .life import Life
 from .node_emitter import NodeEvents
-from .runtime import Counters, Runtime
+from .runtime import NOT_RUNNING, Counters, Runtime
 from .stopping import StopReport
 from .unread import UnreadWarnings
 
@@ -385,10 +385,7 @@ class STTNode:
         """
         self._runtime.check_caller()
         if not self._life.started:
-            raise RuntimeError(
-                "the node is not running: use it within `async with node` (or `node.listening()`), "
-                "or await node.start() first"
-            )
+            raise RuntimeError(NOT_RUNNING)
         check_address(host, port)
         if expect is not None:
             check_node_id(expect)

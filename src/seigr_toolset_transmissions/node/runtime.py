@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from ..sessions.answering import RequestHandler
     from ..sessions.worker import Worker
 
-__all__ = ["NO_MORE_MESSAGES", "Counters", "Runtime"]
+__all__ = ["NOT_RUNNING", "NO_MORE_MESSAGES", "Counters", "Runtime"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NOT_RUNNING = (
+    "the node is not running: use it within `async with node` (or `node.listening()`), or await "
+    "node.start() first"
+)
+"""What a call that needs a running node is told."""
 
 NO_MORE_MESSAGES = "the node was stopped: no more messages will arrive"
 """What a receive that is waiting is told when its node stops."""
@@ -192,10 +198,7 @@ class Runtime:
         """
         if self._loop is None:
             self.check_process()
-            raise RuntimeError(
-                "the node is not running: use it within `async with node` (or `node.listening()`), "
-                "or await node.start() first"
-            )
+            raise RuntimeError(NOT_RUNNING)
         return self._loop
 
     def check_thread(self) -> None:

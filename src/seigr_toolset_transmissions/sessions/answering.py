@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from ..errors import STTMessageSizeError, STTRequestFailedError, STTSessionClosedError
 from ..foundation.payload import as_bytes
@@ -210,7 +210,7 @@ class Answering:
             try:
                 reply = await handler(self._session.peer_node_id, data)
                 if type(reply) is not bytes:
-                    reply = as_bytes(reply, "a reply")
+                    reply = _as_reply(reply)
             except STTRequestFailedError as error:
                 if error.is_outcome:  # another peer's words to this node are not for this peer
                     raise
@@ -308,3 +308,15 @@ class Answering:
     def _sent(self, request_id: int, status: ReplyStatus, sending: asyncio.Task[None]) -> None:
         if sending.cancelled():  # by other code, perhaps before it had begun
             self._reply_soon(request_id, status)
+
+
+def _as_reply(returned: Any) -> bytes:
+    """Return what a handler has returned as ``bytes``; raise TypeError if it is no reply."""
+    try:
+        return as_bytes(returned)
+    except TypeError:
+        kind = "None" if returned is None else type(returned).__name__
+        raise TypeError(
+            'a handler of requests must return its reply as bytes, b"" if there is nothing to '
+            f"say, not {kind}"
+        ) from None
