@@ -15,7 +15,11 @@ import pytest
 from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
 from helpers.nodes import EventLog, Nodes, Pair, address_of, in_virtual_time, live
 from seigr_toolset_transmissions import NodeConfig
-from seigr_toolset_transmissions.errors import STTConnectError, STTSessionLostError
+from seigr_toolset_transmissions.errors import (
+    STTConnectError,
+    STTRequestTimeoutError,
+    STTSessionLostError,
+)
 from seigr_toolset_transmissions.node import accepting
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.tcp import TcpNetwork
@@ -78,6 +82,27 @@ async def assert_it_works(pair: Pair) -> None:
         await session.send(b"still there")
         await session.flush()
         assert (await node.endpoints.receive_any(timeout=1))[0] == b"still there"
+
+
+@pytest.mark.parametrize("side", ["dialer", "listener"])
+@in_virtual_time
+async def test_a_request_without_a_reply_says_how_long_the_connection_has_been_broken(
+    side: str,
+) -> None:
+    network = Network()
+    async with Nodes(network, **NEVER) as nodes:
+        pair = await nodes.pair()
+        await suspend(network, pair)
+        await asyncio.sleep(3)
+        session = pair.near if side == "dialer" else pair.far
+        with pytest.raises(STTRequestTimeoutError) as caught:
+            await session.request(b"", timeout=4)
+        assert str(caught.value).startswith("no reply within 4 s; the connection has been broken")
+        assert float(str(caught.value).split()[-2]) == pytest.approx(7, abs=0.01)
+        pair.dialer.retry_now(pair.listener.node_id)
+        await pair.dialer.events.wait_for("session_resumed", timeout=1)
+        with pytest.raises(STTRequestTimeoutError, match=r"^no reply within 0 s$"):
+            await session.request(b"", timeout=0)
 
 
 # When the dialer dials.

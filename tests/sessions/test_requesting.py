@@ -18,6 +18,7 @@ from seigr_toolset_transmissions.errors import (
     STTRequestRefusedError,
     STTRequestTimeoutError,
     STTSessionClosedError,
+    STTSessionLostError,
 )
 from seigr_toolset_transmissions.protocol import exchanges
 from seigr_toolset_transmissions.protocol.exchanges import (
@@ -46,6 +47,7 @@ class Session:
         self.room_came = asyncio.Event()
         self.in_turn = 0  # how often a request has waited for room
         self.told = 0
+        self.broken: float | None = None
         self.books = Exchanges(cast("Any", self))
         self.requesting = Requesting(self, self.books, asyncio.get_running_loop())
 
@@ -81,6 +83,9 @@ class Session:
     def tell_cancels(self) -> None:
         self.told += 1
 
+    def broken_for(self) -> float | None:
+        return self.broken
+
     # For tests
 
     def ask(self, data: bytes = b"", timeout: float | None = None) -> asyncio.Task[bytes]:
@@ -90,11 +95,13 @@ class Session:
         self.books.on_reply(request_id.to_bytes(8) + bytes([status]) + data)
         self.requesting.settle()
 
-    def end(self, unsent: tuple[bytes, ...] = ()) -> None:
+    def end(
+        self, unsent: tuple[bytes, ...] = (), cause: STTSessionClosedError | None = None
+    ) -> None:
         self.closed = True
         self.room_came.set()
         lost = self.books.lose(Undelivered((), (), unsent))
-        self.requesting.end(lost, STTSessionClosedError("the cable is gone"))
+        self.requesting.end(lost, cause or STTSessionClosedError("closed"))
 
     def assert_nothing_is_left(self) -> None:
         assert not self.books._open
@@ -165,6 +172,7 @@ async def test_a_time_out_ends_the_wait_and_the_peer_is_told() -> None:
         with pytest.raises(STTRequestTimeoutError) as caught:
             await session.requesting.request(b"", seconds)
         assert caught.value.handled is None
+        assert str(caught.value) == f"no reply within {seconds} s"
         ends.append((seconds, loop.time()))
 
     await asyncio.gather(*map(ask, (5, 3, 0, 5, 10)))
@@ -174,6 +182,16 @@ async def test_a_time_out_ends_the_wait_and_the_peer_is_told() -> None:
     assert session.told == 4  # two at once
     session.assert_nothing_is_left()
     assert session.requesting._timer is None
+
+
+@in_virtual_time
+async def test_a_time_out_without_a_connection_says_so() -> None:
+    session = Session()
+    session.broken = 3.00004
+    request = session.ask(timeout=4.99996)  # what is left of five seconds
+    with pytest.raises(STTRequestTimeoutError) as caught:
+        await request
+    assert str(caught.value) == "no reply within 5 s; the connection has been broken for 3 s"
 
 
 @in_virtual_time
@@ -341,9 +359,20 @@ async def test_the_end_of_the_session_ends_every_wait(monkeypatch: pytest.Monkey
     ends = await asyncio.gather(*requests, session.ask(b"late"), return_exceptions=True)
     assert {type(error) for error in ends} == {STTRequestLostError}
     assert [cast("STTRequestError", error).handled for error in ends] == [None] + [False] * 5
-    assert str(ends[0]) == "the cable is gone"
+    assert str(ends[0]) == "the peer closed the session before the reply came"
     session.assert_nothing_is_left()
     assert session.requesting._timer is None
+
+
+@in_virtual_time
+async def test_a_request_whose_session_is_lost_says_how() -> None:
+    session = Session()
+    request = session.ask()
+    await turns()
+    facts: dict[str, Any] = {"session_id": b"", "peer_node_id": b"", "unsent": (), "unknown": ()}
+    session.end(cause=STTSessionLostError("the cable is gone", **facts))
+    with pytest.raises(STTRequestLostError, match=r"^the cable is gone$"):
+        await request
 
 
 @in_virtual_time
@@ -361,6 +390,7 @@ async def test_closing_cancels_what_was_asked_and_refuses_what_waits(
     ends = await asyncio.gather(*requests, session.ask(b"late"), return_exceptions=True)
     assert {type(error) for error in ends} == {STTRequestLostError}
     assert [cast("STTRequestError", error).handled for error in ends] == [None] * 2 + [False] * 3
+    assert str(ends[0]) == "this side closed the session before the reply came"
     session.reply(0)
     session.reply(1)
     session.end()
@@ -402,7 +432,7 @@ async def test_nothing_keeps_what_was_replied(end: str) -> None:
         future: asyncio.Future[bytes]
         request = session.ask(timeout=1)
         await turns()
-        (((future, _), _),) = session.books._open.values()
+        (((future, _, _), _),) = session.books._open.values()
         kept = weakref.ref(future)
         del future
         if end == "reply":

@@ -291,6 +291,9 @@ async def test_every_caller_hears_when_the_session_ends(end: str, count: int) ->
         if ending is not None:
             await ending
         ends = await outcomes(*requests)
+        closed = {"near.close": "this side", "far.close": "the peer"}.get(end)
+        if closed is not None:  # the first was being handled
+            assert str(ends[0]) == f"{closed} closed the session before the reply came"
         for number, error in enumerate(ends):
             assert isinstance(error, STTRequestError)
             assert error.handled is not (b"%d" % number not in asked)

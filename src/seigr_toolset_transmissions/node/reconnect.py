@@ -47,10 +47,22 @@ class _Owner(Protocol):
 class _Suspension:
     """One session without a connection."""
 
-    __slots__ = ("cause", "dialing", "dials", "duty", "limit", "outcome", "retry", "timer", "until")
+    __slots__ = (
+        "cause",
+        "dialing",
+        "dials",
+        "duty",
+        "limit",
+        "outcome",
+        "retry",
+        "since",
+        "timer",
+        "until",
+    )
 
-    def __init__(self, until: float, cause: Exception | None) -> None:
-        self.until = until  # when the session is given up, by the loop's clock
+    def __init__(self, since: float, until: float, cause: Exception | None) -> None:
+        self.since = since  # when the session lost its connection, by the loop's clock
+        self.until = until  # when it is given up
         self.cause = cause  # why there is no connection, or why the last dial failed
         self.dials = 0  # since it began, or was last hurried
         self.dialing: Address | None = None  # where a dial is under way
@@ -89,6 +101,11 @@ class Reconnects:
         """Return the session that has been without a connection longest; there must be one."""
         return next(iter(self._suspensions))
 
+    def broken_for(self, session: LiveSession) -> float | None:
+        """Return for how many seconds a session has been suspended; None if it is not."""
+        suspension = self._suspensions.get(session)
+        return None if suspension is None else self._runtime.loop.time() - suspension.since
+
     def suspended(self, session: LiveSession, cause: Exception | None) -> None:
         """Take care of a session that has lost its connection, or has failed to resume."""
         runtime = self._runtime
@@ -96,8 +113,9 @@ class Reconnects:
         if suspension is not None:
             suspension.settle(succeeded=False)
             return
-        until = runtime.loop.time() + runtime.config.resume_window
-        suspension = self._suspensions[session] = _Suspension(until, cause)
+        now = runtime.loop.time()
+        until = now + runtime.config.resume_window
+        suspension = self._suspensions[session] = _Suspension(now, until, cause)
         self._owner.tell(session, "session_suspended")
         if session.dial_address is None:
             suspension.timer = runtime.loop.call_at(
@@ -105,7 +123,7 @@ class Reconnects:
             )
         else:
             progress = session.machine.progress
-            lasted = runtime.loop.time() - session.live_since
+            lasted = now - session.live_since
             if progress > session.progress or lasted >= STABLE_SECONDS:
                 session.attempts = 0
             session.progress = progress

@@ -387,6 +387,10 @@ class Registry:
             "lost the connection to %s at %s port %d (session %s): %s", *_shown(session), reason
         )
 
+    def broken_for(self, session: LiveSession) -> float | None:
+        """Return for how many seconds the session has been suspended; None if it is not."""
+        return self.reconnects.broken_for(session)
+
     def session_unused(self, session: LiveSession) -> None:
         """Note that an accepted session lost its connection before its first use."""
         self.limit_suspended()

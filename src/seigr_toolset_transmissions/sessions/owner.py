@@ -30,6 +30,9 @@ class SessionOwner(PumpOwner, AnsweringOwner, Protocol[S_contra]):
     def session_unused(self, session: S_contra) -> None:
         """Note that the accepted session lost its connection before its first use."""
 
+    def broken_for(self, session: S_contra) -> float | None:
+        """Return for how many seconds the session has been suspended; None if it is not."""
+
     def session_resumed(self, session: S_contra) -> None:
         """Note that the session goes on over a new connection."""
 

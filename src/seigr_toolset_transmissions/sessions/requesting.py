@@ -20,6 +20,7 @@ from ..errors import (
     STTRequestRefusedError,
     STTRequestTimeoutError,
     STTSessionClosedError,
+    STTSessionLostError,
 )
 from ..protocol.exchanges import ReplyStatus
 
@@ -33,8 +34,9 @@ __all__ = ["OpenRequest", "Requesting"]
 
 P = ParamSpec("P")
 
-Ticket = tuple["asyncio.Future[bytes]", float | None]
-"""What the books keep of a request: its reply, and when its time is over by the loop's clock."""
+Ticket = tuple["asyncio.Future[bytes]", float | None, float]
+"""What the books keep of a request: its reply; when its time is over by the loop's clock, or None;
+and how many seconds it was given."""
 
 
 class Asker(Protocol):
@@ -50,6 +52,9 @@ class Asker(Protocol):
 
     def tell_cancels(self) -> None:
         """Tell the peer of cancelled requests."""
+
+    def broken_for(self) -> float | None:
+        """Return for how many seconds the session has had no connection; None if it has one."""
 
 
 class OpenRequest:
@@ -91,13 +96,13 @@ class Requesting:
         """Send a request and return the reply; see `session.Session.request`."""
         deadline = None if timeout is None else self._deadline(timeout)
         reply: asyncio.Future[bytes] = self._loop.create_future()
-        ticket = reply, deadline
+        ticket = reply, deadline, timeout or 0.0
         books = self._books
         try:
             if self._waiting or not self._asker.accept(books.ask, data, ticket):
                 await self._ask_in_turn(data, ticket)
         except STTSessionClosedError as error:
-            raise _lost(error, handled=False) from error
+            raise _lost(str(error), error, handled=False) from error
         request_id = books.asked - 1
         if deadline is not None and deadline < self._expires_at:
             self._set_timer(deadline)
@@ -113,9 +118,10 @@ class Requesting:
         """Send a request if its turn has come and there is room for it, else return None."""
         deadline = None if timeout is None else self._deadline(timeout)
         reply: asyncio.Future[bytes] = self._loop.create_future()
+        ticket = reply, deadline, timeout or 0.0
         books = self._books
         try:
-            if self._waiting or not self._asker.accept(books.ask, data, (reply, deadline)):
+            if self._waiting or not self._asker.accept(books.ask, data, ticket):
                 return None
         except STTSessionClosedError:
             return None
@@ -125,7 +131,7 @@ class Requesting:
 
     def _deadline(self, timeout: float) -> float:
         if timeout < 0:  # the caller's deadline has passed
-            raise _timed_out(handled=False)
+            raise _timed_out("the time was over before the request was sent", handled=False)
         return self._loop.time() + timeout
 
     def give_up(self, request_id: int, reply: asyncio.Future[bytes]) -> None:
@@ -149,7 +155,7 @@ class Requesting:
                 if not self._asker.accept(self._books.ask, data, ticket):
                     await self._asker.accept_in_turn(self._books.ask, data, ticket)
         except TimeoutError:
-            raise _timed_out(handled=False) from None
+            raise self._late(ticket[2], handled=False) from None
         finally:
             self._waiting.remove(turn)
             self._wake()
@@ -169,7 +175,7 @@ class Requesting:
         self._timer, self._expires_at = None, inf
         due: list[int] = []
         following = inf
-        for request_id, (_, deadline) in self._books.open():
+        for request_id, (_, deadline, _) in self._books.open():
             if deadline is None:
                 continue
             if deadline <= now:
@@ -177,18 +183,25 @@ class Requesting:
             elif deadline < following:
                 following = deadline
         for request_id in due:
-            reply, _ = self._books.cancel(request_id)
-            _fail(reply, _timed_out(handled=None))
+            reply, _, timeout = self._books.cancel(request_id)
+            _fail(reply, self._late(timeout, handled=None))
         if due:
             self._asker.tell_cancels()
         if following < inf:
             self._set_timer(following)
 
+    def _late(self, timeout: float, *, handled: bool | None) -> STTRequestTimeoutError:
+        text = f"no reply within {_rounded(timeout)} s"
+        broken = self._asker.broken_for()
+        if broken is not None:
+            text += f"; the connection has been broken for {_rounded(broken)} s"
+        return _timed_out(text, handled=handled)
+
     def settle(self) -> None:
         """Give the replies that have arrived to the tasks that wait for them."""
         books = self._books
         outcomes, books.outcomes = books.outcomes, []
-        for (reply, _), status, data in outcomes:
+        for (reply, _, _), status, data in outcomes:
             if status == ReplyStatus.OK:
                 if not reply.done():
                     reply.set_result(data)
@@ -201,8 +214,9 @@ class Requesting:
 
         Requests that wait at the peer would use up the credit for messages not yet delivered.
         """
-        for reply, _ in self._books.cancel_all():
-            _fail(reply, _lost(cause, handled=None))
+        for reply, _, _ in self._books.cancel_all():
+            text = "this side closed the session before the reply came"
+            _fail(reply, _lost(text, cause, handled=None))
         self._asker.tell_cancels()
         self._wake()  # each waiting task gets the error, and wakes the next one
 
@@ -211,8 +225,11 @@ class Requesting:
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._expires_at = None, inf
-        for (reply, _), unsent in lost:
-            _fail(reply, _lost(cause, handled=False if unsent else None))
+        text = "the peer closed the session before the reply came"  # this side: see `close`
+        if isinstance(cause, STTSessionLostError):
+            text = str(cause)
+        for (reply, _, _), unsent in lost:
+            _fail(reply, _lost(text, cause, handled=False if unsent else None))
         self._wake()  # each waiting task gets the error, and wakes the next one
 
 
@@ -226,14 +243,18 @@ def _error_of(status: int, data: bytes) -> STTRequestError:
     return error
 
 
-def _timed_out(*, handled: bool | None) -> STTRequestTimeoutError:
-    error = STTRequestTimeoutError("no reply came in the time given")
+def _rounded(seconds: float) -> str:
+    return f"{round(seconds, 3):g}"
+
+
+def _timed_out(text: str, *, handled: bool | None) -> STTRequestTimeoutError:
+    error = STTRequestTimeoutError(text)
     error.handled = handled
     return error
 
 
-def _lost(cause: STTSessionClosedError, *, handled: bool | None) -> STTRequestLostError:
-    error = STTRequestLostError(str(cause))
+def _lost(text: str, cause: STTSessionClosedError, *, handled: bool | None) -> STTRequestLostError:
+    error = STTRequestLostError(text)
     error.handled = handled
     error.__cause__ = cause
     return error

@@ -317,6 +317,10 @@ class LiveSession(Session):
             self.machine.ping(self._owner.loop.time())
             self._connection.flush_soon()
 
+    def broken_for(self) -> float | None:
+        """Return for how many seconds the session has had no connection; None if it has one."""
+        return self._owner.broken_for(self)
+
     def _exchange(self, exchanges: Exchanges) -> None:
         """Act on the requests and replies that have arrived."""
         if self._requesting is not None:
