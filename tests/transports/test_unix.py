@@ -15,6 +15,7 @@ from helpers.nodes import SHARED_SEED, Nodes
 from helpers.recorder import Recorder
 from seigr_toolset_transmissions import STTNode
 from seigr_toolset_transmissions.transports import unix
+from seigr_toolset_transmissions.transports.base import FREE_PORTS
 from seigr_toolset_transmissions.transports.sockets import UNIX
 from seigr_toolset_transmissions.transports.unix import UnixNetwork
 
@@ -71,7 +72,7 @@ async def test_an_abandoned_socket_is_replaced(folder: str) -> None:
 
 
 async def test_any_free_port_is_none_that_has_a_socket(folder: str) -> None:
-    first = unix._FREE_PORTS[0]
+    first = FREE_PORTS[0]
     abandoned(Path(folder, f"{first}.sock"))
     listener = await UnixNetwork().listen(Recorder, folder, 0)
     assert listener.address == (folder, first + 1)
@@ -81,7 +82,7 @@ async def test_any_free_port_is_none_that_has_a_socket(folder: str) -> None:
 async def test_a_folder_without_a_free_port_says_so(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unix, "_FREE_PORTS", range(1, 2))
+    monkeypatch.setattr(unix, "FREE_PORTS", range(1, 2))
     listener = await UnixNetwork().listen(Recorder, folder, 0)
     with pytest.raises(OSError, match="in use") as raised:
         await UnixNetwork().listen(Recorder, folder, 0)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "FREE_PORTS",
     "READ_BYTES",
     "WRITE_HIGH_BYTES",
     "WRITE_LOW_BYTES",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 Address = tuple[str, int]
+
+FREE_PORTS = range(49_152, 65_536)
+"""The ports that no service owns (RFC 6335, section 6)."""
 
 READ_BYTES = 256 * 1024
 """Size of the read buffer that all connections of one event loop share. It holds several records of

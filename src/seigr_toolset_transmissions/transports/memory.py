@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .base import (
+    FREE_PORTS,
     WRITE_HIGH_BYTES,
     WRITE_LOW_BYTES,
     Address,
@@ -32,9 +33,6 @@ __all__ = ["MemoryNetwork", "memory_pair"]
 
 _CLIENT_HOST = "127.0.0.1"
 """Every dialer is on this machine."""
-
-_FIRST_FREE_PORT = 49152
-"""The first port that no service owns (RFC 6335, section 6)."""
 
 _ALL_HOSTS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - no socket is bound here
 
@@ -186,7 +184,7 @@ class MemoryNetwork(Network):
 
     def __init__(self) -> None:
         self._listeners: dict[Address, _MemoryListener] = {}
-        self._last_port = _FIRST_FREE_PORT - 1
+        self._last_port = FREE_PORTS.start - 1
 
     async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
         """Connect to a host and port of this network.

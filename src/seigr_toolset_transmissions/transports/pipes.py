@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .base import (
+    FREE_PORTS,
     NOBODY,
     WRITE_HIGH_BYTES,
     WRITE_LOW_BYTES,
@@ -91,9 +92,6 @@ _OPEN_SECONDS = 10.0
 
 _TAKEN_SECONDS = 1.0
 """How long a new listener waits for another one that has its address, but does not say so."""
-
-_FREE_PORTS = range(49_152, 65_536)
-"""The ports that no service owns (RFC 6335, section 6)."""
 
 _LONGEST_HOST = 255
 """In characters, as a host name; a NATS server takes 4 KiB for a subject and what goes with it."""
@@ -567,7 +565,7 @@ class PipeNetwork(Network):
         with _errors_for((host, port), self._bus):
             async with asyncio.timeout(_OPEN_SECONDS):
                 inbox = await self._ready()
-                for number in [port] if port else secrets.SystemRandom().sample(_FREE_PORTS, 9):
+                for number in [port] if port else secrets.SystemRandom().sample(FREE_PORTS, 9):
                     listener = _PipeListener(inbox, accept, (host, number))
                     if not await _is_taken(inbox, listener.address):
                         await listener.start()

@@ -15,6 +15,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .base import FREE_PORTS
 from .sockets import UNIX, ListeningSocket, SocketListener, SocketNetwork, SocketTransport
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from .base import Address, Listener, Receiver, Transport
 
 __all__ = ["UnixNetwork"]
-
-_FREE_PORTS = range(49_152, 65_536)
-"""The ports that no service owns (RFC 6335, section 6)."""
 
 _LONGEST_PATH = 103
 """How many bytes a path may have on every system. (Linux accepts 107.)"""
@@ -111,7 +109,7 @@ class UnixNetwork(SocketNetwork):
         path = _path_of((host, port))
         if port and _is_abandoned(path):
             _remove(path)
-        sock, bound = _bind(host, [port] if port else _FREE_PORTS)
+        sock, bound = _bind(host, [port] if port else FREE_PORTS)
         listener = _UnixListener(accept, sock, (host, bound))
         await listener.start()
         return listener
