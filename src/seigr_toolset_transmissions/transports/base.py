@@ -10,7 +10,8 @@ its `Transport` (there is no re-entrance): callbacks that ``write``, ``close`` o
 come in a later turn of the loop. The exception is ``pause_writing``, which comes within the
 ``write`` that was too much, so that the writer can stop there.
 
-`StreamTransport` is what transports have in common. Derive new ones from it.
+`StreamTransport` is what transports have in common. Derive new ones from it, or from
+`QueueTransport` if no socket keeps the bytes until they are read.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "Address",
     "Listener",
     "Network",
+    "QueueTransport",
     "Receiver",
     "StreamTransport",
     "Transport",
@@ -310,6 +312,38 @@ class StreamTransport(Transport):
         receiver = self._receiver
         self._receiver = NOBODY  # also drops the reference to the reader, which refers to us
         receiver.connection_lost(cause)
+
+
+class QueueTransport(StreamTransport):
+    """A stream whose bytes wait in this process until a turn of the loop that reads them."""
+
+    __slots__ = ("_loop", "_reading", "_resting")
+
+    def __init__(self, receiver: Receiver) -> None:
+        super().__init__(receiver)
+        self._loop = asyncio.get_running_loop()
+        self._reading = False  # a _read is scheduled
+        self._resting = False  # reading is paused
+
+    def pause_reading(self) -> None:
+        """Let what waits stay where it is."""
+        self._resting = True
+
+    def resume_reading(self) -> None:
+        """Read what waits, in a later turn."""
+        self._resting = False
+        self._present_again()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have `_read` called, once, in a later turn."""
+        if not self._reading:
+            self._reading = True
+            self._loop.call_soon(self._read)
+
+    @abstractmethod
+    def _read(self) -> None:
+        """Set ``_reading`` to False; then hand over what waits, unless ``_resting``."""
 
 
 def _left_over(data: memoryview, done: int) -> bytes:

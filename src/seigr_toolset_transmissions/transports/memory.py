@@ -20,8 +20,8 @@ from .base import (
     Address,
     Listener,
     Network,
+    QueueTransport,
     Receiver,
-    StreamTransport,
     Transport,
     receiver_or_nobody,
 )
@@ -37,28 +37,16 @@ _CLIENT_HOST = "127.0.0.1"
 _ALL_HOSTS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - no socket is bound here
 
 
-class _End(StreamTransport):
+class _End(QueueTransport):
     """One end of a connection. The other end uses the attributes without an underscore."""
 
-    __slots__ = (
-        "_address",
-        "_loop",
-        "_reading",
-        "_resting",
-        "_waiting",
-        "broken",
-        "chunks",
-        "peer",
-    )
+    __slots__ = ("_address", "_waiting", "broken", "chunks", "peer")
 
     peer: _End
 
     def __init__(self, receiver: Receiver, address: Address) -> None:
         super().__init__(receiver)
-        self._loop = asyncio.get_running_loop()
         self._address = address
-        self._reading = False  # a _read is scheduled
-        self._resting = False  # reading is paused
         self.chunks: deque[memoryview] = deque()  # written here and not yet read by the peer
         self._waiting = 0  # how many bytes these are
         self.broken = False  # set at both ends at once: nothing moves, the end will be reported
@@ -85,14 +73,6 @@ class _End(StreamTransport):
             self._press(True)
         self.peer.wake()
 
-    def pause_reading(self) -> None:
-        self._resting = True
-
-    def resume_reading(self) -> None:
-        self._resting = False
-        self._present_again()
-        self.wake()
-
     def close(self) -> None:
         if not self._closing:
             self._closing = True
@@ -106,12 +86,6 @@ class _End(StreamTransport):
 
     def open(self) -> None:
         self._begin()
-
-    def wake(self) -> None:
-        """Read what the peer has written, in a later turn."""
-        if not self._reading:
-            self._reading = True
-            self._loop.call_soon(self._read)
 
     def lose(self, cause: Exception | None) -> None:
         """Stop moving bytes, and report the end, once, in a later turn."""

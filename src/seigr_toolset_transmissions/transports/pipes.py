@@ -39,8 +39,8 @@ from .base import (
     Address,
     Listener,
     Network,
+    QueueTransport,
     Receiver,
-    StreamTransport,
     Transport,
     receiver_or_nobody,
 )
@@ -101,7 +101,7 @@ def _reset() -> ConnectionResetError:
     return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
-class _Pipe(StreamTransport):
+class _Pipe(QueueTransport):
     """One end of a pipe, known by its name in the inbox of its network."""
 
     __slots__ = (
@@ -116,11 +116,8 @@ class _Pipe(StreamTransport):
         "_id",
         "_inbox",
         "_kept",
-        "_loop",
         "_name",
         "_queue",
-        "_reading",
-        "_resting",
         "_sent",
         "_seq_in",
         "_seq_out",
@@ -137,7 +134,6 @@ class _Pipe(StreamTransport):
     ) -> None:
         super().__init__(receiver)
         self._inbox = inbox
-        self._loop = asyncio.get_running_loop()
         self._address = address
         self._name = name
         self._id = _NO_ID
@@ -157,8 +153,6 @@ class _Pipe(StreamTransport):
         # Reading
         self._window = window
         self._kept = bytearray()  # arrived, and not handed over yet
-        self._reading = False  # a _read is scheduled
-        self._resting = False  # reading is paused
         self._seq_in = 0
         self._taken = 0
         self._told = 0  # of these
@@ -220,7 +214,7 @@ class _Pipe(StreamTransport):
         if broken:
             self._loop.call_soon(self._end, _reset())
         else:
-            self._wake()
+            self.wake()
 
     # Writing.
 
@@ -281,14 +275,6 @@ class _Pipe(StreamTransport):
 
     # Reading.
 
-    def pause_reading(self) -> None:
-        self._resting = True
-
-    def resume_reading(self) -> None:
-        self._resting = False
-        self._present_again()
-        self._wake()
-
     def arrived(self, data: bytes, reply: str) -> None:
         """Take an envelope; an empty one says that there was nobody for one of ours."""
         if data and len(data) < _HEAD.size:
@@ -347,11 +333,6 @@ class _Pipe(StreamTransport):
             self._send(_Kind.TAKEN)
         return given
 
-    def _wake(self) -> None:
-        if not self._reading:
-            self._reading = True
-            self._loop.call_soon(self._read)
-
     def _read(self) -> None:
         self._reading = False
         if self._kept and not self._resting:
@@ -375,7 +356,7 @@ class _Pipe(StreamTransport):
             self._rest = b""
             if not self._broken:
                 self._push()
-                self._wake()
+                self.wake()
 
     def abort(self) -> None:
         self._closing = True
