@@ -363,6 +363,25 @@ async def test_a_patient_receiver_of_a_peer_that_has_left_waits_for_its_return()
 
 
 @in_virtual_time
+async def test_the_error_about_an_id_of_a_session_says_how_to_get_that_of_the_endpoint() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        hub, session = pair.listener, pair.far
+        said = rf"^endpoint {session.session_id.hex()} is unknown; .* the id of a session: use "
+        for call in (
+            hub.endpoints.send_to_endpoint(session.session_id, b""),
+            hub.endpoints.receive_from(session.session_id),
+        ):
+            with pytest.raises(STTEndpointError, match=said + r".*, node\.get_session\(id\)\.peer"):
+                await call
+        found = hub.get_session(session.session_id)
+        assert found is not None
+        await hub.endpoints.send_to_endpoint(found.peer_node_id, b"as it says")
+        with pytest.raises(STTEndpointError, match="is unknown; add it first"):
+            await hub.endpoints.send_to_endpoint(b"n" * 16, b"")
+
+
+@in_virtual_time
 async def test_errors_about_a_peer_that_has_left_say_how_its_session_ended() -> None:
     async with memory_nodes() as nodes:
         pair = await nodes.pair()

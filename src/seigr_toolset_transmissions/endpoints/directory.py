@@ -56,6 +56,7 @@ class Directory:
     _on_wanted: Callable[[bytes], None] = staticmethod(lambda _: None)
     _on_removed: Callable[[bytes], None] = staticmethod(lambda _: None)
     _read_address: ReadAddress = staticmethod(as_given)
+    _mistaken_for: Callable[[bytes], str] = staticmethod(lambda _: "")
     _check_caller: Callable[[], None] = staticmethod(lambda: None)
 
     _endpoints: dict[bytes, Endpoint]
@@ -285,7 +286,8 @@ class Directory:
                     "when you add it with add_endpoint"
                 )
             name = printable_id(endpoint_id)
-            raise STTEndpointError(f"endpoint {name} is unknown; add it first with add_endpoint")
+            remedy = self._mistaken_for(endpoint_id) or "add it first with add_endpoint"
+            raise STTEndpointError(f"endpoint {name} is unknown; {remedy}")
         return endpoint
 
 

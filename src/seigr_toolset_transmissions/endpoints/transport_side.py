@@ -50,6 +50,8 @@ class TransportEndpoints(EndpointManager):
         on_removed: Called with the id when an endpoint was removed, or is no longer wanted.
         read_address: ``(endpoint_id, address, connect=)``: returns the address to keep; may raise.
             Called before anything else happens.
+        mistaken_for: ``(endpoint_id) -> str``: returns what the id of no endpoint is instead, and
+            what to use, for the text of an error; "" if it is nothing that the transport knows.
         absence: ``(endpoint_id) -> str``: returns why it has no session, for the text of an error;
             "" if it has one.
         is_ending: Returns whether the transport has begun to end, and with it all its peers.
@@ -77,6 +79,7 @@ class TransportEndpoints(EndpointManager):
         on_wanted: Callable[[bytes], None] = lambda _: None,
         on_removed: Callable[[bytes], None] = lambda _: None,
         read_address: ReadAddress = as_given,
+        mistaken_for: Callable[[bytes], str] = lambda _: "",
         absence: Callable[[bytes], str] = lambda _: "",
         is_ending: Callable[[], bool] = lambda: False,
         send_one: Callable[[bytes, bytes], Awaitable[object]] | None = None,
@@ -91,6 +94,7 @@ class TransportEndpoints(EndpointManager):
         self._on_wanted = on_wanted
         self._on_removed = on_removed
         self._read_address = read_address
+        self._mistaken_for = mistaken_for
         self._absence = absence
         self._is_ending = is_ending
         self._wait_connected = wait_connected

@@ -116,6 +116,7 @@ class STTNode:
             on_wanted=self._connect_wanted,
             on_removed=self._endpoint_removed,
             read_address=self._read_address,
+            mistaken_for=self._mistaken_for,
             absence=self._peer_absence,
             is_ending=self._is_ending,
             send_one=self._send_when_connected,
@@ -548,6 +549,11 @@ class STTNode:
 
     def _peer_traffic(self, endpoint_id: bytes) -> Iterator[Traffic]:
         return self._registry.traffic_of(endpoint_id)
+
+    def _mistaken_for(self, endpoint_id: bytes) -> str:
+        if endpoint_id not in self._registry.sessions:
+            return ""
+        return "that is the id of a session: use its peer's, node.get_session(id).peer_node_id"
 
     def _peer_absence(self, endpoint_id: bytes) -> str:
         return self._life.keeper.absence(endpoint_id)
