@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import STTEndpointError, STTSessionClosedError
 from ..foundation.payload import as_bytes
+from ..foundation.threads import run_in
 from .directory import Directory
 from .endpoint import check_id, no_session
 from .waiting import printable_id
 
 if TYPE_CHECKING:
+    import asyncio
     import concurrent.futures
     from collections.abc import AsyncIterator, Callable
 
@@ -251,20 +252,14 @@ class Receiving(Directory):
         """
         check_id(endpoint_id)
         data = as_bytes(data)
-        if self.loop is None:
-            raise RuntimeError(
-                "the endpoints know no event loop: start their node first, or in the loop set "
-                "`endpoints.loop = asyncio.get_running_loop()`"
-            )
-        delivering = self.deliver(endpoint_id, data)
-        try:
-            return asyncio.run_coroutine_threadsafe(delivering, self.loop)
-        except RuntimeError as exc:
-            delivering.close()
-            raise RuntimeError(
-                "the event loop of the endpoints was closed: deliver once their node has started "
-                "in another one, or `endpoints.loop` is set to it"
-            ) from exc
+        return run_in(
+            self.loop,
+            self.deliver(endpoint_id, data),
+            unknown="the endpoints know no event loop: start their node first, or in the loop set "
+            "`endpoints.loop = asyncio.get_running_loop()`",
+            closed="the event loop of the endpoints was closed: deliver once their node has "
+            "started in another one, or `endpoints.loop` is set to it",
+        )
 
     def _get_accepting(self, endpoint_id: bytes) -> Endpoint:
         endpoint = self._get(endpoint_id)

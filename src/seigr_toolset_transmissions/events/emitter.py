@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ..foundation.callables import is_async
 from ..foundation.repeats import Repeats
+from ..foundation.threads import run_in
 from .delivery import Delivery, announced
 from .emission import Emission
 from .handlers import Handler, check_handler, check_name, describe, log, log_failure
@@ -286,24 +287,18 @@ class EventEmitter:
 
         """
         check_name(name)
-        if self.loop is None:
-            raise RuntimeError(
-                "the emitter knows no event loop: start its node first, or in the loop set "
-                "`events.loop = asyncio.get_running_loop()`"
-            )
 
         async def emit() -> list[Any]:
             return await self.emit(name, *args, **kwargs)
 
-        emitting = emit()
-        try:
-            return asyncio.run_coroutine_threadsafe(emitting, self.loop)
-        except RuntimeError as exc:
-            emitting.close()
-            raise RuntimeError(
-                f"the emitter's event loop was closed: {name!r} can be emitted once its node has "
-                "started in another one, or `events.loop` is set to it"
-            ) from exc
+        return run_in(
+            self.loop,
+            emit(),
+            unknown="the emitter knows no event loop: start its node first, or in the loop set "
+            "`events.loop = asyncio.get_running_loop()`",
+            closed=f"the emitter's event loop was closed: {name!r} can be emitted once its node "
+            "has started in another one, or `events.loop` is set to it",
+        )
 
     def deliver(self, delivery: Delivery, **kwargs: Any) -> Awaitable[object]:
         """Emit an event so that ``delivery`` is updated, whatever a replaced `emit` does with it.
