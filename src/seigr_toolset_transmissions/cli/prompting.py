@@ -12,7 +12,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from .streams import STDIN, STDOUT, split_lines, write_all
+from .streams import STDIN, STDOUT, retrieve, split_lines, write_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -123,7 +123,7 @@ class Prompt:
         self._pending += data
         if self._printing is None or self._printing.done():
             self._printing = asyncio.create_task(self._print_in_time())
-            self._printing.add_done_callback(_retrieve)
+            self._printing.add_done_callback(retrieve)
         return self._printing
 
     def finish(self) -> None:
@@ -145,11 +145,6 @@ class Prompt:
         except OSError as error:
             self._failure = error
             raise
-
-
-def _retrieve(printing: asyncio.Future[None]) -> None:
-    if not printing.cancelled():
-        printing.exception()
 
 
 class _Notes(io.TextIOBase):

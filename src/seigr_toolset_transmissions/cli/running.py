@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .failures import Interrupted
+from .streams import retrieve
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -53,7 +54,6 @@ async def _run(coroutine: Coroutine[Any, Any, T]) -> T:
             signal.signal(number, former)
     if received:
         # Whatever cleaning up came to: the signal is why the command ends.
-        if not task.cancelled():
-            task.exception()
+        retrieve(task)
         raise Interrupted(128 + received[0])
     return task.result()

@@ -27,6 +27,7 @@ __all__ = [
     "InputStream",
     "OutputStream",
     "Worker",
+    "retrieve",
     "split_lines",
     "write_all",
 ]
@@ -70,7 +71,7 @@ class Worker:
 
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_drop)
+        future.add_done_callback(retrieve)
         self._calls.put((future, partial(function, *args)))
         return future
 
@@ -95,7 +96,8 @@ class Worker:
             del call, future, function, result, error  # a chunk must not live until the next call
 
 
-def _drop(future: asyncio.Future[Any]) -> None:
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a future that is done, so that asyncio does not report it."""
     if not future.cancelled():
         future.exception()
 

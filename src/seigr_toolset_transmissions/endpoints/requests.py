@@ -14,6 +14,7 @@ from ..errors import (
     STTRequestTimeoutError,
     STTRequestUnreachableError,
 )
+from ..foundation.futures import retrieve
 from ..foundation.payload import as_bytes
 from ..foundation.timeouts import check_timeout
 from .directory import NOT_GIVEN, Directory
@@ -150,7 +151,7 @@ class Requests(Directory):
                     continue
                 if one is None:
                     task = asyncio.create_task(self._ask(endpoint_id, data, timeout))
-                    task.add_done_callback(_retrieve)
+                    task.add_done_callback(retrieve)  # nothing else does, if cancelled
                     tasks.append(task)
                     replies[endpoint_id] = task
                 else:
@@ -215,12 +216,6 @@ class Requests(Directory):
                 "an EndpointManager on its own knows no sessions to send requests over: use that "
                 "of a node, as in node.endpoints.request(...)"
             )
-
-
-def _retrieve(task: asyncio.Task[bytes]) -> None:
-    """Retrieve the exception: after a cancellation nothing else does."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _outcome(reply: asyncio.Future[bytes]) -> bytes | STTRequestError:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import STTConnectError, STTEndpointError
+from ..foundation.futures import retrieve
 from ..protocol.hello import Opening, OpeningKind
 from ..protocol.machine import SessionMachine
 from ..protocol.phase import Link
@@ -181,8 +182,7 @@ class Connector:
     def _dial_ended(self, endpoint_id: bytes, task: asyncio.Task[LiveSession]) -> None:
         del self._dials[endpoint_id]
         self._runtime.endpoints.dialing(endpoint_id, now=False)
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved: the call that waited may have been cancelled
+        retrieve(task)  # the call that waited may have been cancelled
 
     def is_dialing(self, endpoint_id: bytes) -> bool:
         """Whether a dial of this endpoint is under way."""

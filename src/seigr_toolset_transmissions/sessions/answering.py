@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from ..errors import STTMessageSizeError, STTRequestFailedError, STTSessionClosedError
+from ..foundation.futures import retrieve
 from ..foundation.payload import as_bytes
 from ..protocol.exchanges import REQUEST_BYTES, ReplyStatus
 from ..protocol.outbox import FRAME_COST
@@ -162,8 +163,7 @@ class Answering:
     def task_ended(self, task: asyncio.Task[None]) -> None:
         """Go on in another lane, if requests wait."""
         self._lanes.discard(task)
-        if not task.cancelled():
-            task.exception()  # the loop has it already
+        retrieve(task)  # the loop has it already
         if not self._ended:
             self._start_lane()
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import STTEndpointError
 from ..events import Delivery
+from ..foundation.futures import retrieve
 from ..protocol.outbox import FRAME_COST
 from .worker import WorkerOwner, is_being_closed
 
@@ -225,8 +226,7 @@ class Pump:
     def task_ended(self, task: asyncio.Task[None]) -> None:
         """Go on in another task, unless all is done: other code has ended this one."""
         if task is self._task:
-            if not task.cancelled():
-                task.exception()  # the loop has it already
+            retrieve(task)  # the loop has it already
             self.start()
 
     def leave(self, task: asyncio.Task[None]) -> None:
