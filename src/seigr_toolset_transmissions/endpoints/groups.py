@@ -111,9 +111,8 @@ class Groups(Sending):
                 bytes-like. Nothing was sent.
 
         """
-        excluded = frozenset(check_ids(exclude, "exclude"))
-        recipients = [member for member in self.members(group) if member not in excluded]
-        return await self._send(recipients, as_bytes(data), timeout)
+        exclude = check_ids(exclude, "exclude")
+        return await self._send(self.members(group), as_bytes(data), timeout, exclude)
 
     def _forget(self, endpoint_id: bytes) -> None:
         super()._forget(endpoint_id)

@@ -17,7 +17,7 @@ from .fanout import SendOutcome, fan_out
 from .waiting import printable_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from .fanout import Route
 
@@ -176,7 +176,7 @@ class Sending(Directory):
 
         """
         data = as_bytes(data)
-        excluded = frozenset(check_ids(exclude, "exclude"))
+        exclude = check_ids(exclude, "exclude")
         if where is None:
             recipients = list(self._endpoints)
         elif isinstance(where, Mapping):
@@ -188,14 +188,19 @@ class Sending(Directory):
                 'where must be a mapping of metadata, such as {"room": "lobby"}, or a function of '
                 f"the metadata, not {where!r}"
             )
-        if excluded:
-            recipients = [each for each in recipients if each not in excluded]
-        return await self._send(recipients, data, timeout)
+        return await self._send(recipients, data, timeout, exclude)
 
     async def _send(
-        self, recipients: list[bytes], data: bytes, timeout: float | None
+        self,
+        recipients: list[bytes],
+        data: bytes,
+        timeout: float | None,
+        exclude: Collection[bytes] = (),
     ) -> dict[bytes, SendOutcome]:
         self._check_caller()
+        if exclude:
+            excluded = frozenset(exclude)
+            recipients = [each for each in recipients if each not in excluded]
         if timeout is NOT_GIVEN:
             timeout = self._send_timeout
         else:
