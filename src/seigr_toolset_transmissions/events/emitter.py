@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from .watching import Predicate
+
 __all__ = ["EventEmitter"]
 
 _H = TypeVar("_H", bound=Handler)
@@ -360,7 +362,7 @@ class EventEmitter:
     async def wait_for(
         self,
         name: str | tuple[str, ...],
-        predicate: Callable[[Occurrence], object] | None = None,
+        predicate: Predicate | None = None,
         timeout: float | None = None,
     ) -> Occurrence[dict[str, Any]]:
         """Wait for the next emit of `name`, or the next one for which `predicate` is true.
@@ -391,7 +393,7 @@ class EventEmitter:
     def expect(
         self,
         name: str | tuple[str, ...],
-        predicate: Callable[[Occurrence], object] | None = None,
+        predicate: Predicate | None = None,
         timeout: float | None = None,
     ) -> AbstractAsyncContextManager[Expected[dict[str, Any]]]:
         """Expect an event that the body of the block causes, without ever missing it.
@@ -413,7 +415,7 @@ class EventEmitter:
     async def _expect(
         self,
         name: str | tuple[str, ...],
-        predicate: Callable[[Occurrence], object] | None,
+        predicate: Predicate | None,
         timeout: float | None,
     ) -> AsyncIterator[Waiter]:
         with self._waiting(name, predicate) as waiter:
@@ -424,7 +426,7 @@ class EventEmitter:
     def _waiting(
         self,
         name: str | tuple[str, ...],
-        predicate: Callable[[Occurrence], object] | None,
+        predicate: Predicate | None,
     ) -> Iterator[Waiter]:
         names = name if isinstance(name, tuple) else (name,)
         if not names:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from ..errors import STTEventError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     K_co = TypeVarWithDefault("K_co", covariant=True, default=Any)
@@ -29,6 +28,7 @@ __all__ = [
     "Expected",
     "Occurrence",
     "Overflow",
+    "Predicate",
     "Room",
     "Stream",
     "Waiter",
@@ -49,6 +49,10 @@ class Occurrence(NamedTuple, Generic[K_co]):
     name: str
     args: tuple[Any, ...]
     kwargs: K_co
+
+
+Predicate = Callable[[Occurrence], object]
+"""What says, by a true value, that an occurrence is the one to wait for."""
 
 
 class EventStream(Protocol[K_co]):
@@ -96,9 +100,7 @@ class Watcher(Protocol):
 class Waiter:
     """Waits for the first occurrence, of any of several events, for which a predicate is true."""
 
-    def __init__(
-        self, names: tuple[str, ...], predicate: Callable[[Occurrence], object] | None
-    ) -> None:
+    def __init__(self, names: tuple[str, ...], predicate: Predicate | None) -> None:
         self._names = names
         self._predicate = predicate
         self._found: Occurrence | None = None

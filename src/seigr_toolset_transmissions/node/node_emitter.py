@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import deprecated
 
     from ..events import EventStream, Expected, Occurrence
-    from ..events.watching import Overflow
+    from ..events.watching import Overflow, Predicate
 
 __all__ = ["NodeEvents"]
 
@@ -159,42 +159,42 @@ class NodeEvents(EventEmitter):
         async def wait_for(
             self,
             name: SessionEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[SessionArguments]: ...
         @overload
         async def wait_for(
             self,
             name: PeerEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[PeerArguments]: ...
         @overload
         async def wait_for(
             self,
             name: DataEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[DataArguments]: ...
         @overload
         async def wait_for(
             self,
             name: ErrorEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[ErrorArguments]: ...
         @overload
         async def wait_for(
             self,
             name: HealthEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[HealthArguments]: ...
         @overload
         async def wait_for(
             self,
             name: str | tuple[str, ...],
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[dict[str, Any]]: ...
         async def wait_for(
@@ -209,42 +209,42 @@ class NodeEvents(EventEmitter):
         def expect(
             self,
             name: SessionEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> AbstractAsyncContextManager[Expected[SessionArguments]]: ...
         @overload
         def expect(
             self,
             name: PeerEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> AbstractAsyncContextManager[Expected[PeerArguments]]: ...
         @overload
         def expect(
             self,
             name: DataEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> AbstractAsyncContextManager[Expected[DataArguments]]: ...
         @overload
         def expect(
             self,
             name: ErrorEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> AbstractAsyncContextManager[Expected[ErrorArguments]]: ...
         @overload
         def expect(
             self,
             name: HealthEvent,
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> AbstractAsyncContextManager[Expected[HealthArguments]]: ...
         @overload
         def expect(
             self,
             name: str | tuple[str, ...],
-            predicate: Callable[[Occurrence], object] | None = None,
+            predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> AbstractAsyncContextManager[Expected[dict[str, Any]]]: ...
         def expect(
