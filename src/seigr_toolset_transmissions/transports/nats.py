@@ -273,17 +273,7 @@ class NatsNetwork(PipeNetwork):
         super().__init__(self._nats)
 
     async def __aenter__(self) -> Self:
-        """Connect to the server.
-
-        Raises:
-            ModuleNotFoundError: nats-py is not installed.
-            ConnectionError: No server could be reached, or it refuses; the message says why.
-            RuntimeError: It is connected already.
-
-        If cancelled, or after an error, nothing is left open. A cancel waits until the attempt to
-        connect has ended, which takes a few seconds if the server is silent.
-
-        """
+        """Connect to the server as the block of a `NatsBus` does, with the same errors."""
         await self._nats.__aenter__()
         return self
 
