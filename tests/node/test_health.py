@@ -71,6 +71,19 @@ class Link:
         self.network.cables[-1].release()
 
 
+class SlowHandler:
+    """Handles what a node's emitter tells of health, but ends no call until the test says so."""
+
+    def __init__(self, node: STTNode) -> None:
+        self.told: list[HealthStatus] = []
+        self.go_on = asyncio.Event()
+        node.events.register("health_changed", self._note)
+
+    async def _note(self, peer_node_id: bytes, status: HealthStatus) -> None:
+        self.told.append(status)
+        await self.go_on.wait()
+
+
 # ------------------------------------------------------------------------------ verdicts
 
 
@@ -320,46 +333,32 @@ async def test_a_peer_that_answers_no_ping_at_all_costs_no_memory() -> None:
 @in_virtual_time
 async def test_a_slow_handler_holds_up_no_probe_and_hears_the_latest() -> None:
     async with Link() as link:
-        told: list[HealthStatus] = []
-        go_on = asyncio.Event()
-
-        @link.alice.events.on("health_changed")
-        async def slow(peer_node_id: bytes, status: HealthStatus) -> None:
-            told.append(status)
-            await go_on.wait()
-
+        slow = SlowHandler(link.alice)
         async with HealthMonitor(link.alice) as monitor:
             await asyncio.sleep(1)
             link.hold()
             await asyncio.sleep(20)
-            assert told == [HEALTHY]
+            assert slow.told == [HEALTHY]
             assert monitor.status(link.bob) is UNHEALTHY
-            go_on.set()
+            slow.go_on.set()
             await asyncio.sleep(1)
-            assert told == [HEALTHY, UNHEALTHY]
+            assert slow.told == [HEALTHY, UNHEALTHY]
 
 
 @in_virtual_time
 async def test_nothing_is_emitted_once_the_block_is_left() -> None:
     async with Link() as link:
-        told: list[HealthStatus] = []
-        go_on = asyncio.Event()
-
-        @link.alice.events.on("health_changed")
-        async def slow(peer_node_id: bytes, status: HealthStatus) -> None:
-            told.append(status)
-            await go_on.wait()
-
+        slow = SlowHandler(link.alice)
         async with HealthMonitor(link.alice) as monitor:
             await asyncio.sleep(1)
             link.hold()
             await asyncio.sleep(8)
             assert monitor.status(link.bob) is SUSPECT
         assert monitor.health(link.bob) == NOTHING
-        go_on.set()
+        slow.go_on.set()
         link.release()
         await asyncio.sleep(100)
-        assert told == [HEALTHY]
+        assert slow.told == [HEALTHY]
         assert not link.alice._registry.followers
 
 
