@@ -26,6 +26,10 @@ VERBS = {
     STTNode: "address ban banned config connect endpoints events get_session "
     "get_session_for_endpoint kick listening node_id on_request retry_now send_to_all "
     "send_to_sessions sessions set_shared_seed start stats stop unban",
+    EndpointManager: "add_endpoint broadcast close deliver deliver_threadsafe find get_endpoint "
+    "groups join leave list_endpoints members messages receive_any receive_from receive_many "
+    "remove_endpoint request request_many send_to_endpoint send_to_group send_to_many "
+    "update_endpoint wait_connected",
     HealthMonitor: "health status",
     MemoryNetwork: "dial listen resolve",
     PipeNetwork: "dial listen resolve",
@@ -39,7 +43,12 @@ def test_help_lists_only_what_a_program_uses(cls: type) -> None:
     assert {name for name in dir(cls) if not name.startswith("_")} == set(VERBS[cls].split())
 
 
-@pytest.mark.parametrize("cls", [*VERBS, EndpointManager, NodeConfig], ids=lambda cls: cls.__name__)
+def test_help_of_a_nodes_endpoints_lists_only_what_a_program_uses() -> None:
+    node = STTNode(b"the node's own seed, a secret one", b"the seed that the whole group knows")
+    assert type(node.endpoints) is EndpointManager
+
+
+@pytest.mark.parametrize("cls", [*VERBS, NodeConfig], ids=lambda cls: cls.__name__)
 def test_defaults_can_be_read_in_help(cls: type) -> None:
     members: list[tuple[str, Any]] = inspect.getmembers(cls, inspect.isfunction)
     for name, member in [*members, (cls.__name__, cls)]:

@@ -14,7 +14,7 @@ from helpers.clock import run_virtual
 from helpers.lines import counting_lines
 from helpers.nodes import in_virtual_time, memory_nodes
 from seigr_toolset_transmissions.endpoints import EndpointManager, SendOutcome
-from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints
+from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints as Side
 from seigr_toolset_transmissions.errors import STTEndpointError
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ class Wire:
         self.sent.append((endpoint_id, data))
 
 
-def manager_with(ids: Iterable[bytes], wire: Wire | None = None) -> TransportEndpoints:
-    manager = TransportEndpoints((wire or Wire()).send)
+def manager_with(ids: Iterable[bytes], wire: Wire | None = None) -> EndpointManager:
+    manager = EndpointManager((wire or Wire()).send)
     for endpoint_id in ids:
-        manager.add_endpoint_nowait(endpoint_id, None)
+        Side(manager).add_endpoint_nowait(endpoint_id, None)
     return manager
 
 
@@ -164,8 +164,8 @@ async def test_an_endpoint_that_is_updated_or_added_with_exist_ok_stays_in_its_g
 async def test_an_endpoint_that_retires_leaves_its_groups_with_its_last_message() -> None:
     manager = manager_with([A, B])
     manager.join("x", A)
-    manager.offer(A, [b"unread"])
-    manager.retire_endpoint(A)
+    Side(manager).offer(A, [b"unread"])
+    Side(manager).retire_endpoint(A)
     manager.join("x", B)
     manager.join("y", A)
     assert manager.members("x") == [A, B]
@@ -178,9 +178,9 @@ async def test_an_endpoint_that_is_added_anew_while_it_retires_is_in_no_group() 
     manager = manager_with([A, B])
     manager.join("x", A)
     manager.join("x", B)
-    manager.offer(A, [b"unread"])
-    manager.retire_endpoint(A)
-    manager.add_endpoint_nowait(A, None)
+    Side(manager).offer(A, [b"unread"])
+    Side(manager).retire_endpoint(A)
+    Side(manager).add_endpoint_nowait(A, None)
     assert manager.groups(A) == []
     manager.join("x", A)
     await manager.receive_any()
@@ -293,9 +293,9 @@ def test_a_member_that_is_slow_counts_as_full_after_the_time_given() -> None:
             if endpoint_id == B:
                 await asyncio.sleep(1000)
 
-        manager = TransportEndpoints(send)
+        manager = EndpointManager(send)
         for endpoint_id in (A, B):
-            manager.add_endpoint_nowait(endpoint_id, None)
+            Side(manager).add_endpoint_nowait(endpoint_id, None)
             manager.join("x", endpoint_id)
         times: list[tuple[dict[str, Any], int]] = [({"timeout": 3}, 3), ({}, 10)]
         for given_time, seconds in times:
@@ -344,7 +344,7 @@ class Model:
     async def step(self, verb: str, one: bytes, group: str) -> None:
         manager, there = self.manager, one in self.unread
         if verb == "add" and (not there or one in self.retiring):
-            manager.add_endpoint_nowait(one, None)
+            Side(manager).add_endpoint_nowait(one, None)
             self.unread.setdefault(one, 0)
             self.retiring.discard(one)
             self.leave_all(one)
@@ -352,12 +352,12 @@ class Model:
             await manager.remove_endpoint(one)
             self.forget(one)
         elif verb == "retire" and there:
-            manager.retire_endpoint(one)
+            Side(manager).retire_endpoint(one)
             self.retiring.add(one)
             if not self.unread[one]:
                 self.forget(one)
         elif verb == "offer" and there and one not in self.retiring:
-            self.unread[one] += manager.offer(one, [b"unread"])
+            self.unread[one] += Side(manager).offer(one, [b"unread"])
         elif verb == "receive" and self.unread.get(one):
             await manager.receive_from(one, timeout=0)
             self.unread[one] -= 1

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from helpers.clock import run_virtual
 from helpers.lines import counting_lines
-from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints
+from seigr_toolset_transmissions.endpoints import EndpointManager
+from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints as Side
 from seigr_toolset_transmissions.errors import STTEndpointError, STTTimeoutError
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ T = TypeVar("T")
 X, Y, Z = b"x", b"y", b"z"
 
 
-def manager_with(*ids: bytes, **options: Any) -> TransportEndpoints:
-    manager = TransportEndpoints(**options)
+def manager_with(*ids: bytes, **options: Any) -> EndpointManager:
+    manager = EndpointManager(**options)
     for endpoint_id in ids:
-        manager.add_endpoint_nowait(endpoint_id, None)
+        Side(manager).add_endpoint_nowait(endpoint_id, None)
     return manager
 
 
@@ -43,7 +44,7 @@ async def start(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
-async def drain(manager: TransportEndpoints) -> list[tuple[bytes, bytes]]:
+async def drain(manager: EndpointManager) -> list[tuple[bytes, bytes]]:
     """Receive whatever is there."""
     received = []
     while True:
@@ -89,7 +90,7 @@ async def test_a_receiver_of_the_endpoint_goes_before_an_older_receiver_of_any()
 async def test_receivers_of_a_kind_are_served_oldest_first() -> None:
     manager = manager_with(X)
     receivers = [await start(manager.receive_from(X)) for _ in range(5)]
-    manager.offer(X, [b"%d" % number for number in range(5)])
+    Side(manager).offer(X, [b"%d" % number for number in range(5)])
     assert [await receiver for receiver in receivers] == [(b"%d" % n, X) for n in range(5)]
 
 
@@ -110,7 +111,7 @@ async def test_receive_any_goes_by_arrival_over_all_endpoints() -> None:
 async def test_a_newcomer_does_not_overtake_a_receiver_that_has_yet_to_run() -> None:
     manager = manager_with(X)
     anyone = await start(manager.receive_any())
-    assert manager.offer(X, [b"1", b"2"]) == 2
+    assert Side(manager).offer(X, [b"1", b"2"]) == 2
     # The receiver has not run yet.
     assert await manager.receive_from(X, timeout=0) == (b"2", X)
     assert anyone.done()
@@ -141,7 +142,7 @@ async def test_a_newcomer_to_any_gets_the_oldest_message_that_is_not_promised() 
 async def test_order_holds_when_a_newcomer_is_behind_a_receiver_that_is_cancelled() -> None:
     manager = manager_with(X)
     first = await start(manager.receive_from(X))
-    manager.offer(X, [b"1", b"2"])
+    Side(manager).offer(X, [b"1", b"2"])
     first.cancel()
     assert await manager.receive_from(X, timeout=0) == (b"1", X)
     assert first.cancelled()
@@ -193,7 +194,8 @@ async def test_a_message_passes_over_a_receiver_that_is_cancelled_but_has_not_ru
 
 async def test_on_wait_is_called_when_a_receive_waits() -> None:
     calls: list[None] = []
-    manager = manager_with(X, on_wait=lambda: calls.append(None))
+    manager = manager_with(X)
+    Side(manager, on_wait=lambda: calls.append(None))
     await manager.deliver(X, b"1")
     await manager.receive_any()
     assert await nothing_for(manager.receive_any(timeout=0))
@@ -282,11 +284,11 @@ async def test_an_invalid_timeout_loses_nothing(wrong: Any, others: int) -> None
     receivers = [await start(manager.receive_any()) for _ in range(others)]
     sent = [b"%d" % number for number in range(others + 1)]
     if others:
-        manager.offer(X, sent)  # the newcomer is promised the second
+        Side(manager).offer(X, sent)  # the newcomer is promised the second
     with pytest.raises(TypeError):
         await manager.receive_any(timeout=wrong)
     if not others:
-        manager.offer(X, sent)
+        Side(manager).offer(X, sent)
     got = [await receiver for receiver in receivers] + await drain(manager)
     assert [data for data, _ in got] == sent
 
@@ -325,7 +327,7 @@ async def test_removal_wakes_receivers_and_drops_the_backlog_from_both_views() -
         await manager.receive_from(X)
     assert not isinstance(unknown.value, TimeoutError)  # so that a loop of receives comes to an end
     await manager.add_endpoint(X, None)
-    manager.offer(X, [b"1", b"2"])
+    Side(manager).offer(X, [b"1", b"2"])
     await manager.deliver(Y, b"3")
     await manager.remove_endpoint(X)
     await manager.add_endpoint(X, None)
@@ -338,7 +340,7 @@ async def test_removal_takes_a_promised_message_away() -> None:
     manager = manager_with(X, Y, Z)
     of_x = await start(manager.receive_from(X))
     elder, younger = await start(manager.receive_any()), await start(manager.receive_any())
-    manager.offer(X, [b"X1", b"X2", b"X3"])
+    Side(manager).offer(X, [b"X1", b"X2", b"X3"])
     await manager.deliver(Y, b"Y1")
     await manager.remove_endpoint(X)
     with pytest.raises(STTEndpointError):
@@ -348,7 +350,7 @@ async def test_removal_takes_a_promised_message_away() -> None:
     assert not younger.done()
     # It waits on at its old rank.
     youngest = await start(manager.receive_any())
-    manager.offer(Z, [b"Z1", b"Z2"])
+    Side(manager).offer(Z, [b"Z1", b"Z2"])
     assert await younger == (b"Z1", Z)
     assert await youngest == (b"Z2", Z)
 
@@ -360,7 +362,7 @@ async def test_receivers_whose_promises_were_withdrawn_in_turn_are_served_by_age
     await manager.deliver(Y, b"Y1")
     await manager.remove_endpoint(X)  # neither has run yet
     await manager.remove_endpoint(Y)
-    manager.offer(Z, [b"Z1", b"Z2"])
+    Side(manager).offer(Z, [b"Z1", b"Z2"])
     assert await elder == (b"Z1", Z)
     assert await younger == (b"Z2", Z)
 
@@ -384,7 +386,7 @@ def test_a_promise_withdrawn_after_the_time_ran_out_ends_the_wait() -> None:
                 manager.remove_endpoint(X).send(None)
 
         # In one turn, in this order: a promise, the end of the time given, and the removal.
-        loop.call_at(1 - 1e-10, manager.offer, X, [b"1"])
+        loop.call_at(1 - 1e-10, Side(manager).offer, X, [b"1"])
         loop.call_at(1 + 1e-10, remove)
         assert await nothing_for(waiting)
         assert X not in manager
@@ -397,7 +399,10 @@ def test_a_promise_withdrawn_after_the_time_ran_out_ends_the_wait() -> None:
 async def test_removal_fails_a_waiting_delivery() -> None:
     manager = manager_with(X, inbox_messages=1)
     await manager.deliver(X, b"1")
-    waiting = [await start(manager.deliver(X, b"2")), await start(manager.wait_for_room(X))]
+    waiting = [
+        await start(manager.deliver(X, b"2")),
+        await start(Side(manager).wait_for_room(X)),
+    ]
     await manager.remove_endpoint(X)
     for task in waiting:
         with pytest.raises(STTEndpointError, match="takes no more messages"):
@@ -410,7 +415,7 @@ async def test_a_delivery_cancelled_as_its_endpoint_is_removed_is_cancelled(how:
     manager = manager_with(X, inbox_messages=1)
     await manager.deliver(X, b"1")
     waiting: asyncio.Task[None] = await start(
-        manager.deliver(X, b"2") if how == "deliver" else manager.wait_for_room(X)
+        manager.deliver(X, b"2") if how == "deliver" else Side(manager).wait_for_room(X)
     )
     await manager.remove_endpoint(X)
     waiting.cancel()
@@ -420,19 +425,19 @@ async def test_a_delivery_cancelled_as_its_endpoint_is_removed_is_cancelled(how:
 
 async def test_a_retired_endpoint_goes_when_its_backlog_is_received() -> None:
     manager = manager_with(X, inbox_messages=2)
-    manager.offer(X, [b"1", b"2"])
+    Side(manager).offer(X, [b"1", b"2"])
     delivering = await start(manager.deliver(X, b"3"))
-    manager.retire_endpoint(X)
+    Side(manager).retire_endpoint(X)
     with pytest.raises(STTEndpointError, match="takes no more messages"):
         await delivering
     info = manager.get_endpoint(X)
     assert info is not None
     assert info["state"] == "retiring"
-    for attempt in (manager.deliver(X, b"3"), manager.wait_for_room(X)):
+    for attempt in (manager.deliver(X, b"3"), Side(manager).wait_for_room(X)):
         with pytest.raises(STTEndpointError, match="is retiring and takes no more"):
             await attempt
     with pytest.raises(STTEndpointError, match="is retiring and takes no more"):
-        manager.offer(X, [b"3"])
+        Side(manager).offer(X, [b"3"])
     assert await manager.receive_from(X) == (b"1", X)
     assert X in manager
     assert await manager.receive_any() == (b"2", X)
@@ -442,8 +447,8 @@ async def test_a_retired_endpoint_goes_when_its_backlog_is_received() -> None:
 async def test_retiring_an_endpoint_without_backlog_removes_it_and_wakes_its_receivers() -> None:
     manager = manager_with(X, Y)
     waiting = await start(manager.receive_from(X))
-    assert manager.offer(X, []) == 0
-    manager.retire_endpoint(X)
+    assert Side(manager).offer(X, []) == 0
+    Side(manager).retire_endpoint(X)
     assert manager.list_endpoints() == [Y]
     with pytest.raises(STTEndpointError, match="was removed"):
         await waiting
@@ -453,7 +458,7 @@ async def test_the_last_message_of_a_retiring_endpoint_ends_the_wait_of_the_next
     manager = manager_with(X)
     first, second = await start(manager.receive_from(X)), await start(manager.receive_from(X))
     await manager.deliver(X, b"1")
-    manager.retire_endpoint(X)
+    Side(manager).retire_endpoint(X)
     assert await first == (b"1", X)
     with pytest.raises(STTEndpointError, match="was removed"):
         await second
@@ -463,7 +468,7 @@ async def test_receivers_of_a_retiring_endpoint_get_the_reason_if_there_is_one()
     manager = manager_with(X)
     first, second = await start(manager.receive_from(X)), await start(manager.receive_from(X))
     await manager.deliver(X, b"1")
-    manager.retire_endpoint(X, "the peer is asleep")
+    Side(manager).retire_endpoint(X, "the peer is asleep")
     assert await first == (b"1", X)
     with pytest.raises(STTEndpointError, match="the peer is asleep") as ended:
         await second
@@ -473,7 +478,7 @@ async def test_receivers_of_a_retiring_endpoint_get_the_reason_if_there_is_one()
 async def test_adding_a_retiring_endpoint_revives_it_with_its_backlog() -> None:
     manager = manager_with(X, Y)
     await manager.deliver(X, b"1")
-    manager.retire_endpoint(X)
+    Side(manager).retire_endpoint(X)
     await manager.add_endpoint(X, "new", {"n": 2})
     info = manager.get_endpoint(X)
     assert info is not None
@@ -494,7 +499,7 @@ async def test_closing_ends_every_wait_and_says_why(timeout: float | None) -> No
         await start(manager.receive_any(timeout=timeout)),
         await start(manager.receive_from(X, timeout=timeout)),
     ]
-    manager.close_inboxes("the transport has ended")
+    Side(manager).close_inboxes("the transport has ended")
     waiting.append(await start(manager.receive_any(timeout=timeout)))
     waiting.append(await start(manager.receive_from(Y, timeout=timeout)))
     for receiving in waiting:
@@ -506,8 +511,8 @@ async def test_closing_ends_every_wait_and_says_why(timeout: float | None) -> No
 async def test_waiting_messages_can_be_received_after_closing() -> None:
     manager = manager_with(X, Y)
     first, second = await start(manager.receive_any()), await start(manager.receive_from(Y))
-    manager.offer(X, [b"1", b"2"])
-    manager.close_inboxes("over")
+    Side(manager).offer(X, [b"1", b"2"])
+    Side(manager).close_inboxes("over")
     await manager.deliver(Y, b"3")
     assert await first == (b"1", X)
     with pytest.raises(STTEndpointError, match="over"):
@@ -521,7 +526,7 @@ async def test_a_receiver_whose_promise_is_withdrawn_after_closing_does_not_wait
     manager = manager_with(X)
     waiting = await start(manager.receive_any())
     await manager.deliver(X, b"1")
-    manager.close_inboxes("over")
+    Side(manager).close_inboxes("over")
     await manager.remove_endpoint(X)
     with pytest.raises(STTEndpointError, match="over"):
         await waiting
@@ -529,8 +534,8 @@ async def test_a_receiver_whose_promise_is_withdrawn_after_closing_does_not_wait
 
 async def test_after_reopening_receivers_wait_again() -> None:
     manager = manager_with(X)
-    manager.close_inboxes("over")
-    manager.open_inboxes()
+    Side(manager).close_inboxes("over")
+    Side(manager).open_inboxes()
     waiting = await start(manager.receive_any())
     assert not waiting.done()
     await manager.deliver(X, b"1")
@@ -573,7 +578,7 @@ def test_receivers_of_a_closed_loop_are_passed_over(of: str, again: bool) -> Non
     async def main() -> None:
         waiting = [await start(receiving())] if again else []
         await manager.deliver(X, b"1")
-        assert manager.offer(X, [b"2", b"3"]) == 2
+        assert Side(manager).offer(X, [b"2", b"3"]) == 2
         got = [await task for task in waiting] + [await receiving() for _ in range(3 - again)]
         assert got == [(b"1", X), (b"2", X), (b"3", X)]
         assert await nothing_for(manager.receive_any(timeout=0.01))
@@ -594,7 +599,7 @@ def test_a_message_promised_in_a_closed_loop_goes_to_the_next_receiver(
             manager.receive_any() if of == "any" else manager.receive_from(X)
             for of in (first, second)
         ),
-        before=lambda: manager.offer(X, [b"1", b"2", b"3"]),
+        before=lambda: Side(manager).offer(X, [b"1", b"2", b"3"]),
     )
 
     async def main() -> None:
@@ -611,13 +616,13 @@ def test_a_message_promised_in_a_closed_loop_goes_to_the_next_receiver(
 def test_removal_retirement_and_closing_pass_over_a_closed_loop() -> None:
     manager = manager_with(X, Y, Z, inbox_messages=1)
     for endpoint_id in (X, Y):
-        manager.offer(endpoint_id, [b"1"])
+        Side(manager).offer(endpoint_id, [b"1"])
     left = left_behind(manager.receive_from(Z), manager.deliver(X, b"2"), manager.deliver(Y, b"2"))
 
     async def main() -> None:
-        manager.retire_endpoint(X)
+        Side(manager).retire_endpoint(X)
         await manager.remove_endpoint(Y)
-        manager.close_inboxes("over")
+        Side(manager).close_inboxes("over")
         assert await drain(manager) == [(b"1", X)]
         assert manager.list_endpoints() == [Z]
 
@@ -639,7 +644,7 @@ async def test_a_wait_that_fails_leaves_no_cycle_of_references(how: str) -> None
         else:
             waiting = await start(manager.receive_from(X, timeout=0.001 if how == "time" else None))
         if how == "close":
-            manager.close_inboxes("over")
+            Side(manager).close_inboxes("over")
         elif how == "cancel":
             waiting.cancel()
         elif how != "time":
@@ -662,12 +667,12 @@ async def test_a_wait_that_fails_leaves_no_cycle_of_references(how: str) -> None
 
 async def test_a_full_inbox_makes_deliveries_wait_in_order() -> None:
     manager = manager_with(X, Y, inbox_messages=2)
-    assert manager.offer(X, [b"1", b"2", b"3"]) == 2
+    assert Side(manager).offer(X, [b"1", b"2", b"3"]) == 2
     waiting = [await start(manager.deliver(X, data)) for data in (b"3", b"4")]
     await manager.deliver(Y, b"5")  # another endpoint is not concerned
     assert not any(task.done() for task in waiting)
     assert await manager.receive_from(X) == (b"1", X)
-    assert manager.offer(X, [b"9"]) == 0  # room, but others are before
+    assert Side(manager).offer(X, [b"9"]) == 0  # room, but others are before
     await turns()
     assert [task.done() for task in waiting] == [True, False]
     assert await manager.receive_any() == (b"2", X)
@@ -696,12 +701,12 @@ async def test_a_cancelled_delivery_delivers_nothing_and_lets_the_next_proceed(
 
 async def test_an_inbox_is_bounded_in_bytes_and_takes_a_large_message_when_empty() -> None:
     manager = manager_with(X, inbox_bytes=10)
-    assert manager.offer(X, [b"x" * 20, b"y"]) == 1
+    assert Side(manager).offer(X, [b"x" * 20, b"y"]) == 1
     small = await start(manager.deliver(X, b"z" * 6))
     assert not small.done()
     assert await manager.receive_any() == (b"x" * 20, X)
     await small
-    assert manager.offer(X, [b"a" * 4, b"b"]) == 1
+    assert Side(manager).offer(X, [b"a" * 4, b"b"]) == 1
     large = await start(manager.deliver(X, b"L" * 11))
     assert len((await manager.receive_any())[0]) == 6
     await turns()
@@ -717,17 +722,17 @@ async def test_an_inbox_is_bounded_in_bytes_and_takes_a_large_message_when_empty
 
 async def test_offer_accepts_what_fits_from_the_front() -> None:
     manager = manager_with(X, inbox_messages=4, inbox_bytes=10)
-    assert manager.offer(X, []) == 0
-    assert manager.offer(X, [b"1" * 3, b"2" * 3, b"3" * 5, b"4"]) == 2
-    assert manager.offer(X, [b"4", b"5", b"6"]) == 2  # the fourth message is the last
+    assert Side(manager).offer(X, []) == 0
+    assert Side(manager).offer(X, [b"1" * 3, b"2" * 3, b"3" * 5, b"4"]) == 2
+    assert Side(manager).offer(X, [b"4", b"5", b"6"]) == 2  # the fourth message is the last
     assert [data for data, _ in await drain(manager)] == [b"111", b"222", b"4", b"5"]
 
 
 async def test_offer_beyond_bounds_accepts_all_and_overtakes_waiting_deliveries() -> None:
     manager = manager_with(X, inbox_messages=2, inbox_bytes=10)
-    assert manager.offer(X, [b"1"]) == 1
+    assert Side(manager).offer(X, [b"1"]) == 1
     waiting = await start(manager.deliver(X, b"4" * 10))
-    assert manager.offer(X, [b"2" * 100, b"3"], beyond_bounds=True) == 2
+    assert Side(manager).offer(X, [b"2" * 100, b"3"], beyond_bounds=True) == 2
     assert not waiting.done()
     assert [data[:1] for data, _ in await drain(manager)] == [b"1", b"2", b"3"]
     await waiting
@@ -736,13 +741,16 @@ async def test_offer_beyond_bounds_accepts_all_and_overtakes_waiting_deliveries(
 
 async def test_after_waiting_for_room_an_offer_is_accepted() -> None:
     manager = manager_with(X, inbox_bytes=10)
-    await manager.wait_for_room(X)
-    assert manager.offer(X, [b"1" * 8]) == 1
-    await manager.wait_for_room(X, 2)
+    await Side(manager).wait_for_room(X)
+    assert Side(manager).offer(X, [b"1" * 8]) == 1
+    await Side(manager).wait_for_room(X, 2)
 
     async def offer(data: bytes) -> list[int]:
-        await manager.wait_for_room(X, len(data))
-        return [manager.offer(X, [data]), manager.offer(X, [b"9"])]
+        await Side(manager).wait_for_room(X, len(data))
+        return [
+            Side(manager).offer(X, [data]),
+            Side(manager).offer(X, [b"9"]),
+        ]
 
     offering = await start(offer(b"2" * 5))
     behind = await start(manager.deliver(X, b"3" * 5))
@@ -778,7 +786,7 @@ async def test_200_000_deliveries_into_a_small_inbox_push_back_and_lose_nothing(
 async def test_receiving_from_one_only_leaves_no_trace_of_consumed_messages() -> None:
     manager = manager_with(X, Y)
     for number in range(1000):
-        manager.offer(X, [b"%d" % number, b"second"])
+        Side(manager).offer(X, [b"%d" % number, b"second"])
         await manager.receive_from(X)
         await manager.receive_from(X)
     assert len(manager._inboxes._arrivals) == 0
@@ -788,7 +796,7 @@ async def test_receiving_from_one_only_leaves_no_trace_of_consumed_messages() ->
         await manager.receive_from(X)
     assert len(manager._inboxes._arrivals) < 1000
     for _ in range(10_000):
-        manager.offer(X, [b"dropped"])
+        Side(manager).offer(X, [b"dropped"])
         await manager.remove_endpoint(X)
         await manager.add_endpoint(X, None)
     assert len(manager._inboxes._arrivals) < 1000
@@ -806,11 +814,11 @@ def test_the_cost_of_a_receive_does_not_grow_with_the_backlog(of: str) -> None:
 
         workers = [await start(work(endpoint_id)) for endpoint_id in (X, Y, X, Y)]
         # All wait; now everything comes at once, and some of it is taken out of turn.
-        manager.offer(X, [b"x"] * (count // 2))
-        manager.offer(Z, [b"z"] * 100)
+        Side(manager).offer(X, [b"x"] * (count // 2))
+        Side(manager).offer(Z, [b"z"] * 100)
         for _ in range(100):
             await manager.receive_from(Z)
-        manager.offer(Y, [b"y"] * (count // 2))
+        Side(manager).offer(Y, [b"y"] * (count // 2))
         await asyncio.gather(*workers)
 
     def lines(count: int) -> int:
@@ -1037,7 +1045,7 @@ def check_against_model(script: list[tuple[str, bytes | None, int]]) -> None:
         elif operation == "deliver" and endpoint_id and model.ids.get(endpoint_id):
             messages = [b"%d" % (count + index) for index in range(number)]
             count += number
-            assert manager.offer(endpoint_id, messages) == number
+            assert Side(manager).offer(endpoint_id, messages) == number
             for data in messages:
                 model.arrive(endpoint_id, data)
         elif operation == "remove" and endpoint_id in model.ids:
@@ -1046,19 +1054,21 @@ def check_against_model(script: list[tuple[str, bytes | None, int]]) -> None:
                 manager.remove_endpoint(endpoint_id).send(None)
         elif operation == "retire" and endpoint_id in model.ids:
             model.retire(endpoint_id)
-            manager.retire_endpoint(endpoint_id)
+            Side(manager).retire_endpoint(endpoint_id)
         elif operation == "add" and endpoint_id and not model.ids.get(endpoint_id):
             model.ids[endpoint_id] = True
-            manager.add_endpoint_nowait(endpoint_id, None)
+            Side(manager).add_endpoint_nowait(endpoint_id, None)
         elif operation == "close":
             model.close()
-            manager.close_inboxes("it is over")
+            Side(manager).close_inboxes("it is over")
         elif operation == "reopen":
             model.closed = False
-            manager.open_inboxes()
+            Side(manager).open_inboxes()
         model.check()
         assert sorted(manager) == sorted(model.ids)
-        assert manager.held_bytes(64) == sum(64 + len(message.data) for message in model.messages)
+        assert Side(manager).held_bytes(64) == sum(
+            64 + len(message.data) for message in model.messages
+        )
         for ask in model.asks:
             if ask.failed or model.held_by(ask):
                 assert ask.future is None or ask.future.done()  # it will run
@@ -1107,10 +1117,10 @@ async def check_with_tasks(
         while how == "deliver" and waiting:
             await manager.deliver(endpoint_id, waiting.pop(0))
         while waiting:
-            del waiting[: manager.offer(endpoint_id, waiting)]
+            del waiting[: Side(manager).offer(endpoint_id, waiting)]
             if waiting:
-                await manager.wait_for_room(endpoint_id, len(waiting[0]))
-                count = manager.offer(endpoint_id, waiting)
+                await Side(manager).wait_for_room(endpoint_id, len(waiting[0]))
+                count = Side(manager).offer(endpoint_id, waiting)
                 assert count >= 1
                 del waiting[:count]
 

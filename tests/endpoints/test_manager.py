@@ -14,8 +14,8 @@ import pytest
 from helpers.clock import run_virtual
 from helpers.lines import counting_lines
 from helpers.routes import routes_to
-from seigr_toolset_transmissions.endpoints import SendOutcome
-from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints
+from seigr_toolset_transmissions.endpoints import EndpointManager, SendOutcome
+from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints as Side
 from seigr_toolset_transmissions.errors import (
     STTConfigError,
     STTConnectError,
@@ -46,10 +46,10 @@ def manager_with(
     ids: Iterable[bytes],
     callback: Callable[[bytes, bytes], Awaitable[object]] | None = None,
     **options: Any,
-) -> TransportEndpoints:
-    manager = TransportEndpoints(callback, **options)
+) -> EndpointManager:
+    manager = EndpointManager(callback, **options)
     for endpoint_id in ids:
-        manager.add_endpoint_nowait(endpoint_id, None)
+        Side(manager).add_endpoint_nowait(endpoint_id, None)
     return manager
 
 
@@ -57,7 +57,7 @@ def manager_with(
 
 
 async def test_an_added_endpoint_is_described_as_it_was_given() -> None:
-    manager = TransportEndpoints()
+    manager = EndpointManager()
     metadata = {"type": "relay", "trust_score": 0.95}
     before = time.time()
     await manager.add_endpoint(endpoint_id=A, address=("192.168.1.100", 9000), metadata=metadata)
@@ -85,7 +85,7 @@ async def test_counters_follow_what_was_accepted() -> None:
     await manager.send_to_endpoint(A, b"12345")
     await manager.broadcast(b"678")
     await manager.deliver(A, b"12")
-    assert manager.offer(A, [b"3", b"45"]) == 2
+    assert Side(manager).offer(A, [b"3", b"45"]) == 2
     info = manager.get_endpoint(A)
     assert info is not None
     assert (info["bytes_sent"], info["bytes_received"]) == (8, 5)
@@ -104,7 +104,7 @@ async def test_a_message_in_either_direction_is_an_activity(how: str) -> None:
     elif how == "deliver":
         await manager.deliver(A, b"x")
     else:
-        manager.offer(A, [b"x"])
+        Side(manager).offer(A, [b"x"])
     active, idle = manager.get_endpoint(A), manager.get_endpoint(B)
     assert active is not None
     assert idle is not None
@@ -117,7 +117,7 @@ async def test_the_counters_restart_when_an_endpoint_comes_back() -> None:
     manager = manager_with([A], Wire().send)
     await manager.send_to_endpoint(A, b"12345")
     await manager.deliver(A, b"12")
-    manager.retire_endpoint(A)
+    Side(manager).retire_endpoint(A)
     await manager.add_endpoint(A, None)
     info = manager.get_endpoint(A)
     assert info is not None
@@ -126,40 +126,41 @@ async def test_the_counters_restart_when_an_endpoint_comes_back() -> None:
 
 async def test_the_transport_learns_which_endpoints_to_connect() -> None:
     told: list[tuple[bytes, list[bytes]]] = []
-    manager = TransportEndpoints(
-        on_wanted=lambda peer: told.append((peer, manager.list_endpoints()))
-    )
+    manager = EndpointManager()
+    side = Side(manager, on_wanted=lambda peer: told.append((peer, manager.list_endpoints())))
     await manager.add_endpoint(A, None)
     await manager.add_endpoint(B, None, connect=True)
     assert told == [(B, [A, B])]  # it is there by then
-    assert [manager.wanted(endpoint_id) for endpoint_id in (A, B, C)] == [False, True, False]
+    assert [side.wanted(endpoint_id) for endpoint_id in (A, B, C)] == [False, True, False]
     await manager.deliver(B, b"x")
-    manager.retire_endpoint(B)
+    side.retire_endpoint(B)
     await manager.add_endpoint(B, None)  # again, and now without
-    assert not manager.wanted(B)
+    assert not side.wanted(B)
     await manager.remove_endpoint(B)
     await manager.add_endpoint(B, None, connect=True)
-    assert manager.wanted(B)
+    assert side.wanted(B)
     await manager.remove_endpoint(B)
-    assert not manager.wanted(B)
+    assert not side.wanted(B)
     assert len(told) == 2
-    await TransportEndpoints().add_endpoint(A, None, connect=True)  # without a transport
+    await EndpointManager().add_endpoint(A, None, connect=True)  # without a transport
 
 
 async def test_an_endpoint_that_the_transport_added_is_its_own_until_the_user_adds_it() -> None:
-    manager = TransportEndpoints()
-    manager.add_endpoint_nowait(A, None, temporary=True)
+    manager = EndpointManager()
+    Side(manager).add_endpoint_nowait(A, None, temporary=True)
     await manager.add_endpoint(B, None)
-    assert [manager.is_temporary(endpoint_id) for endpoint_id in (A, B, C)] == [True, False, False]
+    side = Side(manager)
+    assert [side.is_temporary(endpoint_id) for endpoint_id in (A, B, C)] == [True, False, False]
     await manager.remove_endpoint(A)
-    assert not manager.is_temporary(A)
+    assert not Side(manager).is_temporary(A)
     await manager.add_endpoint(A, None)
-    assert not manager.is_temporary(A)
+    assert not Side(manager).is_temporary(A)
 
 
 async def test_the_status_function_adds_to_the_description() -> None:
     status = {"state": "open", "rtt": 0.1, "min_rtt": 0.05}
-    manager = manager_with([A], status=lambda peer: status if peer == A else {})
+    manager = manager_with([A])
+    Side(manager, status=lambda peer: status if peer == A else {})
     info = manager.get_endpoint(A)
     assert info is not None
     assert (info["state"], info["rtt"], info["min_rtt"]) == ("open", 0.1, 0.05)
@@ -167,7 +168,7 @@ async def test_the_status_function_adds_to_the_description() -> None:
 
 
 async def test_adding_twice_fails_and_changes_nothing() -> None:
-    manager = TransportEndpoints()
+    manager = EndpointManager()
     await manager.add_endpoint(A, "first", {"n": 1})
     with pytest.raises(STTEndpointError, match=f"{A.hex()} already exists"):
         await manager.add_endpoint(A, "second", {"n": 2})
@@ -177,7 +178,7 @@ async def test_adding_twice_fails_and_changes_nothing() -> None:
 
 
 async def test_update_replaces_only_what_is_given() -> None:
-    manager = TransportEndpoints()
+    manager = EndpointManager()
     await manager.add_endpoint(A, "old", {"n": 1})
 
     def described() -> tuple[Any, Any]:
@@ -221,16 +222,16 @@ async def test_an_unknown_endpoint_is_none_or_an_error() -> None:
         manager.send_to_endpoint(A, b""),
         manager.receive_from(A),
         manager.deliver(A, b""),
-        manager.wait_for_room(A),
+        Side(manager).wait_for_room(A),
         manager.remove_endpoint(A),
     ):
         with pytest.raises(STTEndpointError, match=f"{A.hex()} is unknown; add it first"):
             await attempt
-    for call in (manager.update_endpoint, manager.retire_endpoint):
+    for call in (manager.update_endpoint, Side(manager).retire_endpoint):
         with pytest.raises(STTEndpointError):
             call(A)
     with pytest.raises(STTEndpointError):
-        manager.offer(A, [b""])
+        Side(manager).offer(A, [b""])
 
 
 @pytest.mark.parametrize("wrong", ["a", 7, None, bytearray(A), memoryview(A), [A], ("x", 1)])
@@ -243,22 +244,26 @@ async def test_an_invalid_id_is_named(wrong: Any) -> None:
         manager.send_to_many([A, wrong], b""),
         manager.receive_from(wrong),
         manager.deliver(wrong, b""),
-        manager.wait_for_room(wrong),
+        Side(manager).wait_for_room(wrong),
         manager.remove_endpoint(wrong),
     ):
         with pytest.raises(TypeError, match=expected):
             await attempt
-    for call in (manager.get_endpoint, manager.update_endpoint, manager.retire_endpoint):
+    for call in (
+        manager.get_endpoint,
+        manager.update_endpoint,
+        Side(manager).retire_endpoint,
+    ):
         with pytest.raises(TypeError, match=expected):
             call(wrong)
     with pytest.raises(TypeError, match=expected):
-        manager.offer(wrong, [b""])
+        Side(manager).offer(wrong, [b""])
     assert wrong not in manager
     assert manager.list_endpoints() == [A]
 
 
 async def test_an_id_must_not_be_empty() -> None:
-    manager = TransportEndpoints()
+    manager = EndpointManager()
     with pytest.raises(ValueError, match="must not be empty"):
         await manager.add_endpoint(b"", None)
     with pytest.raises(ValueError, match="must not be empty"):
@@ -284,7 +289,7 @@ async def test_other_wrong_arguments_are_named_and_nothing_is_sent() -> None:
     with pytest.raises(TypeError, match="predicate must be callable, not str"):
         manager.find(wrong)
     with pytest.raises(TypeError, match="transport_send_callback must be callable, not str"):
-        TransportEndpoints(wrong)
+        EndpointManager(wrong)
     assert wire.sent == []
     assert manager.list_endpoints() == [A]
 
@@ -314,7 +319,7 @@ class Transport:
 )
 def test_a_callback_that_is_not_async_is_refused_before_it_has_sent_anything(callback: Any) -> None:
     with pytest.raises(TypeError, match="transport_send_callback must be async"):
-        TransportEndpoints(transport_send_callback=callback)
+        EndpointManager(transport_send_callback=callback)
 
 
 @pytest.mark.parametrize(
@@ -353,19 +358,19 @@ async def test_an_async_predicate_is_refused_and_nothing_is_sent() -> None:
 @pytest.mark.parametrize("seconds", [0, -1, "many", float("nan")])
 def test_a_send_timeout_must_be_a_positive_number(seconds: Any) -> None:
     with pytest.raises(STTConfigError, match="send_timeout must be a number above 0"):
-        TransportEndpoints(send_timeout=seconds)
+        EndpointManager(send_timeout=seconds)
 
 
 @pytest.mark.parametrize("bound", [0, -1, 1.5, "many", None])
 def test_a_bound_must_be_a_positive_int(bound: Any) -> None:
     with pytest.raises(STTConfigError, match="inbox_messages must be an int of at least 1"):
-        TransportEndpoints(inbox_messages=bound)
+        EndpointManager(inbox_messages=bound)
     with pytest.raises(STTConfigError, match="inbox_bytes must be an int of at least 1"):
-        TransportEndpoints(inbox_bytes=bound)
+        EndpointManager(inbox_bytes=bound)
 
 
 async def test_find_takes_equalities_and_a_predicate() -> None:
-    manager = TransportEndpoints()
+    manager = EndpointManager()
     await manager.add_endpoint(A, None, {"type": "relay", "capacity_gb": 100})
     await manager.add_endpoint(B, None, {"type": "storage", "capacity_gb": 1000})
     await manager.add_endpoint(C, None, {"type": "storage"})
@@ -447,7 +452,8 @@ async def test_the_fast_path_is_tried_first_and_the_callback_only_if_it_declines
         fast.append(endpoint_id)
         return endpoint_id == A
 
-    manager = manager_with([A, B], wire.send, routes=routes_to([A, B], accept))
+    manager = manager_with([A, B], wire.send)
+    Side(manager, routes=routes_to([A, B], accept))
     await manager.send_to_endpoint(A, b"x")
     await manager.send_to_endpoint(B, b"x")
     assert (fast, wire.sent) == ([A, B], [(B, b"x")])
@@ -457,7 +463,8 @@ async def test_the_fast_path_is_tried_first_and_the_callback_only_if_it_declines
 
 
 async def test_a_broadcast_that_is_accepted_at_once_makes_no_task() -> None:
-    manager = manager_with([A, B], Wire().send, routes=routes_to([A, B], lambda *_: True))
+    manager = manager_with([A, B], Wire().send)
+    Side(manager, routes=routes_to([A, B], lambda *_: True))
     before = asyncio.all_tasks()
     sending = manager.broadcast(b"x")
     # It must run to its end without ever giving way to the loop.
@@ -566,7 +573,8 @@ async def test_a_failure_on_the_fast_path_is_an_outcome_too() -> None:
             raise STTWindowFullError("x")
         return True
 
-    manager = manager_with([A, B], Wire().send, routes=routes_to([A, B], accept))
+    manager = manager_with([A, B], Wire().send)
+    Side(manager, routes=routes_to([A, B], accept))
     assert await manager.broadcast(b"x") == {A: SendOutcome.FULL, B: SendOutcome.ACCEPTED}
     with pytest.raises(STTWindowFullError):
         await manager.send_to_endpoint(A, b"x")
@@ -584,14 +592,14 @@ async def test_a_recipient_given_twice_is_sent_to_once() -> None:
 
 
 async def test_without_recipients_there_are_no_outcomes() -> None:
-    manager = TransportEndpoints(Wire().send)
+    manager = EndpointManager(Wire().send)
     assert await manager.broadcast(b"x") == {}
     assert await manager.send_to_many([], b"x") == {}
 
 
 async def test_a_broadcast_can_be_narrowed_by_metadata() -> None:
     wire = Wire()
-    manager = TransportEndpoints(wire.send)
+    manager = EndpointManager(wire.send)
     await manager.add_endpoint(A, None, {"region": "us", "load": 3})
     await manager.add_endpoint(B, None, {"region": "eu", "load": 1})
     await manager.add_endpoint(C, None)
@@ -760,7 +768,7 @@ async def test_a_thousand_endpoints_send_and_receive() -> None:
 
 
 async def test_the_cost_of_an_operation_does_not_grow_with_the_number_of_endpoints() -> None:
-    async def use(manager: TransportEndpoints, endpoint_id: bytes) -> None:
+    async def use(manager: EndpointManager, endpoint_id: bytes) -> None:
         await manager.add_endpoint(endpoint_id, None)
         manager.get_endpoint(endpoint_id)
         await manager.send_to_endpoint(endpoint_id, b"x")
@@ -798,7 +806,7 @@ async def test_an_idle_endpoint_takes_less_than_700_bytes(used: bool) -> None:
     async def send(endpoint_id: bytes, data: bytes) -> None:
         """Keep nothing."""
 
-    manager = TransportEndpoints(send, inbox_messages=1)
+    manager = EndpointManager(send, inbox_messages=1)
     await manager.add_endpoint(b"another", None)
     await use(b"another")  # what is made once and for all
     tracemalloc.start()
@@ -806,7 +814,7 @@ async def test_an_idle_endpoint_takes_less_than_700_bytes(used: bool) -> None:
         before, _ = tracemalloc.get_traced_memory()
         for number in range(5_000):
             endpoint_id = number.to_bytes(32, "big")
-            manager.add_endpoint_nowait(endpoint_id, ("192.168.1.100", 9000))
+            Side(manager).add_endpoint_nowait(endpoint_id, ("192.168.1.100", 9000))
             if used:
                 await use(endpoint_id)
         after, _ = tracemalloc.get_traced_memory()

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints
+from seigr_toolset_transmissions.endpoints import EndpointManager
+from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints as Side
 from seigr_toolset_transmissions.errors import STTTimeoutError
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 X = b"x"
 
 
-def manager_with(**bounds: Any) -> TransportEndpoints:
-    manager = TransportEndpoints(**bounds)
-    manager.add_endpoint_nowait(X, None)
+def manager_with(**bounds: Any) -> EndpointManager:
+    manager = EndpointManager(**bounds)
+    Side(manager).add_endpoint_nowait(X, None)
     return manager
 
 
@@ -33,7 +34,7 @@ async def start(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
-async def drain(manager: TransportEndpoints) -> list[bytes]:
+async def drain(manager: EndpointManager) -> list[bytes]:
     received = []
     while True:
         try:
@@ -54,17 +55,17 @@ async def test_an_overfull_inbox_accepts_nothing_until_it_is_back_within_bounds(
         manager = manager_with(inbox_messages=10)
     else:
         manager = manager_with(inbox_bytes=100)
-    assert manager.offer(X, [b"x" * 10] * (10 + surplus), beyond_bounds=True) == 10 + surplus
+    assert Side(manager).offer(X, [b"x" * 10] * (10 + surplus), beyond_bounds=True) == 10 + surplus
     for _ in range(surplus):
-        assert manager.offer(X, [b"y" * 10] * 1000) == 0
+        assert Side(manager).offer(X, [b"y" * 10] * 1000) == 0
         await manager.receive_any()
-    assert manager.offer(X, [b"y" * 10] * 1000) == 0  # full, and no more than that
+    assert Side(manager).offer(X, [b"y" * 10] * 1000) == 0  # full, and no more than that
     delivering = await start(manager.deliver(X, b"z" * 10))
     assert not delivering.done()
     await manager.receive_any()
     await delivering
     await manager.receive_any()
-    assert manager.offer(X, [b"y" * 10] * 1000) == 1
+    assert Side(manager).offer(X, [b"y" * 10] * 1000) == 1
 
 
 # -- the turn after a wait ----------------------------------------------------------------------
@@ -75,15 +76,15 @@ async def test_a_turn_that_was_not_used_is_over_in_the_next_turn_of_the_loop(wai
     manager = manager_with(inbox_bytes=12)
     if waited:
         await manager.deliver(X, b"1" * 12)
-        waiting = await start(manager.wait_for_room(X))
+        waiting = await start(Side(manager).wait_for_room(X))
         await manager.receive_any()
         await waiting
     else:
-        await manager.wait_for_room(X)
+        await Side(manager).wait_for_room(X)
         await asyncio.sleep(0)
     await manager.deliver(X, b"12345")
     large = await start(manager.deliver(X, b"x" * 10))
-    assert manager.offer(X, [b"small"]) == 0
+    assert Side(manager).offer(X, [b"small"]) == 0
     assert await drain(manager) == [b"12345"]
     await large
     assert await drain(manager) == [b"x" * 10]
@@ -92,12 +93,12 @@ async def test_a_turn_that_was_not_used_is_over_in_the_next_turn_of_the_loop(wai
 async def test_a_turn_belongs_to_one_task() -> None:
     manager = manager_with(inbox_bytes=12)
     await manager.deliver(X, b"1" * 12)
-    in_turn = await start(manager.wait_for_room(X))
+    in_turn = await start(Side(manager).wait_for_room(X))
     large = await start(manager.deliver(X, b"x" * 10))
     await manager.receive_any()
 
     async def offer() -> int:
-        return manager.offer(X, [b"small"])
+        return Side(manager).offer(X, [b"small"])
 
     # It runs right behind the one that has the turn; an eager task would run before it.
     other = asyncio.Task(offer(), loop=asyncio.get_running_loop())
@@ -109,7 +110,7 @@ async def test_a_turn_belongs_to_one_task() -> None:
 
 async def test_a_wait_for_room_behind_many_deliveries_succeeds() -> None:
     manager = manager_with(inbox_messages=2)
-    manager.offer(X, [b"first", b"second"])
+    Side(manager).offer(X, [b"first", b"second"])
 
     async def deliver_all_the_time() -> None:
         while True:
@@ -118,8 +119,8 @@ async def test_a_wait_for_room_behind_many_deliveries_succeeds() -> None:
     busy = [await start(deliver_all_the_time()) for _ in range(3)]
 
     async def offer() -> int:
-        await manager.wait_for_room(X, 7)
-        return manager.offer(X, [b"offered"])
+        await Side(manager).wait_for_room(X, 7)
+        return Side(manager).offer(X, [b"offered"])
 
     offering = await start(offer())
     received = [(await manager.receive_any())[0] for _ in range(20)]
@@ -226,9 +227,9 @@ async def check(script: list[tuple[str, list[int]]]) -> None:
     manager, model = manager_with(inbox_messages=4, inbox_bytes=12), Model(4, 12)
 
     async def wait(messages: list[bytes], *, offer: bool) -> None:
-        await manager.wait_for_room(X, sum(map(len, messages)), len(messages))
+        await Side(manager).wait_for_room(X, sum(map(len, messages)), len(messages))
         if offer:
-            manager.offer(X, messages)
+            Side(manager).offer(X, messages)
 
     for count, (operation, numbers) in enumerate(script):
         messages = [bytes([count]) * size for size in numbers]
@@ -241,9 +242,9 @@ async def check(script: list[tuple[str, list[int]]]) -> None:
             asker = Asker(kind, messages, wait(messages, offer=offer))
             assert model.ask(asker) == asker.step()
         elif operation == "offer":
-            assert manager.offer(X, messages) == model.offer(messages)
+            assert Side(manager).offer(X, messages) == model.offer(messages)
         elif operation == "beyond":
-            manager.offer(X, messages, beyond_bounds=True)
+            Side(manager).offer(X, messages, beyond_bounds=True)
             model.held += messages
             model.turn = False
         elif operation == "take" and model.held:
@@ -263,7 +264,7 @@ async def check(script: list[tuple[str, list[int]]]) -> None:
                     model.line.remove(asker)
                     model.finish(asker)
                 assert asker.step() == gets_in
-        assert manager.held_bytes(1) == sum(len(data) + 1 for data in model.held)
+        assert Side(manager).held_bytes(1) == sum(len(data) + 1 for data in model.held)
         if model.line and model.fits(model.line[0].messages):
             assert model.line[0].future is not None
             assert model.line[0].future.done()  # it will run

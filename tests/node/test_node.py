@@ -1699,7 +1699,7 @@ async def test_the_bound_of_an_inbox_holds_for_the_peers_next_session(first: int
         await asyncio.sleep(1)
         for number in range(1000):
             assert endpoints.held_bytes(1) - endpoints.held_bytes() <= max(first, 10)
-            data, _ = await endpoints.receive_any(timeout=1)
+            data, _ = await endpoints.manager.receive_any(timeout=1)
             assert data == b"%d" % number
 
 

@@ -941,7 +941,7 @@ class _Chaos:
             await asyncio.sleep(self._chance.choice([0.001, 0.05]))
             with contextlib.suppress(STTTimeoutError):
                 while self._chance.random() > 0.1:
-                    data, _ = await endpoints.receive_any(timeout=0)
+                    data, _ = await endpoints.manager.receive_any(timeout=0)
                     self.received.append(data)
             if not self._events.handlers("data_received") and not endpoints.held_bytes():
                 self._events.register("data_received", self.handle)

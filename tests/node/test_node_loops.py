@@ -220,20 +220,21 @@ async def test_a_call_from_another_thread_is_refused_in_debug_mode() -> None:
         for call in (pair.near.send_nowait, live(pair.near).try_send):
             with pytest.raises(RuntimeError):
                 await asyncio.to_thread(call, b"from another thread")
-        endpoints, peer = pair.dialer._endpoints, pair.listener.node_id
+        endpoints, peer = pair.dialer.endpoints, pair.listener.node_id
+        inner = pair.dialer._endpoints
 
         await pair.far.send(b"1")
         await pair.far.flush()
         endpoints.join("another group", peer)
         for verb in (
-            lambda: endpoints.add_endpoint_nowait(bytes(32), None),
+            lambda: inner.add_endpoint_nowait(bytes(32), None),
             lambda: endpoints.update_endpoint(peer, metadata={}),
             lambda: endpoints.join("a group", peer),
             lambda: endpoints.leave("another group", peer),
-            lambda: endpoints.retire_endpoint(peer),
-            lambda: endpoints.offer(peer, [b"2"]),
-            lambda: endpoints.close_inboxes("from another thread"),
-            endpoints.open_inboxes,
+            lambda: inner.retire_endpoint(peer),
+            lambda: inner.offer(peer, [b"2"]),
+            lambda: inner.close_inboxes("from another thread"),
+            inner.open_inboxes,
             pair.near.abort,
             pair.dialer.stats,
         ):
@@ -250,7 +251,7 @@ async def test_a_call_from_another_thread_is_refused_in_debug_mode() -> None:
             endpoints.receive_any,
             lambda: endpoints.receive_any(timeout=0),
             lambda: endpoints.deliver(peer, b"2"),
-            lambda: endpoints.wait_for_room(peer),
+            lambda: inner.wait_for_room(peer),
             lambda: pair.near.send(b"from another thread"),
         ]
         for make in calls:

@@ -22,6 +22,7 @@ from seigr_toolset_transmissions import (
     EventEmitter,
     NodeConfig,
 )
+from seigr_toolset_transmissions.endpoints import EndpointManager
 from seigr_toolset_transmissions.endpoints.transport_side import TransportEndpoints
 from seigr_toolset_transmissions.errors import STTTimeoutError
 from seigr_toolset_transmissions.node.runtime import Counters, Runtime
@@ -45,7 +46,7 @@ class Node:
     def __init__(self, inbox_messages: int = 100, **settings: Any) -> None:
         self.config = NodeConfig(**settings)
         self.events = EventEmitter()
-        self.endpoints = TransportEndpoints(inbox_messages=inbox_messages)
+        self.endpoints = TransportEndpoints(EndpointManager(inbox_messages=inbox_messages))
         self.endpoints.add_endpoint_nowait(PEER, None)
         self.runtime = Runtime(self.config, self.events, self.endpoints, Counters())
         self.runtime.begin(asyncio.get_running_loop(), b"an incarnation")
@@ -142,7 +143,7 @@ async def take_all(node: Node) -> list[bytes]:
     taken = []
     with suppress(STTTimeoutError):
         while True:
-            taken.append((await node.endpoints.receive_any(timeout=0))[0])
+            taken.append((await node.endpoints.manager.receive_any(timeout=0))[0])
     return taken
 
 
@@ -162,7 +163,7 @@ async def test_messages_and_steps_come_in_order_to_a_handler_and_to_an_inbox() -
     user.add([partial(told, log, "ended")])
     await user.run()
     assert log == ["begun", b"1", b"2", "ended"]
-    assert await node.endpoints.receive_any(timeout=0) == (b"3", PEER)
+    assert await node.endpoints.manager.receive_any(timeout=0) == (b"3", PEER)
     assert user.machine.messages() == 3
     assert user.ended
 
@@ -303,10 +304,10 @@ async def test_a_full_inbox_is_tried_again_once_it_has_room() -> None:
     user.pump.wait_no_more()  # there is still no room: it waits again
     await asyncio.sleep(1)
     assert (user.machine.messages(), log) == (2, [])
-    assert (await node.endpoints.receive_any())[0] == b"1"
-    assert (await node.endpoints.receive_any())[0] == b"2"
+    assert (await node.endpoints.manager.receive_any())[0] == b"1"
+    assert (await node.endpoints.manager.receive_any())[0] == b"2"
     await running
-    assert (await node.endpoints.receive_any())[0] == b"3"
+    assert (await node.endpoints.manager.receive_any())[0] == b"3"
     assert log == ["ended"]
 
 
@@ -434,7 +435,7 @@ class Program:
         async def take() -> None:
             with suppress(TimeoutError):
                 timeout = 0 if how == "at once" else 0.3
-                data, _ = await self.node.endpoints.receive_any(timeout=timeout)
+                data, _ = await self.node.endpoints.manager.receive_any(timeout=timeout)
                 self.pulled.append(int.from_bytes(data))
 
         self.receivers.append(asyncio.create_task(take()))

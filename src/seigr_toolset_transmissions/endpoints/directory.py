@@ -202,6 +202,7 @@ class Directory:
                     self._departed.popitem(last=False)
         self._inboxes.discard(endpoint)
         self._forget(endpoint.endpoint_id)
+        self._on_removed(endpoint.endpoint_id)
 
     def _forget(self, endpoint_id: bytes) -> None:
         """Drop what else is known of an endpoint: it was removed, or is being added again."""

@@ -54,6 +54,8 @@ class Inboxes:
     Args:
         room: The bounds of each inbox.
         on_drained: Called with a retiring inbox when its last message has been taken.
+
+    Attributes:
         on_wait: Called whenever a receive begins to wait, because there is no message for it.
 
     """
@@ -73,11 +75,10 @@ class Inboxes:
         self,
         room: Room,
         on_drained: Callable[[Inbox], None],
-        on_wait: Callable[[], None],
     ) -> None:
         self._room = room
         self._on_drained = on_drained
-        self._on_wait = on_wait
+        self.on_wait: Callable[[], None] = lambda: None
         self._loop: asyncio.AbstractEventLoop | None = None  # of the last receive that had to wait
         self._closed: Callable[[], STTEndpointError] | None = None  # the error of those who wait
         self.size: int = 0
@@ -206,7 +207,7 @@ class Inboxes:
                 raise self._closed()
             if source is not None and source.over is not None and not patient:
                 raise source.over()
-            self._on_wait()
+            self.on_wait()
             self._join_queue(receiver)
         timer: asyncio.TimerHandle | None = None
         try:

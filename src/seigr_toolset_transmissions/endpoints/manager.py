@@ -85,7 +85,7 @@ class EndpointManager(Groups, Requests, Receiving):
         self._routes: Mapping[bytes, Route] = {}
         self._endpoints: dict[bytes, Endpoint] = {}
         self._room = Room(inbox_messages, inbox_bytes)
-        self._inboxes = Inboxes(self._room, self._on_drained, self._on_wait)
+        self._inboxes = Inboxes(self._room, self._on_drained)
         self._retiring = 0  # how many endpoints are retiring
         self._departed: OrderedDict[bytes, str] = OrderedDict()  # why, newest last
         self._members: dict[str, dict[bytes, None]] = {}

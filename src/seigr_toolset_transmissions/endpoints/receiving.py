@@ -53,7 +53,6 @@ class Receiving(Directory):
     """What an `EndpointManager` receives."""
 
     # Set by a transport.
-    _on_wait: Callable[[], None] = staticmethod(lambda: None)
     _is_ending: Callable[[], bool] = staticmethod(lambda: False)
 
     loop: asyncio.AbstractEventLoop | None

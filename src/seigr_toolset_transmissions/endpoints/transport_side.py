@@ -1,7 +1,10 @@
 """What the transport behind an `EndpointManager` uses in addition to what applications use.
 
-A node makes a `TransportEndpoints` and gives it to the application as an `EndpointManager`.
+It is an object of its own, so that an application, which gets the `EndpointManager`, sees there
+only what is for applications. It shares the manager's state.
 """
+
+# ruff: noqa: SLF001 - the two halves are one
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from ..foundation.forks import Orphan
 from ..foundation.threads import Checked
 from .directory import as_given
 from .endpoint import no_session
-from .manager import EndpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -24,19 +26,17 @@ if TYPE_CHECKING:
     from .endpoint import Endpoint
     from .fanout import Route
     from .inbox import Inboxes
+    from .manager import EndpointManager
     from .requests import Askable
 
 __all__ = ["TransportEndpoints"]
 
 
-class TransportEndpoints(EndpointManager):
-    """An `EndpointManager` with what its transport needs.
+class TransportEndpoints:
+    """What the transport behind an `EndpointManager` does with it.
 
     Args:
-        transport_send_callback: As for `EndpointManager`.
-        inbox_messages: As for `EndpointManager`.
-        inbox_bytes: As for `EndpointManager`.
-        send_timeout: As for `EndpointManager`.
+        manager: The manager.
         routes: Ways to endpoints by their ids, for their owner to change at any time. If there is
             one, its ``try_send(data)`` is tried before the callback: it returns True when it has
             accepted the message, False to have the callback awaited instead. What it raises counts
@@ -67,11 +67,8 @@ class TransportEndpoints(EndpointManager):
 
     def __init__(
         self,
-        transport_send_callback: Callable[[bytes, bytes], Awaitable[object]] | None = None,
+        manager: EndpointManager,
         *,
-        inbox_messages: int = 16_384,
-        inbox_bytes: int = 8 * 1024 * 1024,
-        send_timeout: float | None = 10.0,
         routes: Mapping[bytes, Route] | None = None,
         status: Callable[[bytes], Mapping[str, Any]] = lambda _: {},
         traffic: Callable[[bytes], Iterable[Traffic]] | None = None,
@@ -88,33 +85,24 @@ class TransportEndpoints(EndpointManager):
         connected: Callable[[bytes], Awaitable[Askable]] | None = None,
         check_caller: Callable[[], None] = lambda: None,
     ) -> None:
-        # Before all else: the inboxes are made with one of these.
-        self._status = status
-        self._on_wait = on_wait
-        self._on_wanted = on_wanted
-        self._on_removed = on_removed
-        self._read_address = read_address
-        self._mistaken_for = mistaken_for
-        self._absence = absence
-        self._is_ending = is_ending
-        self._wait_connected = wait_connected
-        self._askable = askable
-        self._connected = connected
-        self._check_caller = check_caller
-        super().__init__(
-            transport_send_callback,
-            inbox_messages=inbox_messages,
-            inbox_bytes=inbox_bytes,
-            send_timeout=send_timeout,
-        )
+        self.manager: EndpointManager = manager
+        manager._status = status
+        manager._inboxes.on_wait = on_wait
+        manager._on_wanted = on_wanted
+        manager._on_removed = on_removed
+        manager._read_address = read_address
+        manager._mistaken_for = mistaken_for
+        manager._absence = absence
+        manager._is_ending = is_ending
+        manager._wait_connected = wait_connected
+        manager._askable = askable
+        manager._connected = connected
+        manager._check_caller = check_caller
         if send_one is not None:
-            self._send_one = send_one
-        self._routes = {} if routes is None else routes
-        self._traffic = traffic
-
-    def _remove(self, endpoint: Endpoint) -> None:
-        super()._remove(endpoint)
-        self._on_removed(endpoint.endpoint_id)
+            manager._send_one = send_one
+        if routes is not None:
+            manager._routes = routes
+        manager._traffic = traffic
 
     # -- endpoints that come and go ----------------------------------------------------------
 
@@ -135,7 +123,7 @@ class TransportEndpoints(EndpointManager):
         An endpoint that is retiring (see `retire_endpoint`) is added again, as the youngest. It
         keeps the messages that it still has, but is no longer in any group. That is no error.
         """
-        self._add(endpoint_id, address, metadata, connect=connect, temporary=temporary)
+        self.manager._add(endpoint_id, address, metadata, connect=connect, temporary=temporary)
 
     def retire_endpoint(self, endpoint_id: bytes, reason: str | None = None) -> None:
         """Remove an endpoint once all its messages have been received: at once if it has none.
@@ -148,27 +136,27 @@ class TransportEndpoints(EndpointManager):
             STTEndpointError: The endpoint is unknown.
 
         """
-        self._check_caller()
-        endpoint = self._get(endpoint_id)
+        self.manager._check_caller()
+        endpoint = self.manager._get(endpoint_id)
         if reason is not None:
-            self._inboxes.fail_receivers(endpoint, reason)
+            self.manager._inboxes.fail_receivers(endpoint, reason)
         if not endpoint.retiring:
             endpoint.retiring = True
-            self._retiring += 1
+            self.manager._retiring += 1
         if endpoint.messages is None:
-            self._remove(endpoint)
+            self.manager._remove(endpoint)
         else:
-            self._room.refuse(endpoint)
+            self.manager._room.refuse(endpoint)
 
     def let_go(self, endpoint_id: bytes, reason: str | None = None) -> None:
         """Retire an endpoint that the transport added, unless a receive waits for its return."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         if endpoint is not None and endpoint.temporary and not endpoint.kept:
             self.retire_endpoint(endpoint_id, reason)
 
     def session_began(self, endpoint_id: bytes) -> None:
         """Note that the endpoint, which is present, has a session: messages may come."""
-        endpoint = self._endpoints[endpoint_id]
+        endpoint = self.manager._endpoints[endpoint_id]
         endpoint.ended = endpoint.over = None
 
     def session_over(self, endpoint_id: bytes, how: str) -> None:
@@ -179,14 +167,14 @@ class TransportEndpoints(EndpointManager):
         Receives that wait for it alone raise STTPeerGoneError, and receives that begin later a
         plain STTSessionClosedError, unless the endpoint is wanted or being dialed.
         """
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         if endpoint is not None:
             endpoint.ended = how
             self._judge(endpoint)
 
     def dialing(self, endpoint_id: bytes, *, now: bool) -> None:
         """Note that the transport dials the endpoint, or does so no longer."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         if endpoint is not None:
             endpoint.dialed = now
             self._judge(endpoint)
@@ -195,7 +183,7 @@ class TransportEndpoints(EndpointManager):
         endpoint.judge()
         if endpoint.ended is not None and endpoint.over is not None:
             gone = partial(STTPeerGoneError, no_session(endpoint.ended))
-            self._inboxes.fail_impatient(endpoint, gone)
+            self.manager._inboxes.fail_impatient(endpoint, gone)
 
     # -- what is held ------------------------------------------------------------------------
 
@@ -205,8 +193,8 @@ class TransportEndpoints(EndpointManager):
         With ``overhead`` for each message, and ``retiring`` for each endpoint that is only there
         for its messages.
         """
-        inboxes = self._inboxes
-        return inboxes.size + overhead * inboxes.count + retiring * self._retiring
+        inboxes = self.manager._inboxes
+        return inboxes.size + overhead * inboxes.count + retiring * self.manager._retiring
 
     @property
     def has_unasked(self) -> bool:
@@ -214,24 +202,24 @@ class TransportEndpoints(EndpointManager):
 
         Once it has called `deliver`, which asks for that, this is always False.
         """
-        return not self._delivers and self._inboxes.count > 0
+        return not self.manager._delivers and self.manager._inboxes.count > 0
 
     def note_traffic(self, endpoint_id: bytes, traffic: Traffic) -> None:
         """Add what went over a connection that has ended; nothing if the endpoint is unknown."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         if endpoint is not None:
             endpoint.count(traffic)
 
     def held_by(self, endpoint_id: bytes, overhead: int = 0) -> int:
         """Return the same for one endpoint's inbox; 0 if it is unknown."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         if endpoint is None or endpoint.messages is None:
             return 0
         return endpoint.size + overhead * len(endpoint.messages)
 
     def awaits(self, endpoint_id: bytes) -> bool:
         """Whether a `receive_from` waits for a message of this endpoint."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         return endpoint is not None and bool(endpoint.receivers)
 
     def is_overfull(self, endpoint_id: bytes) -> bool:
@@ -239,17 +227,17 @@ class TransportEndpoints(EndpointManager):
 
         `offer` with ``beyond_bounds`` makes it so.
         """
-        endpoint = self._endpoints.get(endpoint_id)
-        return endpoint is not None and self._room.is_overfull(endpoint)
+        endpoint = self.manager._endpoints.get(endpoint_id)
+        return endpoint is not None and self.manager._room.is_overfull(endpoint)
 
     def wanted(self, endpoint_id: bytes) -> bool:
         """Whether the endpoint is there and was added with ``connect=True``."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         return endpoint is not None and endpoint.wanted
 
     def is_temporary(self, endpoint_id: bytes) -> bool:
         """Whether the endpoint is there and was added with ``temporary=True``."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self.manager._endpoints.get(endpoint_id)
         return endpoint is not None and endpoint.temporary
 
     # -- inboxes -----------------------------------------------------------------------------
@@ -261,22 +249,23 @@ class TransportEndpoints(EndpointManager):
         STTEndpointError with this reason. What is there is received as before, and `deliver` and
         `offer` go on.
         """
-        self._inboxes.close(reason, self._endpoints.values())
+        self.manager._inboxes.close(reason, self.manager._endpoints.values())
 
     def orphan(self) -> None:
         """Be of no use any more: this is a forked child, and the messages are its parent's."""
-        self._inboxes = cast("Inboxes", Orphan("the inbox"))
+        self.manager._inboxes = cast("Inboxes", Orphan("the inbox"))
 
     def open_inboxes(self, *, checked: bool = False) -> None:
         """Let receivers wait for messages again, whatever sessions have ended before.
 
         If ``checked``, from now on ``check_caller`` is called first by what receives, too.
         """
-        self._inboxes.reopen()
-        for endpoint in self._endpoints.values():
+        manager = self.manager
+        manager._inboxes.reopen()
+        for endpoint in manager._endpoints.values():
             endpoint.ended = endpoint.over = None
-        if checked and not isinstance(self._inboxes, Checked):
-            self._inboxes = cast("Inboxes", Checked(self._inboxes, self._check_caller))
+        if checked and not isinstance(manager._inboxes, Checked):
+            manager._inboxes = cast("Inboxes", Checked(manager._inboxes, manager._check_caller))
 
     def offer(
         self, endpoint_id: bytes, messages: Sequence[bytes], *, beyond_bounds: bool = False
@@ -298,12 +287,13 @@ class TransportEndpoints(EndpointManager):
             STTEndpointError: The endpoint is unknown or retiring.
 
         """
-        endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
+        manager = self.manager
+        endpoint = manager._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
         if endpoint is None or endpoint.retiring:
-            endpoint = self._get_accepting(endpoint_id)  # which raises
+            endpoint = manager._get_accepting(endpoint_id)  # which raises
         before = endpoint.size
-        count = self._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
-        if count and self._traffic is None:
+        count = manager._inboxes.put_many(endpoint, messages, beyond_bounds=beyond_bounds)
+        if count and manager._traffic is None:
             endpoint.bytes_received += endpoint.size - before
             endpoint.last_activity = time()
         return count
@@ -318,5 +308,5 @@ class TransportEndpoints(EndpointManager):
             STTEndpointError: The endpoint is unknown or retiring, or is removed meanwhile.
 
         """
-        self._check_caller()
-        await self._room.wait(self._get_accepting(endpoint_id), size, count)
+        self.manager._check_caller()
+        await self.manager._room.wait(self.manager._get_accepting(endpoint_id), size, count)

@@ -155,7 +155,7 @@ class Connector:
             endpoints = self._runtime.endpoints
             address = dial_address(endpoints, endpoint_id)
             if address is None:
-                info = endpoints.get_endpoint(endpoint_id)
+                info = endpoints.manager.get_endpoint(endpoint_id)
                 raise STTEndpointError(
                     f"endpoint {endpoint_id.hex()} has no session, and its address "
                     f"{info and info['address']!r} is not a (host, port) to dial: set one with "

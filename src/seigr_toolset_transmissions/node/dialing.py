@@ -263,7 +263,7 @@ def dial_address(endpoints: TransportEndpoints, endpoint_id: bytes) -> Address |
 
     The address of a temporary endpoint was merely seen. It is not one to dial.
     """
-    info = endpoints.get_endpoint(endpoint_id)
+    info = endpoints.manager.get_endpoint(endpoint_id)
     match info and info["address"]:
         case (str(host), int(port), *_) if not endpoints.is_temporary(endpoint_id):
             return host, port

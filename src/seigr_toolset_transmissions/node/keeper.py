@@ -95,7 +95,7 @@ class Keeper:
                 return None
             if not runtime.running or runtime.stopping:
                 raise STTConnectError("the node is stopping" if runtime.stopping else NOT_RUNNING)
-            if endpoint_id not in runtime.endpoints:
+            if endpoint_id not in runtime.endpoints.manager:
                 raise STTEndpointError(f"endpoint {endpoint_id.hex()} was removed")
             if found is not None and found.refusals >= _LASTING:
                 assert found.error is not None  # noqa: S101  set with `refusals`

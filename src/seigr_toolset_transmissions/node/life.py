@@ -111,7 +111,7 @@ class Life:
         self._started = True
         endpoints = runtime.endpoints
         endpoints.open_inboxes(checked=runtime.loop.get_debug())
-        for endpoint_id in endpoints:
+        for endpoint_id in endpoints.manager:
             if endpoints.wanted(endpoint_id):
                 self.keeper.want(endpoint_id)
         self._check_timer = runtime.loop.call_later(_CHECK_SECONDS, self._check_sessions)
@@ -190,7 +190,7 @@ class Life:
         runtime.end()
         lost = self.registry.orphan("the event loop was closed while the node was running")
         self._routes.clear()
-        for endpoint_id in endpoints:
+        for endpoint_id in endpoints.manager:
             if endpoints.is_temporary(endpoint_id):
                 endpoints.retire_endpoint(endpoint_id, NO_MORE_MESSAGES)
         if self._listener is not None:

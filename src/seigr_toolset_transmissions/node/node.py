@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, cast
 
 from ..config import NodeConfig
 from ..endpoints.fanout import fan_out
+from ..endpoints.manager import EndpointManager
 from ..endpoints.transport_side import TransportEndpoints
 from ..errors import STTSessionClosedError
 from ..events.handlers import check_handler, check_positions
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from ..endpoints import EndpointManager, SendOutcome
+    from ..endpoints import SendOutcome
     from ..errors import STTSessionLostError
     from ..events import EventEmitter
     from ..sessions.answering import RequestHandler
@@ -104,11 +105,14 @@ class STTNode:
         self._events = NodeEvents() if events is None else cast("NodeEvents", events)
         self._config = NodeConfig() if config is None else config
         self._routes: dict[bytes, LiveSession] = {}
-        self._endpoints = TransportEndpoints(
+        manager = EndpointManager(
             self._send_to_peer,
             inbox_messages=self.config.inbox_messages,
             inbox_bytes=self.config.inbox_bytes,
             send_timeout=self.config.send_timeout,
+        )
+        self._endpoints = TransportEndpoints(
+            manager,
             routes=self._routes,
             status=self._peer_status,
             traffic=self._peer_traffic,
@@ -171,7 +175,7 @@ class STTNode:
     @property
     def endpoints(self) -> EndpointManager:
         """The node's peers, and what they have sent."""
-        return self._endpoints
+        return self._endpoints.manager
 
     @endpoints.setter
     def endpoints(self, _: EndpointManager) -> Never:
@@ -498,7 +502,7 @@ class STTNode:
     ) -> dict[bytes, SendOutcome]:
         """Send data to every peer that has a session; return each one's outcome by node id."""
         self._runtime.check_caller()
-        return await self._endpoints.send_to_many(
+        return await self.endpoints.send_to_many(
             list(self._registry.routes),
             data,
             timeout=self.config.send_timeout if timeout is None else timeout,

@@ -83,7 +83,7 @@ class Runtime:
     Attributes:
         config: The node's settings.
         events: Where its handlers are registered.
-        endpoints: Its peers, as the application sees them.
+        endpoints: Its peers, and what they have sent.
         counters: What has happened so far.
         incarnation: 16 random bytes of this life of the node; empty while it does not run.
         stopping: Whether the node is being stopped.
@@ -125,7 +125,7 @@ class Runtime:
 
     def begin(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
         """Begin a life in this loop, whose tasks see the context variables of this moment."""
-        self._loop = self.events.loop = self.endpoints.loop = loop
+        self._loop = self.events.loop = self.endpoints.manager.loop = loop
         self._context = copy_context()
         self.incarnation = incarnation
         self._quiet = asyncio.Event()
@@ -148,7 +148,7 @@ class Runtime:
 
     def orphan(self) -> None:
         """Be of no use any more: this is a forked child, and the node is its parent's."""
-        self._loop = self.events.loop = self.endpoints.loop = None
+        self._loop = self.events.loop = self.endpoints.manager.loop = None
         self.incarnation = b""
         self.orphaned = True
 
