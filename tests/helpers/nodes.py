@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from helpers.clock import run_virtual
@@ -29,6 +30,7 @@ __all__ = [
     "address_of",
     "assert_no_task_left",
     "assert_nothing_held",
+    "free_port",
     "in_virtual_time",
     "live",
     "memory_nodes",
@@ -55,6 +57,14 @@ BUILT_IN = {
 def seed_of(name: str) -> bytes:
     """Return the node seed of ``alice``, ``bob`` or ``carol``."""
     return f"the node seed of {name}".encode().ljust(32, b"!")
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
