@@ -23,8 +23,6 @@ SMALL: dict[str, Any] = {
     "inbox_messages": 1,
 }
 """Three messages of a thousand bytes fill a window; nothing waits in the inbox."""
-
-
 KILO = b"k" * 1000
 
 
