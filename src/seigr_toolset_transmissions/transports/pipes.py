@@ -14,7 +14,7 @@ two, and a TAKEN that wants an answer, have the subject of their sender's end as
 Nothing is sent again here. An envelope that is missing, or a bus that was down, cuts the pipe, as a
 TCP connection is cut, and the session above resumes over another one. If its bytes are not
 confirmed for a while, an end asks the other one: silence alone cuts nothing. An envelope for a pipe
-that there is not is dropped, after a RESET to its reply if it has one.
+that does not exist is dropped, after a RESET to its reply if it has one.
 """
 
 from __future__ import annotations
@@ -433,7 +433,7 @@ class _Inbox:
         return f"{self._prefix}.{name}"
 
     def answer(self, reply: str, kind: _Kind, pipe_id: bytes) -> None:
-        """Send the envelope of an end that there is not, to an end of a pipe and nowhere else."""
+        """Send an envelope for an end that does not exist, and only to an end of a pipe."""
         if _END_SUBJECT.fullmatch(reply):
             self.bus.publish(reply, _HEAD.pack(kind, pipe_id, 0, 0))
 
@@ -502,7 +502,7 @@ class PipeNetwork(Network):
         """Connect to a name and port. If the bus is down, wait up to 10 seconds for it.
 
         Raises:
-            ConnectionRefusedError: Nobody listens there, or who does has too many connections.
+            ConnectionRefusedError: Nobody listens there, or the listener has too many connections.
             TimeoutError: There was no answer for 10 seconds.
             OSError: The bus was down or was lost, there are 8,192 connections already, or the host
                 is no name. In each case ``receiver`` was not called.
