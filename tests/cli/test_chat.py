@@ -115,6 +115,7 @@ def test_what_arrives_leaves_the_line_being_typed_as_it_is() -> None:
         assert "Traceback" not in listener.stderr
         assert peer.end() == 0
         assert peer.stdout.read() == b""
+        assert " closed its session; run the command again to reconnect" in peer.stderr
 
 
 def test_a_terminal_that_cannot_be_redrawn_is_read_line_by_line() -> None:

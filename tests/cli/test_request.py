@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from pathlib import Path
 from subprocess import PIPE
@@ -118,10 +119,23 @@ def test_interrupting_a_request_ends_its_command() -> None:
         listener.until("waiting")
         request.signal(signal.SIGINT)
         assert request.end() == 130
+        assert "interrupted: no reply came; the request may or may not have been" in request.stderr
         listener.until("has left")
         while descendants(listener.process.pid):
             pass
         assert listener.process.poll() is None
+
+
+def test_a_request_interrupted_while_connecting_was_not_sent() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Stt("request", f"127.0.0.1:{silent.getsockname()[1]}", "hello") as request,
+    ):
+        connection, _ = silent.accept()
+        with connection:
+            request.signal(signal.SIGINT)
+            assert request.end() == 130
+        assert "interrupted: the request was not sent\n" in request.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -29,7 +29,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "none"
-    with pytest.raises(Misuse, match=f"no seed file {path}: make one with `stt keygen {path}`$"):
+    with pytest.raises(
+        Misuse, match=f"{path}: no such seed file; make one with `stt keygen {path}`$"
+    ):
         node_seed(path, {})
     with pytest.raises(Misuse, match=f"`stt keygen {path}`, or copy the group's$"):
         find_seeds(None, path, {})

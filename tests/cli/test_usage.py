@@ -104,7 +104,7 @@ def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[
         (["connect", "localhost:1"], "no shared seed: make one with `stt keygen"),
         (
             ["connect", "localhost:1", "--shared", "none"],
-            "no seed file none: make one with `stt keygen none`",
+            "none: no such seed file; make one with `stt keygen none`",
         ),
         (["connect", "localhost", "1"], "'localhost' is not an address: write HOST:PORT"),
         (["listen", "localhost", "1"], "'localhost' is not an address: write PORT, HOST:PORT or"),

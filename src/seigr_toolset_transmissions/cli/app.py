@@ -309,7 +309,8 @@ def listen(
     the request fails, and its output is the reason that the peer gets. What it writes to standard
     error is shown here. No shell is involved. STT_PEER_NODE_ID in its environment says who asks. Up
     to 64 run at a time. If the peer no longer waits, or this command ends, it gets SIGTERM, and
-    SIGKILL a second later.
+    SIGKILL a second later. If this command itself is killed with SIGKILL, it cannot end what runs:
+    the commands go on until they end by themselves.
 
     \b
     Examples:

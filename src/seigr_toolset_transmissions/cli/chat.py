@@ -63,10 +63,14 @@ async def connect_lines(
             if lines is not None and is_terminal():
                 note("each line that you type is a message; Ctrl-D ends")
 
+            closing = False
+
             async def feed(lines: AsyncIterator[bytes]) -> None:
+                nonlocal closing
                 async for line in lines:
                     await session.send(line)
                 await session.flush()
+                closing = True
                 await session.close()
 
             ended = ends.of(session.session_id)
@@ -74,7 +78,11 @@ async def connect_lines(
                 await converse(ended, output, None if lines is None else feed(lines))
             finally:
                 await withdraw(node, output)
-            note("the session is closed")
+            if closing:
+                note("the session is closed")
+            else:
+                peer = short_id(session.peer_node_id)
+                note(f"{peer} at {where} closed its session; run the command again to reconnect")
 
 
 async def listen_lines(

@@ -144,7 +144,7 @@ def _tell(node: STTNode) -> None:
     async def on_suspended(session_id: bytes) -> None:
         note(
             f"the connection{_to(node, session_id)} is broken; "
-            f"it has {wait:g} s to come back, and nothing is lost in the meantime"
+            f"it has {wait:g} s to come back, and what was not delivered waits for it"
         )
 
     async def on_resumed(session_id: bytes) -> None:

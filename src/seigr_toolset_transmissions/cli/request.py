@@ -15,7 +15,7 @@ from .addresses import format_address
 from .converse import is_terminal
 from .failures import FAILED, HANDLER_FAILED, UNCERTAIN, Failure, Misuse
 from .nodes import connect_to, running
-from .notes import note
+from .notes import complain, note
 from .printable import printable, printable_line
 from .streams import STDIN, STDOUT, InputStream, OutputStream
 
@@ -75,12 +75,19 @@ async def request_reply(
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
     async with running(seeds, config) as node:
-        session = await connect_to(node, address, expect=expect, seeds=seeds)
+        try:
+            session = await connect_to(node, address, expect=expect, seeds=seeds)
+        except asyncio.CancelledError:
+            complain("interrupted: the request was not sent")
+            raise
         try:
             reply = await session.request(data, timeout=end - loop.time())
         except STTRequestError as error:
             text = _explain(error, format_address(address), timeout)
             raise NoReply(text, handled=error.handled) from error
+        except asyncio.CancelledError:
+            complain(f"interrupted: no reply came{_WHETHER_HANDLED[None]}")
+            raise
         await OutputStream(STDOUT).write(_for_terminal(reply) if is_terminal(STDOUT) else reply)
         await session.close()
 

@@ -107,7 +107,8 @@ def _find(
         raise Misuse(str(error)) from error
     except FileNotFoundError as error:
         raise Misuse(
-            f"no seed file {file}: make one with `stt keygen {shlex.quote(str(file))}`{remedy}"
+            f"{file}: no such seed file; make one with "
+            f"`stt keygen {shlex.quote(str(file))}`{remedy}"
         ) from error
     except OSError as error:
         raise Misuse(f"cannot read seed file {file}: {error.strerror}") from error
