@@ -48,7 +48,7 @@ class Bus(ABC):
 
     @abstractmethod
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Send ``data``, at most 128 KiB and 21 bytes, to all who have subscribed to ``subject``.
+        """Send ``data``, at most 128 KiB and 21 bytes, to every subscriber of ``subject``.
 
         Never blocks, never raises, and never calls a subscriber before it returns. While the bus is
         down, ``data`` is lost.

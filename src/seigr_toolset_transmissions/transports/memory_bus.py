@@ -44,7 +44,7 @@ class MemoryBus(Bus):
         self._set_up(True)
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Send ``data`` to all who have subscribed to ``subject``, as `Bus.publish` says."""
+        """Send ``data`` to every subscriber of ``subject``, as `Bus.publish` says."""
         if self._is_up:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._deliver, subject, data, reply, self._outages, loop)

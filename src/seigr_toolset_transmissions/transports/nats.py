@@ -142,7 +142,7 @@ class NatsBus(Bus):
             await _close(client)
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Send ``data`` to all who have subscribed to ``subject``, as `Bus.publish` says."""
+        """Send ``data`` to every subscriber of ``subject``, as `Bus.publish` says."""
         client = self._client
         if not self._is_up or client.pending_data_size > _MOST_PENDING:
             return
