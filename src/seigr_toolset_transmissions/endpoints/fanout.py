@@ -18,6 +18,7 @@ from ..errors import (
     STTSessionClosedError,
     STTWindowFullError,
 )
+from ..foundation.futures import retrieve
 from ..foundation.ids import short
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ async def _send_concurrently(
     late: set[asyncio.Task[SendOutcome]] = set()
     try:
         for recipient in recipients:
-            tasks[asyncio.create_task(_send_one(send, recipient, data))] = recipient
+            task = asyncio.create_task(_send_one(send, recipient, data))
+            task.add_done_callback(retrieve)  # an interrupt of the program, which is raised anyway
+            tasks[task] = recipient
         _, late = await asyncio.wait(tasks, timeout=timeout)
     finally:
         # However we leave, even by a cancellation or KeyboardInterrupt, no task outlives us.
