@@ -48,7 +48,7 @@ __all__ = [
 
 __version__ = "0.2.0a0"
 
-_MODULES = ("config", "endpoints", "errors", "events", "seeds")
+_MODULES = ("cluster", "config", "endpoints", "errors", "events", "seeds")
 
 _HOMES = {
     "EndpointManager": "endpoints",

@@ -39,6 +39,7 @@ __all__ = [
     "STATIC_KEY_PURPOSE",
     "Identity",
     "derive_psk",
+    "derive_secret",
     "node_id_of",
 ]
 
@@ -92,6 +93,14 @@ def derive_psk(shared_seed: bytes) -> bytes:
 
     """
     return _derive(check_seed(shared_seed, "shared_seed"), SHARED_SEED_LABEL, PSK_PURPOSE)
+
+
+def derive_secret(node_seed: bytes, purpose: bytes) -> bytes:
+    """Return a secret of 32 bytes for a purpose of its own. Slow at first.
+
+    Nothing that is derived from the same seed for another purpose helps to find it.
+    """
+    return _derive(node_seed, NODE_SEED_LABEL, purpose)
 
 
 def node_id_of(public_key: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Figures for applications: about a node, a session, the traffic with a peer, and its health."""
+"""Figures for applications: about nodes, sessions, the traffic with peers, health and clusters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Health", "HealthStatus", "NodeStats", "SessionStats", "Traffic"]
+__all__ = [
+    "Health",
+    "HealthStatus",
+    "HubInfo",
+    "NodeStats",
+    "SessionStats",
+    "Tally",
+    "Traffic",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +105,28 @@ class Health:
     loss: float | None
     """Share of the last 20 probes that were not answered in time, 0.0 to 1.0; of all probes while
     there were fewer; None before the first verdict on a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubInfo:
+    """What one hub of a cluster knows of another."""
+
+    name: str
+    connected: bool
+    """Whether the link has a connection. Without one it is suspended: what is sent waits."""
+    rtt: float | None
+    """The smoothed round-trip time of the link in seconds; None until it has been measured."""
+    endpoints: int
+    """How many endpoints are connected to that hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of a broadcast to a cluster."""
+
+    accepted: int
+    """Endpoints for which the message was accepted, at whatever hub."""
+    refused: int
+    """Endpoints for which it was not: they were full for too long, or had left."""
+    unheard: tuple[str, ...]
+    """The names of the hubs that did not say in time. They may have passed the message on."""

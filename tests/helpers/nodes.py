@@ -49,6 +49,10 @@ BUILT_IN = {
     "session_closed": {"session_id"},
     "peer_disconnected": {"peer_node_id"},
     "health_changed": {"peer_node_id", "status"},
+    "hub_joined": {"hub"},
+    "hub_suspended": {"hub"},
+    "hub_resumed": {"hub"},
+    "hub_lost": {"hub"},
     "error": {"error_type", "details"},
 }
 """The events that a node emits, and its monitors, with exactly these keyword arguments."""

@@ -85,6 +85,11 @@ events.register("data_received", of_a_message)
 async def of_health(peer_node_id: bytes, status: HealthStatus) -> None: ...
 
 
+@events.on("hub_joined")
+@events.once("hub_lost")
+async def of_a_hub(hub: str) -> None: ...
+
+
 @events.once("health_changed")
 async def of_health_as_text(peer_node_id: bytes, status: str) -> None: ...
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from ..errors import STTEndpointError
 from ..foundation.callables import is_async
 from .endpoint import Endpoint, EndpointInfo, check_id, check_metadata, latest
+from .fanout import nowhere
 from .waiting import printable_id
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ..stats import Traffic
+    from .fanout import Remote
     from .inbox import Inboxes
     from .waiting import Inbox
 
@@ -58,6 +60,7 @@ class Directory:
     _read_address: ReadAddress = staticmethod(as_given)
     _mistaken_for: Callable[[bytes], str] = staticmethod(lambda _: "")
     _check_caller: Callable[[], None] = staticmethod(lambda: None)
+    _elsewhere: Callable[[bytes], Remote | None] = staticmethod(nowhere)
 
     _endpoints: dict[bytes, Endpoint]
     _inboxes: Inboxes

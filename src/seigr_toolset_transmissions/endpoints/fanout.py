@@ -24,7 +24,7 @@ from ..foundation.ids import short
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 
-__all__ = ["Route", "SendOutcome", "end_tasks", "fan_out"]
+__all__ = ["Remote", "Route", "SendOutcome", "end_tasks", "fan_out", "nowhere"]
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +56,23 @@ class Route(Protocol):
         """Accept the message at once if there is room for it; return whether it was accepted."""
 
 
+class Remote(Route, Protocol):
+    """A way to an endpoint that is not connected here, but to another hub of a cluster."""
+
+    async def send(self, data: bytes) -> None:
+        """Accept the message; wait for room for it."""
+
+    async def request(self, data: bytes, *, timeout: float | None = None) -> bytes:
+        """Send a request and return the reply."""
+
+    def begin_request(self, data: bytes, timeout: float | None) -> None:
+        """Return None: a request to such an endpoint waits for its turn in a task."""
+
+
+def nowhere(_: bytes) -> None:
+    """Return None, which says of any endpoint that it is not elsewhere."""
+
+
 async def fan_out(
     recipients: Iterable[bytes],
     data: bytes,
@@ -64,6 +81,7 @@ async def fan_out(
     routes: Mapping[bytes, Route],
     send: Callable[[bytes, bytes], Awaitable[object]] | None,
     timeout: float | None,
+    elsewhere: Callable[[bytes], Route | None] = nowhere,
 ) -> dict[bytes, SendOutcome]:
     """Send ``data`` to each recipient once; return their outcomes, in the order given.
 
@@ -76,6 +94,8 @@ async def fan_out(
         send: Returns when the message was accepted. Without it, there is no way to send.
         timeout: After so many seconds a ``send`` still under way is cancelled, and its outcome is
             `SendOutcome.FULL`; None: no limit.
+        elsewhere: Returns the way to a recipient that has none in ``routes``; None if it has none
+            at all. A recipient that has one counts as known.
 
     No exception of a recipient escapes, other than `KeyboardInterrupt` and `SystemExit`. On
     cancellation every ``send`` still under way is cancelled and awaited; the message may have been
@@ -87,11 +107,11 @@ async def fan_out(
     for recipient in recipients:
         if recipient in outcomes:
             continue
-        if recipient not in known:
-            outcomes[recipient] = SendOutcome.UNKNOWN
-            continue
         try:
-            route = routes.get(recipient)
+            route = routes.get(recipient) or elsewhere(recipient)
+            if recipient not in known and (route is None or recipient in routes):
+                outcomes[recipient] = SendOutcome.UNKNOWN
+                continue
             if route is not None and route.try_send(data):
                 outcomes[recipient] = SendOutcome.ACCEPTED
                 continue

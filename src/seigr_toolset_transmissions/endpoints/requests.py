@@ -188,6 +188,9 @@ class Requests(Directory):
         try:
             self._get(endpoint_id)
         except STTEndpointError as error:
+            remote = self._elsewhere(endpoint_id)
+            if remote is not None:
+                return remote
             raise STTRequestUnreachableError(str(error)) from error
         return self._askable(endpoint_id)
 

@@ -12,7 +12,7 @@ from ..foundation.payload import as_bytes
 from ..foundation.timeouts import check_timeout
 from ..stats import Traffic
 from .directory import NOT_GIVEN, Directory
-from .endpoint import check_ids
+from .endpoint import check_id, check_ids
 from .fanout import SendOutcome, fan_out
 from .waiting import printable_id
 
@@ -105,10 +105,12 @@ class Sending(Directory):
         endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
         if endpoint is None:
             self._check_caller()
-            endpoint = self._get(endpoint_id)  # which raises, except for a subclass of bytes
+            check_id(endpoint_id)
+            if self._elsewhere(endpoint_id) is None:
+                endpoint = self._get(endpoint_id)  # which raises, except for a subclass of bytes
         if type(data) is not bytes:
             data = as_bytes(data)
-        route = self._routes.get(endpoint_id)
+        route = self._routes.get(endpoint_id) or self._elsewhere(endpoint_id)
         if route is None or not route.try_send(data):
             if self._send_one is None:
                 raise STTEndpointError(
@@ -116,12 +118,12 @@ class Sending(Directory):
                     "this EndpointManager was made without a transport_send_callback"
                 )
             check_timeout(timeout)
-            sending = self._send_one(endpoint.endpoint_id, data)
+            sending = self._send_one(bytes(endpoint_id), data)
             if timeout is None:
                 await sending
             else:
                 await self._in_time(sending, endpoint_id, timeout)
-        if self._traffic is None:
+        if self._traffic is None and endpoint is not None:
             endpoint.bytes_sent += len(data)
             endpoint.last_activity = time()
 
@@ -212,6 +214,7 @@ class Sending(Directory):
             routes=self._routes,
             send=self._callback,
             timeout=timeout,
+            elsewhere=self._elsewhere,
         )
         if self._traffic is None:
             sent = Traffic(len(data), 0, time())

@@ -17,6 +17,7 @@ from ..foundation.forks import Orphan
 from ..foundation.threads import Checked
 from .directory import as_given
 from .endpoint import no_session
+from .fanout import nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..stats import Traffic
     from .directory import ReadAddress
     from .endpoint import Endpoint
-    from .fanout import Route
+    from .fanout import Remote, Route
     from .inbox import Inboxes
     from .manager import EndpointManager
     from .requests import Askable
@@ -62,6 +63,7 @@ class TransportEndpoints:
             sessions at all.
         check_caller: Called first by what changes endpoints or sends to several; may raise. See
             `open_inboxes`, too.
+        elsewhere: Returns the way to an endpoint that is connected to another hub of a cluster.
 
     """
 
@@ -84,6 +86,7 @@ class TransportEndpoints:
         askable: Callable[[bytes], Askable | None] = lambda _: None,
         connected: Callable[[bytes], Awaitable[Askable]] | None = None,
         check_caller: Callable[[], None] = lambda: None,
+        elsewhere: Callable[[bytes], Remote | None] = nowhere,
     ) -> None:
         self.manager: EndpointManager = manager
         manager._status = status
@@ -98,6 +101,7 @@ class TransportEndpoints:
         manager._askable = askable
         manager._connected = connected
         manager._check_caller = check_caller
+        manager._elsewhere = elsewhere
         if send_one is not None:
             manager._send_one = send_one
         if routes is not None:

@@ -24,6 +24,9 @@ __all__ = [
     "HealthArguments",
     "HealthEvent",
     "HealthHandler",
+    "HubArguments",
+    "HubEvent",
+    "HubHandler",
     "NodeEvent",
     "PeerArguments",
     "PeerEvent",
@@ -116,7 +119,23 @@ class HealthHandler(Protocol):
         """Handle it."""
 
 
-NodeEvent = Literal[SessionEvent, PeerEvent, DataEvent, ErrorEvent, HealthEvent]
+HubEvent = Literal["hub_joined", "hub_suspended", "hub_resumed", "hub_lost"]
+
+
+class HubArguments(TypedDict):
+    """The arguments of an event of another hub of the cluster."""
+
+    hub: str
+
+
+class HubHandler(Protocol):
+    """Handles an event of another hub."""
+
+    def __call__(self, *, hub: str) -> Awaitable[Any]:
+        """Handle it."""
+
+
+NodeEvent = Literal[SessionEvent, PeerEvent, DataEvent, ErrorEvent, HealthEvent, HubEvent]
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     name: tuple(arguments.__annotations__)
@@ -126,6 +145,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
         (DataEvent, DataArguments),
         (ErrorEvent, ErrorArguments),
         (HealthEvent, HealthArguments),
+        (HubEvent, HubArguments),
     )
     for name in get_args(names)
 }

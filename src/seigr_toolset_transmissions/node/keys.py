@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Never
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..foundation.workers import Workers
-from ..identity import Identity, derive_psk
+from ..identity import Identity, derive_psk, derive_secret
 from ..protocol.noise import Handshake
 from ..seeds import check_distinct, check_seed, check_shared_seeds
 
@@ -64,6 +64,10 @@ class Keys:
         make = partial(Handshake, static=identity.private_key, ephemeral=X25519PrivateKey.generate)
         dialing = make(psk=psks[0], initiator=True)
         return dialing, [make(psk=psk, initiator=False) for psk in psks]
+
+    async def secret_for(self, purpose: bytes) -> bytes:
+        """Return 32 bytes that only holders of the node seed can derive, for one purpose."""
+        return await _deriving.run(partial(derive_secret, self._node_seed, purpose))
 
     def _derive(self, seeds: tuple[bytes, ...]) -> tuple[Identity, list[bytes]]:
         return self.identity, [derive_psk(seed) for seed in seeds]

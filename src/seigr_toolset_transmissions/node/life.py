@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..sessions.session import LiveSession
     from ..transports.base import Address, Listener, Network
     from .access import Access
+    from .cluster_base import ClusterBase
     from .keys import Keys
     from .runtime import Runtime
     from .unread import UnreadWarnings
@@ -50,6 +51,7 @@ class Life:
         access: Decides which peers may have sessions with the node.
         routes: For each peer, by node id, the session that carries messages to it; kept here.
         unread: Warns about messages that nobody receives.
+        cluster: What the node is a hub of; None if of nothing.
 
     """
 
@@ -60,11 +62,14 @@ class Life:
         access: Access,
         routes: dict[bytes, LiveSession],
         unread: UnreadWarnings,
+        cluster: ClusterBase | None = None,
     ) -> None:
         self.runtime = runtime
         self._network = network
         self._routes = routes
         self._unread = unread
+        self._cluster = cluster
+        self.access: Access = access
         self.dialer: Dialer = Dialer(runtime, network, access)
         self.registry: Registry = Registry(runtime, self.dialer, routes)
         self.acceptor: Acceptor = Acceptor(self.registry, access)
@@ -115,6 +120,8 @@ class Life:
             if endpoints.wanted(endpoint_id):
                 self.keeper.want(endpoint_id)
         self._check_timer = runtime.loop.call_later(_CHECK_SECONDS, self._check_sessions)
+        if self._cluster is not None:
+            self._cluster.begin(self, keys)
         node = short(keys.identity.node_id)
         if self.address is None:
             logger.info("node %s started; it only dials", node)
@@ -160,6 +167,8 @@ class Life:
         self.dialer.abort()
         end = runtime.loop.time() + drain
         await end_sessions(self.registry, drain)
+        if self._cluster is not None:
+            self.registry.lost += await self._cluster.end(max(0, end - runtime.loop.time()))
         self._check_timer.cancel()
         patience = max(end - runtime.loop.time(), runtime.config.close_timeout)
         report = await end_work(self.registry, self.acceptor, patience)
@@ -174,6 +183,13 @@ class Life:
             len(report.undelivered),
         )
         return report
+
+    def kick(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
+        """End all sessions with a peer, at this hub alone. See `node.STTNode.kick`."""
+        self.dialer.refuse(peer_node_id)
+        sessions = self.registry.throw_out(peer_node_id, self.dialer.refusal(peer_node_id))
+        errors = (session.error for session in sessions)
+        return tuple(error for error in errors if error and (error.unsent or error.unknown))
 
     def end_waits(self) -> None:
         """End all calls that wait for something that only a running node brings."""

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, cast
 
 from ..config import NodeConfig
-from ..endpoints.fanout import fan_out
+from ..endpoints.fanout import fan_out, nowhere
 from ..endpoints.manager import EndpointManager
 from ..endpoints.transport_side import TransportEndpoints
 from ..errors import STTSessionClosedError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ..endpoints import SendOutcome
+    from ..endpoints.fanout import Remote
+    from ..endpoints.requests import Askable
     from ..errors import STTSessionLostError
     from ..events import EventEmitter
     from ..sessions.answering import RequestHandler
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from ..stats import Traffic
     from ..transports.base import Address, Network
     from .access import Allow
+    from .cluster_base import ClusterBase
 
 __all__ = ["STTNode"]
 
@@ -74,6 +77,8 @@ class STTNode:
         allow: The peers this node has sessions with, whichever side dials: their node ids, or a
             function that gets the node id of a peer that has proven its identity, and returns
             whether that peer is welcome. Every member of the group if None.
+        cluster: A `cluster.Cluster`, which makes this node one of several hubs that act as one. All
+            of them have the same ``node_seed``. The node is in no cluster if None.
 
     Raises:
         STTSeedError: A seed is not bytes, too short, or the text of a seed file (see `load_seed`);
@@ -95,6 +100,7 @@ class STTNode:
         config: NodeConfig | None = None,
         network: Network | None = None,
         allow: Allow | None = None,
+        cluster: ClusterBase | None = None,
     ) -> None:
         self._keys = Keys(node_seed, shared_seed)
         check_address(host, port)
@@ -128,7 +134,9 @@ class STTNode:
             askable=self._routes.get,
             connected=self._session_with,
             check_caller=self._check_thread,
+            elsewhere=nowhere if cluster is None else cluster.route_to,
         )
+        self._cluster = cluster
         self._network = TcpNetwork() if network is None else network
         self._access = Access(allow)
         self._unread = UnreadWarnings(self._events)
@@ -137,7 +145,14 @@ class STTNode:
     def _begin_life(self, counters: Counters) -> None:
         """Make what serves the node from now on, whether it runs or not."""
         self._runtime = Runtime(self.config, self.events, self._endpoints, counters)
-        self._life = Life(self._runtime, self._network, self._access, self._routes, self._unread)
+        self._life = Life(
+            self._runtime,
+            self._network,
+            self._access,
+            self._routes,
+            self._unread,
+            self._cluster,
+        )
         self._registry = self._life.registry
 
     def __reduce__(self) -> Never:
@@ -182,6 +197,20 @@ class STTNode:
         raise AttributeError(
             "a node's endpoints cannot be replaced: add peers with node.endpoints.add_endpoint(...)"
         )
+
+    @property
+    def cluster(self) -> ClusterBase:
+        """The cluster that the node is a hub of.
+
+        Raises:
+            AttributeError: It is in none: it was made without ``cluster``.
+
+        """
+        if self._cluster is None:
+            raise AttributeError(
+                "this node is in no cluster: pass a Cluster to STTNode(cluster=...)"
+            )
+        return self._cluster
 
     @property
     def node_id(self) -> bytes:
@@ -418,10 +447,9 @@ class STTNode:
         """
         self._runtime.check_caller()
         check_node_id(peer_node_id)
-        self._life.dialer.refuse(peer_node_id)
-        sessions = self._registry.throw_out(peer_node_id, self._life.dialer.refusal(peer_node_id))
-        errors = (session.error for session in sessions)
-        return tuple(error for error in errors if error and (error.unsent or error.unknown))
+        if self._cluster is not None:
+            self._cluster.tell("kick", peer_node_id)
+        return self._life.kick(peer_node_id)
 
     async def ban(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
         """Have no session with a peer, whichever side dials, until `unban`; `kick` it now.
@@ -432,12 +460,16 @@ class STTNode:
         """
         self._runtime.check_caller()
         self._access.ban(peer_node_id)
-        return await self.kick(peer_node_id)
+        if self._cluster is not None:
+            self._cluster.tell("ban", peer_node_id)
+        return self._life.kick(peer_node_id)
 
     async def unban(self, peer_node_id: bytes) -> None:
         """Lift a ban. Does nothing if there is none."""
         self._runtime.check_caller()
         self._access.unban(peer_node_id)
+        if self._cluster is not None:
+            self._cluster.tell("unban", peer_node_id)
 
     @property
     def banned(self) -> frozenset[bytes]:
@@ -517,9 +549,13 @@ class STTNode:
     async def _send_to_peer(self, endpoint_id: bytes, data: bytes) -> None:
         self._runtime.check_caller()
         session = self._registry.routes.get(endpoint_id)
-        if session is None:
+        if session is not None:
+            await session.send(data)
+        elif (lane := self._elsewhere(endpoint_id)) is not None:
+            await lane.send(data)
+        else:
             session = await self._life.connector.connect_to(endpoint_id)
-        await session.send(data)
+            await session.send(data)
 
     async def _send_when_connected(self, endpoint_id: bytes, data: bytes) -> None:
         """Send to one peer; wait for its session if the node keeps it connected."""
@@ -535,12 +571,16 @@ class STTNode:
                 return
         await self._send_to_peer(endpoint_id, data)
 
-    async def _session_with(self, endpoint_id: bytes) -> LiveSession:
+    def _elsewhere(self, endpoint_id: bytes) -> Remote | None:
+        return None if self._cluster is None else self._cluster.route_to(endpoint_id)
+
+    async def _session_with(self, endpoint_id: bytes) -> Askable:
         """Return a peer's session; wait for it if the node keeps it connected, else dial."""
         self._runtime.check_caller()
         life = self._life
         session = await life.keeper.session_with(endpoint_id, kept=True)
-        return session or await life.connector.connect_to(endpoint_id)
+        found = session or self._elsewhere(endpoint_id)
+        return found or await life.connector.connect_to(endpoint_id)
 
     async def _wait_connected(self, endpoint_id: bytes) -> None:
         self._runtime.check_caller()

@@ -18,6 +18,9 @@ from .event_types import (
     HealthArguments,
     HealthEvent,
     HealthHandler,
+    HubArguments,
+    HubEvent,
+    HubHandler,
     NodeEvent,
     PeerArguments,
     PeerEvent,
@@ -46,6 +49,7 @@ _PeerH = TypeVar("_PeerH", bound=PeerHandler)
 _DataH = TypeVar("_DataH", bound=DataHandler)
 _ErrorH = TypeVar("_ErrorH", bound=ErrorHandler)
 _HealthH = TypeVar("_HealthH", bound=HealthHandler)
+_HubH = TypeVar("_HubH", bound=HubHandler)
 
 
 class NodeEvents(EventEmitter):
@@ -90,6 +94,8 @@ class NodeEvents(EventEmitter):
         @overload
         def on(self, name: HealthEvent) -> Callable[[_HealthH], _HealthH]: ...
         @overload
+        def on(self, name: HubEvent) -> Callable[[_HubH], _HubH]: ...
+        @overload
         def on(self, name: str) -> Callable[[_H], _H]: ...
         def on(self, name: str) -> Any:
             """See `EventEmitter.on`."""
@@ -105,6 +111,8 @@ class NodeEvents(EventEmitter):
         @overload
         def once(self, name: HealthEvent) -> Callable[[_HealthH], _HealthH]: ...
         @overload
+        def once(self, name: HubEvent) -> Callable[[_HubH], _HubH]: ...
+        @overload
         def once(self, name: str) -> Callable[[_H], _H]: ...
         def once(self, name: str) -> Any:
             """See `EventEmitter.once`."""
@@ -119,6 +127,8 @@ class NodeEvents(EventEmitter):
         def register(self, name: ErrorEvent, handler: ErrorHandler) -> None: ...
         @overload
         def register(self, name: HealthEvent, handler: HealthHandler) -> None: ...
+        @overload
+        def register(self, name: HubEvent, handler: HubHandler) -> None: ...
         @overload
         @deprecated("a handler of this event of the node is called with other arguments")
         def register(self, name: NodeEvent, handler: Handler) -> None: ...
@@ -146,6 +156,10 @@ class NodeEvents(EventEmitter):
         @overload
         def registered(
             self, name: HealthEvent, handler: HealthHandler
+        ) -> AbstractContextManager[None]: ...
+        @overload
+        def registered(
+            self, name: HubEvent, handler: HubHandler
         ) -> AbstractContextManager[None]: ...
         @overload
         @deprecated("a handler of this event of the node is called with other arguments")
@@ -190,6 +204,13 @@ class NodeEvents(EventEmitter):
             predicate: Predicate | None = None,
             timeout: float | None = None,
         ) -> Occurrence[HealthArguments]: ...
+        @overload
+        async def wait_for(
+            self,
+            name: HubEvent,
+            predicate: Callable[[Occurrence], object] | None = None,
+            timeout: float | None = None,
+        ) -> Occurrence[HubArguments]: ...
         @overload
         async def wait_for(
             self,
@@ -243,6 +264,13 @@ class NodeEvents(EventEmitter):
         @overload
         def expect(
             self,
+            name: HubEvent,
+            predicate: Callable[[Occurrence], object] | None = None,
+            timeout: float | None = None,
+        ) -> AbstractAsyncContextManager[Expected[HubArguments]]: ...
+        @overload
+        def expect(
+            self,
             name: str | tuple[str, ...],
             predicate: Predicate | None = None,
             timeout: float | None = None,
@@ -275,6 +303,10 @@ class NodeEvents(EventEmitter):
         def stream(
             self, name: HealthEvent, *, maxsize: int = 64, overflow: Overflow = "wait"
         ) -> AbstractAsyncContextManager[EventStream[HealthArguments]]: ...
+        @overload
+        def stream(
+            self, name: HubEvent, *, maxsize: int = 64, overflow: Overflow = "wait"
+        ) -> AbstractAsyncContextManager[EventStream[HubArguments]]: ...
         @overload
         def stream(
             self, name: str, *, maxsize: int = 64, overflow: Overflow = "wait"

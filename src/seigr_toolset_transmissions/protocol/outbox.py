@@ -135,7 +135,6 @@ class Outbox:
     __slots__ = (
         "_accepted_cost",
         "_acked_cost",
-        "_ever_sent",
         "_extra",
         "_extra_acked",
         "_first_bytes",
@@ -152,6 +151,7 @@ class Outbox:
         "acked",
         "closed",
         "credit",
+        "ever_sent",
         "pending",
         "short",
     )
@@ -176,7 +176,7 @@ class Outbox:
         self._acked_cost = 0
         self.credit: int = credit
         self.closed: bool = False
-        self._ever_sent = 0  # frames below this position have been sent at least once
+        self.ever_sent: int = 0  # frames below this position have been sent at least once
         self.pending: list[bytes | _Slice] = []
         self._unacked: list[bytes | _Slice] = []
         self._slices = 0  # how many in `pending` are not just the payload of a DATA frame
@@ -332,8 +332,8 @@ class Outbox:
         else:
             self._encode_slices(taken, buffers)
         sent = self.acked + len(self._unacked)
-        if sent > self._ever_sent:
-            self._ever_sent = sent
+        if sent > self.ever_sent:
+            self.ever_sent = sent
 
     def _encode_slices(
         self, taken: list[bytes | _Slice], buffers: list[bytes | memoryview]
@@ -431,7 +431,7 @@ class Outbox:
 
     def presume_lost(self) -> None:
         """Note that what is not acknowledged has certainly not arrived."""
-        self._ever_sent = self.acked
+        self.ever_sent = self.acked
 
     def abandon(self) -> Undelivered:
         """Accept no more messages; drop and return those accepted and not acknowledged."""
@@ -447,8 +447,8 @@ class Outbox:
             if _continues(item):
                 pass  # without its last frame a message has certainly not been received
             elif kind is _DATA:
-                (unknown if position < self._ever_sent else unsent).append(message)
-            elif kind is _REQUEST and position >= self._ever_sent:
+                (unknown if position < self.ever_sent else unsent).append(message)
+            elif kind is _REQUEST and position >= self.ever_sent:
                 unsent_requests.append(message)
             position += 1
         self.closed = True

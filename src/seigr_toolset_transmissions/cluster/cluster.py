@@ -1,0 +1,171 @@
+"""`Cluster`: makes a node one of several hubs that act as one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ..endpoints.endpoint import check_id, check_ids
+from ..foundation.payload import as_bytes
+from ..node.cluster_base import ClusterBase
+from ..stats import HubInfo
+from ..transports.bus import Bus
+from ..transports.nats import NatsBus
+from .hub import Hub
+from .meeting import BusMeeting, FolderMeeting
+from .messages import Kind, check_where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ..endpoints.endpoint import EndpointInfo
+    from ..endpoints.fanout import Remote
+    from ..errors import STTSessionLostError
+    from ..node.cluster_base import HubLife
+    from ..node.keys import Keys
+    from ..stats import Tally
+    from .meeting import Meeting
+
+__all__ = ["Cluster"]
+
+_ORDERS = {"kick": Kind.KICK, "ban": Kind.BAN, "unban": Kind.UNBAN}
+
+
+class Cluster(ClusterBase):
+    """The hubs that share a node seed and a place to meet; pass one to ``STTNode(cluster=...)``.
+
+    All hubs have the same ``node_seed``, so that devices see one node, whichever hub they reach.
+    What one hub sends with ``node.endpoints`` to an endpoint that is connected to another hub goes
+    there, with the same guarantee and the same outcomes. ``node.endpoints`` lists what is connected
+    to this hub, and only this hub receives what that sends; this object knows the others.
+
+    The node starts whether or not the others can be reached, and joins them when it can.
+
+    Args:
+        where: Where the hubs meet. ``"unix:///run/app/hubs"``: in a folder of this machine, which
+            only hubs may enter. ``"nats://broker:4222"`` or ``"tls://broker:4222"``: at a NATS
+            server (needs the extra ``nats``). Or a `transports.bus.Bus`, such as a
+            `transports.nats.NatsBus` with credentials, which is opened and closed with the node.
+        name: What this hub is called in events, and by the others; host name and process id if
+            None.
+        grace: How many seconds a link may be without a connection before the hub counts as lost,
+            and how long messages for an endpoint that has left wait for it to turn up again.
+
+    Raises:
+        TypeError: ``where`` is neither text nor a bus.
+        ValueError: ``where`` is no such URL, or ``grace`` is not above 0.
+
+    """
+
+    def __init__(self, where: str | Bus, *, name: str | None = None, grace: float = 10.0) -> None:
+        self._meet = _read(where)
+        self._name = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
+        if not grace > 0:
+            raise ValueError(f"grace must be a number of seconds above 0, not {grace!r}")
+        self._grace = grace
+        self._hub: Hub | None = None
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self._name!r} with {len(self.hubs)} other hubs>"
+
+    @property
+    def name(self) -> str:
+        """See `ClusterBase`."""
+        return self._name
+
+    @property
+    def hubs(self) -> list[HubInfo]:
+        """See `ClusterBase`."""
+        if self._hub is None:
+            return []
+        return [
+            HubInfo(link.name, link.is_up, link.session.rtt, self._hub.routes.count(link))
+            for link, _ in self._hub.others.values()
+            if link.name
+        ]
+
+    def locate(self, endpoint_id: bytes) -> str | None:
+        """See `ClusterBase`."""
+        check_id(endpoint_id)
+        return None if self._hub is None else self._hub.locate(endpoint_id)
+
+    async def broadcast(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        where: Mapping[str, Any] | None = None,
+        exclude: Iterable[bytes] = (),
+        timeout: float | None = None,
+    ) -> Tally:
+        """See `ClusterBase`."""
+        hub = self._running()
+        check_where(where or {})
+        excluded = frozenset(check_ids(exclude, "exclude"))
+        seconds = hub.send_timeout if timeout is None else timeout
+        return await hub.inquiries.broadcast(as_bytes(data), where, excluded, seconds)
+
+    async def find(self, *, timeout: float | None = None, **metadata: Any) -> list[bytes]:
+        """See `ClusterBase`."""
+        hub = self._running()
+        check_where(metadata)
+        return await hub.inquiries.find(metadata, hub.send_timeout if timeout is None else timeout)
+
+    async def get_endpoint(
+        self, endpoint_id: bytes, *, timeout: float | None = None
+    ) -> EndpointInfo | None:
+        """See `ClusterBase`."""
+        check_id(endpoint_id)
+        hub = self._running()
+        seconds = hub.send_timeout if timeout is None else timeout
+        return await hub.inquiries.get_endpoint(endpoint_id, seconds)
+
+    def _running(self) -> Hub:
+        if self._hub is None:
+            raise RuntimeError("the node of this cluster is not running: start it first")
+        return self._hub
+
+    def begin(self, life: HubLife, keys: Keys) -> None:
+        """See `ClusterBase`."""
+        if self._hub is not None and self._hub.runtime.running:
+            raise RuntimeError("a Cluster serves one node: make another one for another node")
+        self._hub = Hub(life, keys, self._name, self._grace, self._meet)
+
+    async def end(self, drain: float) -> list[STTSessionLostError]:
+        """See `ClusterBase`."""
+        hub = self._hub
+        if hub is None:
+            return []
+        try:
+            return await hub.end(drain)
+        finally:
+            self._hub = None
+
+    def route_to(self, endpoint_id: bytes) -> Remote | None:
+        """See `ClusterBase`."""
+        return None if self._hub is None else self._hub.lanes.to(endpoint_id)
+
+    def tell(self, order: str, endpoint_id: bytes) -> None:
+        """See `ClusterBase`."""
+        if self._hub is not None:
+            self._hub.order(_ORDERS[order], endpoint_id)
+
+
+def _read(where: object) -> Callable[[bytes, Callable[[bool], None]], Meeting]:
+    """Return what makes the meeting that ``where`` names."""
+    if isinstance(where, Bus):
+        return lambda key, changed: BusMeeting(where, key, changed)
+    if not isinstance(where, str):
+        raise TypeError(
+            f"where must be a URL, as in Cluster('unix:///run/app/hubs'), or a Bus, not {where!r}"
+        )
+    url = urlsplit(where)
+    if url.scheme in {"nats", "tls"} and url.netloc:
+        return lambda key, changed: BusMeeting(NatsBus(where), key, changed)
+    if url.scheme == "unix" and url.path.startswith("/") and not url.netloc:
+        return lambda _key, _changed: FolderMeeting(url.path)
+    raise ValueError(
+        f"hubs cannot meet at {where!r}: give the absolute path of a folder, as in "
+        "'unix:///run/app/hubs', or a NATS server, as in 'nats://broker:4222'"
+    )

@@ -1,0 +1,246 @@
+"""Deliveries: the lanes of other hubs, seen from the hub that has the endpoints.
+
+A delivery takes the messages of one lane to its endpoint's session, in order. While that is full
+they wait here: the hub that sends has credit for as many as a lane may have under way, so one slow
+peer holds up nobody else. It tells the other hub what the endpoint has acknowledged, and when the
+session ends, how many messages were delivered and how many more may have been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import STTMessageSizeError, STTSessionClosedError
+from ..sessions.public import SessionState
+from .messages import Kind, pack_done, pack_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from ..sessions.session import LiveSession
+    from .link import Link
+
+__all__ = ["Deliveries", "DeliveriesOwner"]
+
+
+class DeliveriesOwner(Protocol):
+    """What deliveries need of their cluster."""
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node."""
+
+    def call_soon(self, call: Callable[[], None]) -> object:
+        """Call something in the next turn of the event loop."""
+
+    def session_with(self, endpoint_id: bytes) -> LiveSession | None:
+        """Return the session of this hub with an endpoint; None if there is none."""
+
+
+class _Delivery:
+    """What one lane brings to one endpoint."""
+
+    __slots__ = (
+        "_confirming",
+        "_delivered",
+        "_positions",
+        "_queue",
+        "_taken",
+        "deliveries",
+        "draining",
+        "number",
+        "session",
+    )
+
+    def __init__(self, deliveries: Deliveries, number: int, session: LiveSession) -> None:
+        self.deliveries: Deliveries = deliveries
+        self.number: int = number
+        self.session: LiveSession = session
+        self._queue: deque[tuple[bytes, bool]] = deque()  # each with: does it count?
+        self._positions: deque[int] = deque()  # of messages handed to the session, unacknowledged
+        self._taken = 0  # messages that were handed to the session, or that it does not take
+        self._delivered = 0
+        self.draining: asyncio.Task[None] | None = None  # while messages wait for room
+        self._confirming = False
+
+    def put(self, data: bytes, *, counts: bool = True) -> None:
+        """Take a message; if it ``counts``, it is one of the lane's own."""
+        if self.draining is None:
+            try:
+                if self.session.try_send(data):
+                    self._handed(counts)
+                    return
+            except (STTSessionClosedError, STTMessageSizeError) as error:
+                self._failed(error, counts)
+                return
+            self.draining = self.deliveries.owner.own(self._drain())
+        self._queue.append((data, counts))
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                data, counts = self._queue.popleft()
+                try:
+                    await self.session.send(data)
+                except STTMessageSizeError as error:
+                    self._failed(error, counts)
+                else:
+                    self._handed(counts)
+        except STTSessionClosedError:
+            self.end()
+        finally:
+            self.draining = None
+
+    def _handed(self, counts: bool) -> None:
+        if not counts:
+            return
+        self._taken += 1
+        self._positions.append(self.session.machine.outbox.accepted)
+        if not self._confirming:
+            self._confirming = True
+            self.deliveries.owner.own(self._confirm())
+
+    def _failed(self, error: STTSessionClosedError | STTMessageSizeError, counts: bool) -> None:
+        if isinstance(error, STTSessionClosedError):
+            self.end()
+        elif counts:
+            self.deliveries.link.post(pack_numbers(Kind.UNFIT, self.number, self._taken))
+            self._taken += 1
+            self._positions.append(self.session.machine.outbox.accepted)
+            self._count()
+
+    async def _confirm(self) -> None:
+        """Tell the other hub what the endpoint has acknowledged, until that is all."""
+        try:
+            while self._positions:
+                await self.session.flush()
+                self._count()
+        except STTSessionClosedError:
+            self.end()
+        finally:
+            self._confirming = False
+
+    def _count(self) -> None:
+        acked = self.session.machine.outbox.acked
+        positions = self._positions
+        before = self._delivered
+        while positions and positions[0] <= acked:
+            positions.popleft()
+            self._delivered += 1
+        if self._delivered > before:
+            self.deliveries.confirm(self.number, self._delivered)
+
+    def drop(self) -> None:
+        """Deliver nothing more."""
+        self._queue.clear()
+
+    def end(self) -> None:
+        """End, because the session has: tell the other hub exactly what became of the messages."""
+        if not self.deliveries.remove(self):
+            return
+        self._count()
+        ever_sent = self.session.machine.outbox.ever_sent
+        sent = self._delivered + sum(position <= ever_sent for position in self._positions)
+        self._queue.clear()
+        self.deliveries.gone(self.number, self._delivered, sent)
+
+
+class Deliveries:
+    """The deliveries for one other hub.
+
+    Args:
+        owner: See `DeliveriesOwner`.
+        link: The link to the hub.
+
+    """
+
+    def __init__(self, owner: DeliveriesOwner, link: Link) -> None:
+        self.owner: DeliveriesOwner = owner
+        self.link: Link = link
+        self._by_number: dict[int, _Delivery] = {}
+        self._by_endpoint: dict[bytes, dict[int, _Delivery]] = {}
+        self._confirmed: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def open(self, number: int, endpoint_id: bytes) -> None:
+        """Begin a lane to an endpoint."""
+        session = self.owner.session_with(endpoint_id)
+        if session is None or number in self._by_number:
+            self.link.post(pack_numbers(Kind.GONE, number, 0, 0))
+            return
+        delivery = self._by_number[number] = _Delivery(self, number, session)
+        self._by_endpoint.setdefault(endpoint_id, {})[number] = delivery
+
+    def forward(self, number: int, data: bytes) -> None:
+        """Deliver a message of a lane; drop it if the lane has ended, as the other hub was told."""
+        delivery = self._by_number.get(number)
+        if delivery is not None:
+            delivery.put(data)
+
+    def close(self, number: int) -> None:
+        """End a lane that the other hub does not use any more."""
+        delivery = self._by_number.get(number)
+        if delivery is not None:
+            self.remove(delivery)
+
+    def behind(self, endpoint_id: bytes, data: bytes) -> bool:
+        """Put a message behind those that wait for this endpoint; False if none do."""
+        for delivery in self._by_endpoint.get(endpoint_id, {}).values():
+            if delivery.draining is not None:
+                delivery.put(data, counts=False)
+                return True
+        return False
+
+    async def drained(self, endpoint_id: bytes) -> None:
+        """Wait until nothing waits for room in this endpoint's session."""
+        for delivery in list(self._by_endpoint.get(endpoint_id, {}).values()):
+            if delivery.draining is not None:
+                await asyncio.wait((delivery.draining,))
+
+    def route_changed(self, endpoint_id: bytes) -> None:
+        """End deliveries over sessions of an endpoint that have ended."""
+        for delivery in list(self._by_endpoint.get(endpoint_id, {}).values()):
+            if delivery.session.state is SessionState.CLOSED:
+                delivery.end()
+
+    def remove(self, delivery: _Delivery) -> bool:
+        """Forget a delivery; return whether it was there."""
+        if self._by_number.pop(delivery.number, None) is None:
+            return False
+        endpoint_id = delivery.session.peer_node_id
+        of_endpoint = self._by_endpoint[endpoint_id]
+        del of_endpoint[delivery.number]
+        if not of_endpoint:
+            del self._by_endpoint[endpoint_id]
+        return True
+
+    def confirm(self, number: int, delivered: int) -> None:
+        """Tell the other hub how many messages of a lane were delivered, once a turn."""
+        if not self._confirmed:
+            self.owner.call_soon(self._tell)
+        self._confirmed[number] = delivered
+
+    def _tell(self) -> None:
+        if self._confirmed:
+            self.link.post(pack_done(self._confirmed))
+            self._confirmed.clear()
+
+    def gone(self, number: int, delivered: int, sent: int) -> None:
+        """Tell the other hub that a lane has ended, and what became of its messages."""
+        self._tell()
+        self.link.post(pack_numbers(Kind.GONE, number, delivered, sent))
+
+    def drop(self) -> None:
+        """Forget everything: the other hub is lost. What sessions have accepted, they deliver.
+
+        What still waits is dropped, because the other hub reports it; and if it comes back, what
+        it sends then must not be overtaken.
+        """
+        for delivery in self._by_number.values():
+            delivery.drop()
+        self._by_number.clear()
+        self._by_endpoint.clear()
+        self._confirmed.clear()

@@ -1,0 +1,516 @@
+"""One hub in its cluster, from the start of its node to its stop: links, and what goes over them.
+
+The hubs of a cluster are peers of each other. Each has a node of its own for the links, whose group
+is the cluster: its shared secret is derived from the node seed, which all hubs have and no device.
+So encryption, order, acknowledgement and resuming of links are those of any session, and no member
+of the group can pose as a hub. `meeting` says where the others are; of two hubs, the one with the
+greater address dials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..config import NodeConfig
+from ..errors import (
+    STTConnectError,
+    STTListenError,
+    STTSessionClosedError,
+    STTSessionLostError,
+)
+from ..foundation.ids import short
+from ..node.duty import Duty
+from ..node.node import STTNode
+from ..sessions.public import SessionState
+from ..sessions.session import LiveSession
+from .deliveries import Deliveries
+from .inquiries import Inquiries
+from .lanes import Lanes
+from .link import Link
+from .messages import (
+    FORWARD_HEAD,
+    LONGEST_HEAD_BYTES,
+    VERSION,
+    BadMessageError,
+    Kind,
+    fingerprint,
+    pack_numbers,
+    pack_routes,
+    unpack_done,
+    unpack_numbers,
+    unpack_routes,
+)
+from .other import Other
+from .routes import Routes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from ..endpoints.manager import EndpointManager
+    from ..node.cluster_base import HubLife
+    from ..node.keys import Keys
+    from ..node.registry import Registry
+    from ..node.runtime import Runtime
+    from ..transports.base import Address
+    from .meeting import Meeting
+
+__all__ = ["Hub"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_LINKS, _MEETING = b"stt cluster links", b"stt cluster meeting"
+"""The purposes of the secrets that are derived from the node seed."""
+
+_ANNOUNCE_SECONDS = 1.0
+_ROUTES_SECONDS = 0.05
+"""How long changes of routes wait for others to travel with."""
+
+_RETRY_SECONDS = 1.0
+_RETRY_SECONDS_MAX = 30.0
+
+_FORWARD = int(Kind.FORWARD)
+
+
+class _Present(NamedTuple):
+    """An endpoint that other hubs were told is here."""
+
+    session: LiveSession
+    since: float
+
+
+class Hub:
+    """See the module.
+
+    Args:
+        life: The parts of the node, which runs.
+        keys: Its seeds.
+        name: What other hubs call this one.
+        grace: How many seconds a link, or an endpoint, has to come back.
+        meet: Makes the meeting, from a key and a function to be called when the bus is lost or
+            back.
+
+    """
+
+    def __init__(
+        self,
+        life: HubLife,
+        keys: Keys,
+        name: str,
+        grace: float,
+        meet: Callable[[bytes, Callable[[bool], None]], Meeting],
+    ) -> None:
+        self.life: HubLife = life
+        self.registry: Registry = life.registry
+        self.runtime: Runtime = life.runtime
+        self.name: str = name
+        self.grace: float = grace
+        self.most_bytes: int = life.runtime.config.max_message_bytes
+        self.others: dict[bytes, Other] = {}  # by session id of the link
+        self.routes: Routes[Link] = Routes()
+        self.lanes: Lanes = Lanes(self, self.routes)
+        self.inquiries: Inquiries = Inquiries(self)
+        self._keys = keys
+        self._meet = meet
+        self._meeting: Meeting | None = None
+        self._node: STTNode | None = None
+        self._present: dict[bytes, _Present] = {}
+        self._marks: dict[bytes, bytes] = {}  # the ids of those
+        self._changed: set[bytes] = set()
+        self._routes_timer: asyncio.TimerHandle | None = None
+        self._dialed: set[Address] = set()
+        self._wake = asyncio.Event()
+        self._leaving = False
+        self._left: asyncio.Future[None] = life.runtime.loop.create_future()
+        self._news: deque[Coroutine[Any, Any, None]] = deque()
+        self._telling = False
+        self.registry.followers.add(self._route_changed)
+        for endpoint_id in self.registry.routes:
+            self._route_changed(endpoint_id)
+        self._duty = Duty(life.runtime, self._work)
+
+    # -- meeting the others ------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Meet the others, and again after each failure, until this hub leaves."""
+        pause = _RETRY_SECONDS
+        while not self._leaving:
+            try:
+                await self._take_part()
+            except (OSError, STTListenError, ModuleNotFoundError) as error:
+                logger.warning(
+                    "hub %r has not joined its cluster: %s; trying again in %g s",
+                    self.name,
+                    error,
+                    pause,
+                )
+                await self._pause(pause)
+                pause = min(2 * pause, _RETRY_SECONDS_MAX)
+        if not self._left.done():
+            self._left.set_result(None)
+
+    async def _take_part(self) -> None:
+        secret = await self._keys.secret_for(_LINKS)
+        if self._meeting is None:  # for all attempts: a bus keeps those who watch it
+            key = await self._keys.secret_for(_MEETING)
+            self._meeting = self._meet(key, self._bus_changed)
+        async with self._meeting as meeting:
+            node = self._make_node(secret, meeting)
+            await node.start(server_mode=True)
+            address = node.address
+            assert address is not None  # noqa: S101  it listens
+            self._node = node
+            try:
+                while not self._leaving:
+                    meeting.announce(address)
+                    for other in meeting.members():
+                        if other < address and other not in self._dialed:
+                            self._dialed.add(other)
+                            self.own(self._dial(meeting, other))
+                    await self._pause(_ANNOUNCE_SECONDS)
+            finally:
+                self._node = None
+                await node.stop(drain=self.runtime.config.close_timeout)
+
+    def _make_node(self, secret: bytes, meeting: Meeting) -> STTNode:
+        most = self.most_bytes + LONGEST_HEAD_BYTES
+        window = max(8 * 1024 * 1024, 2 * most)
+        config = NodeConfig(
+            max_message_bytes=most,
+            send_window_bytes=window,
+            receive_window_bytes=window,
+            max_buffered_bytes=max(self.runtime.config.max_buffered_bytes, 4 * window),
+            connect_timeout=5.0,
+            resume_window=self.grace,
+            reconnect_delay=0.05,
+            reconnect_delay_max=1.0,
+            ping_interval=2.0,
+            ping_timeout=3.0,
+            max_sessions=1024,
+            max_requests=4096,
+            max_half_open_per_source=256,
+        )
+        node = STTNode(
+            secrets.token_bytes(32),
+            secret,
+            *meeting.listen_at,
+            network=meeting.network,
+            config=config,
+        )
+        node.events.register("session_created", self._link_began)
+        node.events.register("session_suspended", self._link_suspended)
+        node.events.register("session_resumed", self._link_resumed)
+        node.events.register("session_closed", self._link_lost)
+        node.events.register("data_received", self._message_arrived)
+        node.events.register("error", _log_error)
+        node.on_request(self._answer)
+        return node
+
+    async def _pause(self, seconds: float) -> None:
+        self._wake.clear()
+        if not self._leaving:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _dial(self, meeting: Meeting, address: Address) -> None:
+        node = self._node
+        try:
+            if node is not None:
+                session = await node.connect(*address)
+                await session.wait_closed()
+        except STTConnectError as error:
+            if _was_refused(error):
+                meeting.refused(address)
+        except RuntimeError:
+            pass  # the node was stopped meanwhile
+        finally:
+            self._dialed.discard(address)
+
+    def _bus_changed(self, is_up: bool) -> None:
+        """Do not wait for any back-off once the bus is back."""
+        self._wake.set()
+        if is_up and self._node is not None:
+            for other in self.others.values():
+                if not other.link.is_up:
+                    self._node.retry_now(other.link.session.peer_node_id)
+
+    # -- links -------------------------------------------------------------------------------
+
+    async def _link_began(self, *, session_id: bytes) -> None:
+        session = None if self._node is None else self._node.get_session(session_id)
+        if not isinstance(session, LiveSession):
+            return  # it has ended already
+        link = Link(session, self.own)
+        self.others[session_id] = Other(link, Deliveries(self, link))
+        self.routes.add(link)
+        link.post(bytes((Kind.NAME, VERSION)) + self.name.encode())
+        now = self.runtime.loop.time()
+        here = [(fingerprint(each), now - at) for each, (_, at) in self._present.items()]
+        for message in pack_routes(here, ()):
+            link.post(message)
+        for banned in self.life.access.banned:
+            link.post(pack_numbers(Kind.BAN, banned))
+
+    async def _link_suspended(self, *, session_id: bytes) -> None:
+        other = self.others.get(session_id)
+        if other is not None and other.link.name:
+            self._tell(self.runtime.emit("hub_suspended", hub=other.link.name))
+
+    async def _link_resumed(self, *, session_id: bytes) -> None:
+        other = self.others.get(session_id)
+        if other is not None and other.link.name:
+            self._tell(self.runtime.emit("hub_resumed", hub=other.link.name))
+
+    async def _link_lost(self, *, session_id: bytes) -> None:
+        other = self.others.pop(session_id, None)
+        if other is None:
+            return
+        self.routes.forget(other.link)
+        other.deliveries.drop()
+        self.inquiries.link_lost(other.link)
+        self.lanes.link_lost(other.link)
+        if other.link.name:
+            logger.info("hub %r is lost", other.link.name)
+            self._tell(self.runtime.emit("hub_lost", hub=other.link.name))
+
+    def _tell(self, news: Coroutine[Any, Any, None]) -> None:
+        """Emit an event, after those before it."""
+        self._news.append(news)
+        if not self._telling:
+            self._telling = True
+            self.runtime.own(self._tell_all())
+
+    async def _tell_all(self) -> None:
+        try:
+            while self._news:
+                await self._news.popleft()
+        finally:
+            self._telling = False
+
+    async def _message_arrived(self, *, session_id: bytes, data: bytes) -> None:
+        other = self.others.get(session_id)
+        if other is None or not data:
+            return
+        try:
+            if data[0] == _FORWARD:
+                _kind, number = FORWARD_HEAD.unpack_from(data)
+                other.deliveries.forward(number, data[FORWARD_HEAD.size :])
+            else:
+                self._heard(other, data)
+        except BadMessageError as error:
+            logger.warning("hub %r sent nonsense: %s", other.link.name, error)
+            other.link.session.abort(str(error))
+
+    def _heard(self, other: Other, data: bytes) -> None:
+        link, deliveries = other
+        match data[0]:
+            case Kind.DONE:
+                for number, delivered in unpack_done(data):
+                    self.lanes.done(link, number, delivered)
+            case Kind.ROUTES:
+                self._routes_arrived(link, *unpack_routes(data))
+            case Kind.LANE:
+                deliveries.open(*unpack_numbers(Kind.LANE, data))
+            case Kind.CLOSE:
+                deliveries.close(*unpack_numbers(Kind.CLOSE, data))
+            case Kind.GONE:
+                self.lanes.gone(link, *unpack_numbers(Kind.GONE, data))
+            case Kind.UNFIT:
+                self.lanes.unfit(link, *unpack_numbers(Kind.UNFIT, data))
+            case Kind.NAME if not link.name:
+                link.name = data[2:].decode(errors="replace") or "?"
+                logger.info("hub %r has joined", link.name)
+                self._tell(self.runtime.emit("hub_joined", hub=link.name))
+            case Kind.BROADCAST:
+                self.inquiries.pass_on(other, data)
+            case Kind.TALLY:
+                self.inquiries.tallied(link, *unpack_numbers(Kind.TALLY, data))
+            case Kind.KICK | Kind.BAN | Kind.UNBAN as kind:
+                self._obey(Kind(kind), *unpack_numbers(Kind(kind), data))
+
+    def _obey(self, kind: Kind, endpoint_id: bytes) -> None:
+        if kind is Kind.UNBAN:
+            self.life.access.unban(endpoint_id)
+            return
+        if kind is Kind.BAN:
+            self.life.access.ban(endpoint_id)
+        self.life.kick(endpoint_id)
+
+    def order(self, kind: Kind, endpoint_id: bytes) -> None:
+        """Have all other hubs kick, ban or unban a peer."""
+        for other in self.others.values():
+            other.link.post(pack_numbers(kind, endpoint_id))
+
+    async def _answer(self, peer_node_id: bytes, data: bytes) -> bytes:
+        for other in self.others.values():
+            if other.link.session.peer_node_id == peer_node_id:
+                return await self.inquiries.answer(other, data)
+        raise STTSessionClosedError("the link has ended")
+
+    # -- routes ------------------------------------------------------------------------------
+
+    def _route_changed(self, endpoint_id: bytes) -> None:
+        """Note that an endpoint has, or lost, a session with this hub."""
+        for other in self.others.values():
+            other.deliveries.route_changed(endpoint_id)
+        if endpoint_id in self.registry.routes:
+            self.lanes.turned_up_here(endpoint_id)
+        self._changed.add(endpoint_id)
+        if self._routes_timer is None:
+            self._routes_timer = self.runtime.loop.call_later(_ROUTES_SECONDS, self._tell_routes)
+
+    def _tell_routes(self) -> None:
+        self._routes_timer = None
+        joined, left = [], []
+        now = self.runtime.loop.time()
+        for endpoint_id in self._changed:
+            session = self.registry.routes.get(endpoint_id)
+            before = self._present.get(endpoint_id)
+            mark = fingerprint(endpoint_id)
+            if session is None:
+                if before is not None:
+                    del self._present[endpoint_id]
+                    self._marks.pop(mark, None)
+                    left.append(mark)
+            elif before is None or before.session is not session:
+                self._present[endpoint_id] = _Present(session, now)
+                self._marks[mark] = endpoint_id
+                joined.append((mark, 0.0))
+        self._changed.clear()
+        for message in pack_routes(joined, left):
+            for other in self.others.values():
+                other.link.post(message)
+
+    def _routes_arrived(
+        self, link: Link, joined: list[tuple[bytes, float]], left: list[bytes]
+    ) -> None:
+        self.routes.leave(link, left)
+        marks = {mark for mark, _ in joined}
+        self.routes.join(link, marks)
+        for mark, age in joined:
+            if mark in self._marks:
+                self._moved(self._marks[mark], age)
+        self.lanes.turned_up(marks)
+
+    def _moved(self, endpoint_id: bytes, age: float) -> None:
+        """Give up a session without a connection if its peer has since connected elsewhere."""
+        session, since = self._present[endpoint_id]
+        older = self.runtime.loop.time() - since > age
+        if older and session.state is SessionState.SUSPENDED:
+            session.lose("the peer has connected to another hub")
+
+    def locate(self, endpoint_id: bytes) -> str | None:
+        """Return the name of the hub that has an endpoint; None if none has."""
+        if endpoint_id in self.registry.routes:
+            return self.name
+        link = self.routes.find(fingerprint(endpoint_id))
+        return None if link is None else link.name
+
+    # -- what the parts need -----------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> EndpointManager:
+        """The endpoints of the node."""
+        return self.runtime.endpoints.manager
+
+    @property
+    def send_timeout(self) -> float:
+        """The time that endpoints and hubs have where a call names none."""
+        return self.runtime.config.send_timeout
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node."""
+        return self.runtime.own(coroutine, calls_handlers=False)
+
+    def call_later(
+        self, seconds: float, call: Callable[..., None], *args: Any
+    ) -> asyncio.TimerHandle:
+        """Call something later, as an event loop does."""
+        return self.runtime.loop.call_later(seconds, call, *args)
+
+    def call_soon(self, call: Callable[[], None]) -> asyncio.Handle:
+        """Call something in the next turn of the event loop."""
+        return self.runtime.loop.call_soon(call)
+
+    def is_here(self, endpoint_id: bytes) -> bool:
+        """Whether an endpoint has a session with this hub."""
+        return endpoint_id in self.registry.routes
+
+    def session_with(self, endpoint_id: bytes) -> LiveSession | None:
+        """Return the session of this hub with an endpoint; None if there is none."""
+        return self.registry.routes.get(endpoint_id)
+
+    def send_here(self, endpoint_id: bytes, data: bytes) -> bool:
+        """Send a message over a session of this hub, if there is one with room for it."""
+        session = self.registry.routes.get(endpoint_id)
+        return session is not None and session.try_send(data)
+
+    async def ask(
+        self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None
+    ) -> bytes:
+        """Send a request to an endpoint of another hub, and return its reply."""
+        return await self.inquiries.ask(link, endpoint_id, data, timeout)
+
+    def report_lost(
+        self, endpoint_id: bytes, reason: str, unsent: Sequence[bytes], unknown: Sequence[bytes]
+    ) -> None:
+        """Report messages that were accepted and are lost."""
+        details = {
+            "peer_node_id": endpoint_id,
+            "reason": reason,
+            "unsent": tuple(unsent),
+            "unknown": tuple(unknown),
+        }
+        self.runtime.own(self.runtime.emit_error("endpoint_lost", details))
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def end(self, drain: float) -> list[STTSessionLostError]:
+        """Leave; return what could not be delivered to endpoints of other hubs in time."""
+        try:
+            async with asyncio.timeout(drain):
+                for lane in self.lanes:
+                    await lane.drained()
+        except TimeoutError:
+            pass
+        self.registry.followers.discard(self._route_changed)
+        if self._routes_timer is not None:
+            self._tell_routes()
+        lost = []
+        for endpoint_id, unsent, unknown in self.lanes.end():
+            if unsent or unknown:
+                reason = "the node was stopped before the endpoint had acknowledged everything"
+                self.report_lost(endpoint_id, reason, unsent, unknown)
+                lost.append(
+                    STTSessionLostError(
+                        f"{reason}: endpoint {short(endpoint_id)}",
+                        session_id=b"",
+                        peer_node_id=endpoint_id,
+                        unsent=unsent,
+                        unknown=unknown,
+                    )
+                )
+        self._leaving = True
+        self._wake.set()
+        await self._left
+        self._duty.end()
+        return lost
+
+
+def _was_refused(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+async def _log_error(*, error_type: str, details: dict[str, Any]) -> None:
+    logger.info("on a link between hubs: %s: %s", error_type, details.get("reason", ""))

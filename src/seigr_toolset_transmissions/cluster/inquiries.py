@@ -1,0 +1,323 @@
+"""What concerns endpoints of several hubs: broadcasts, searches, and requests across a link.
+
+A broadcast is a message of the link, in order with the lanes' messages: nobody gets it before what
+the same hub has sent earlier. Everything else is a request of the link, and its reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..errors import (
+    STTMessageSizeError,
+    STTRequestError,
+    STTRequestFailedError,
+    STTRequestLostError,
+    STTRequestRefusedError,
+    STTRequestTimeoutError,
+    STTRequestUnreachableError,
+    STTSessionClosedError,
+    STTTimeoutError,
+)
+from ..foundation.ids import short
+from ..stats import Tally
+from .messages import (
+    Answer,
+    Ask,
+    BadMessageError,
+    Kind,
+    fingerprint,
+    pack_broadcast,
+    pack_json,
+    pack_numbers,
+    unpack_broadcast,
+    unpack_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Mapping
+
+    from ..endpoints.endpoint import EndpointInfo
+    from ..endpoints.manager import EndpointManager
+    from ..sessions.session import LiveSession
+    from .link import Link
+    from .other import Other
+    from .routes import Routes
+
+__all__ = ["Inquiries", "InquiriesOwner"]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_ID_BYTES = 32
+
+
+class InquiriesOwner(Protocol):
+    """What inquiries need of their hub."""
+
+    others: dict[bytes, Other]
+    routes: Routes[Link]
+    name: str
+
+    @property
+    def endpoints(self) -> EndpointManager:
+        """The endpoints of this hub's node."""
+
+    @property
+    def send_timeout(self) -> float:
+        """The time that endpoints and hubs have where a call names none."""
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node."""
+
+    def session_with(self, endpoint_id: bytes) -> LiveSession | None:
+        """Return the session of this hub with an endpoint; None if there is none."""
+
+
+class Inquiries:
+    """The inquiries of one hub, and its answers to those of others."""
+
+    def __init__(self, owner: InquiriesOwner) -> None:
+        self._owner = owner
+        self._last_number = 0
+        self._tallies: dict[tuple[Link, int], asyncio.Future[tuple[int, int]]] = {}
+
+    # -- broadcasts --------------------------------------------------------------------------
+
+    async def broadcast(
+        self,
+        data: bytes,
+        where: Mapping[str, Any] | None,
+        exclude: frozenset[bytes],
+        timeout: float,
+    ) -> Tally:
+        """See `ClusterBase.broadcast`."""
+        self._last_number = self._last_number % 0xFFFFFFFF + 1
+        message = pack_broadcast(self._last_number, where, exclude, data)
+        links = [other.link for other in self._owner.others.values()]
+        accepted, waiting = self._offer(None, where, exclude, data)
+        tallies = await asyncio.gather(
+            self._wait_for(waiting, data, timeout),
+            *(self._tally_of(link, self._last_number, message, timeout) for link in links),
+        )
+        heard = [tally for tally in tallies if tally is not None]
+        return Tally(
+            accepted + sum(yes for yes, _ in heard),
+            sum(no for _, no in heard),
+            tuple(
+                link.name for link, tally in zip(links, tallies[1:], strict=True) if tally is None
+            ),
+        )
+
+    async def _tally_of(
+        self, link: Link, number: int, message: bytes, timeout: float
+    ) -> tuple[int, int] | None:
+        """Pass a broadcast to another hub; return its tally, or None without one in time."""
+        tally = self._tallies[link, number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await link.send(message)
+                accepted, refused = await tally
+                return accepted, refused
+        except (TimeoutError, STTSessionClosedError):
+            return None
+        finally:
+            del self._tallies[link, number]
+
+    def tallied(self, link: Link, number: int, accepted: int, refused: int) -> None:
+        """Note what another hub says has become of a broadcast."""
+        tally = self._tallies.get((link, number))
+        if tally is not None and not tally.done():
+            tally.set_result((accepted, refused))
+
+    def link_lost(self, link: Link) -> None:
+        """Note that a hub is lost, and says nothing more."""
+        for (asked, _), tally in self._tallies.items():
+            if asked is link and not tally.done():
+                tally.set_exception(STTSessionClosedError("the hub is lost"))
+
+    def pass_on(self, other: Other, message: bytes) -> None:
+        """Pass a broadcast of another hub to the endpoints of this one."""
+        number, where, exclude, data = unpack_broadcast(message)
+        accepted, waiting = self._offer(other, where, exclude, data)
+        if waiting:
+            self._owner.own(self._pass_on_later(other.link, number, accepted, waiting, data))
+        else:
+            other.link.post(pack_numbers(Kind.TALLY, number, accepted, 0))
+
+    async def _pass_on_later(
+        self, link: Link, number: int, accepted: int, waiting: list[bytes], data: bytes
+    ) -> None:
+        yes, no = await self._wait_for(waiting, data, self._owner.send_timeout)
+        link.post(pack_numbers(Kind.TALLY, number, accepted + yes, no))
+
+    def _offer(
+        self,
+        other: Other | None,
+        where: Mapping[str, Any] | None,
+        exclude: frozenset[bytes],
+        data: bytes,
+    ) -> tuple[int, list[bytes]]:
+        """Send to this hub's endpoints; return how many have accepted, and which have no room."""
+        accepted, waiting = 0, []
+        for endpoint_id in self._found_here(where or {}):
+            session = self._owner.session_with(endpoint_id)
+            if session is None or endpoint_id in exclude:
+                continue
+            try:
+                # Not before what this hub's lanes have brought.
+                behind = other is not None and other.deliveries.behind(endpoint_id, data)
+                if behind or session.try_send(data):
+                    accepted += 1
+                else:
+                    waiting.append(endpoint_id)
+            except (STTSessionClosedError, STTMessageSizeError):
+                waiting.append(endpoint_id)  # `_wait_for` finds out, and counts it
+        return accepted, waiting
+
+    async def _wait_for(
+        self, waiting: Iterable[bytes], data: bytes, timeout: float
+    ) -> tuple[int, int]:
+        outcomes = await self._owner.endpoints.send_to_many(waiting, data, timeout=timeout)
+        yes = sum(map(bool, outcomes.values()))
+        return yes, len(outcomes) - yes
+
+    # -- searches ----------------------------------------------------------------------------
+
+    def _found_here(self, where: Mapping[str, Any]) -> list[bytes]:
+        found = self._owner.endpoints.find(**where)
+        return [each for each in found if self._owner.session_with(each) is not None]
+
+    async def find(self, where: Mapping[str, Any], timeout: float) -> list[bytes]:
+        """See `ClusterBase.find`."""
+        question = bytes((Ask.FIND,)) + pack_json(dict(where))
+        links = [other.link for other in self._owner.others.values()]
+        replies = await asyncio.gather(*(_ask(link, question, timeout) for link in links))
+        found = dict.fromkeys(self._found_here(where))
+        silent = []
+        for link, reply in zip(links, replies, strict=True):
+            if reply is None:
+                silent.append(link.name)
+            else:
+                found |= {
+                    reply[at : at + _ID_BYTES]: None for at in range(0, len(reply), _ID_BYTES)
+                }
+        if silent:
+            logger.warning("find: no answer within %g s from hubs %s", timeout, ", ".join(silent))
+        return list(found)
+
+    def info_here(self, endpoint_id: bytes) -> EndpointInfo | None:
+        """Return what is known of an endpoint of this hub, with the hub's name."""
+        if self._owner.session_with(endpoint_id) is None:
+            return None
+        info = self._owner.endpoints.get_endpoint(endpoint_id)
+        return info and cast("EndpointInfo", {**info, "hub": self._owner.name})
+
+    async def get_endpoint(self, endpoint_id: bytes, timeout: float) -> EndpointInfo | None:
+        """See `ClusterBase.get_endpoint`."""
+        info = self.info_here(endpoint_id)
+        link = self._owner.routes.find(fingerprint(endpoint_id))
+        if info is not None or link is None:
+            return info
+        reply = await _ask(link, bytes((Ask.INFO,)) + endpoint_id, timeout)
+        if reply is None:
+            raise STTTimeoutError(f"no answer from hub {link.name!r} within {timeout:g} s")
+        told = unpack_json(reply)
+        if told is not None and isinstance(told["address"], list):
+            told["address"] = tuple(told["address"])
+        return cast("EndpointInfo | None", told)
+
+    # -- requests ----------------------------------------------------------------------------
+
+    async def ask(
+        self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None
+    ) -> bytes:
+        """Send a request to an endpoint of another hub; return its reply.
+
+        Raises:
+            STTRequestError: As for `endpoints.EndpointManager.request`.
+            STTMessageSizeError: The request is too long; nothing was sent.
+
+        """
+        question = b"".join((bytes((Ask.ASK,)), endpoint_id, data))
+        try:
+            reply = await link.session.request(question, timeout=timeout)
+        except STTRequestTimeoutError as error:
+            late = STTRequestTimeoutError(f"{error}, from hub {link.name!r}")
+            late.handled = error.handled and None
+            raise late from None
+        except STTRequestError as error:
+            lost = STTRequestLostError(
+                f"hub {link.name!r}, to which the peer is connected: {error}"
+            )
+            lost.handled = error.handled and None
+            raise lost from error
+        return _read(reply)
+
+    async def answer(self, other: Other, question: bytes) -> bytes:
+        """Answer a request of another hub."""
+        match question[:1]:
+            case b"\x00":
+                return await self._answer_ask(
+                    other, question[1 : 1 + _ID_BYTES], question[1 + _ID_BYTES :]
+                )
+            case b"\x01":
+                where = unpack_json(question[1:])
+                if not isinstance(where, dict):
+                    raise BadMessageError("a search for nothing")
+                return b"".join(self._found_here(where))
+            case b"\x02":
+                return pack_json(self.info_here(question[1:]))
+        raise BadMessageError(f"a request of kind {question[:1].hex()}")
+
+    async def _answer_ask(self, other: Other, endpoint_id: bytes, data: bytes) -> bytes:
+        await other.deliveries.drained(endpoint_id)  # not before the messages of the same hub
+        session = self._owner.session_with(endpoint_id)
+        if session is None:
+            return _pack(Answer.UNREACHABLE, f"endpoint {short(endpoint_id)} has left this hub")
+        try:
+            return bytes((Answer.REPLY,)) + await session.request(data)
+        except STTRequestRefusedError as error:
+            return _pack(Answer.REFUSED, str(error))
+        except STTRequestFailedError as error:
+            return bytes((Answer.FAILED,)) + error.data
+        except STTRequestError as error:
+            return _pack(
+                Answer.LOST_UNHANDLED if error.handled is False else Answer.LOST, str(error)
+            )
+        except STTMessageSizeError as error:
+            return _pack(Answer.TOO_LONG, str(error))
+
+
+async def _ask(link: Link, question: bytes, timeout: float) -> bytes | None:
+    """Ask another hub; return None if it did not answer in time."""
+    try:
+        return await link.session.request(question, timeout=timeout)
+    except STTRequestError:
+        return None
+
+
+def _pack(answer: Answer, text: str) -> bytes:
+    return bytes((answer,)) + text.encode()
+
+
+def _read(reply: bytes) -> bytes:
+    """Return what the endpoint has replied, or raise what stands for it."""
+    said = reply[1:]
+    match reply[0]:
+        case Answer.REPLY:
+            return said
+        case Answer.FAILED:
+            failed = STTRequestFailedError(said)
+            failed.is_outcome = True
+            raise failed
+        case Answer.REFUSED:
+            raise STTRequestRefusedError(said.decode())
+        case Answer.TOO_LONG:
+            raise STTMessageSizeError(said.decode())
+        case Answer.UNREACHABLE:
+            raise STTRequestUnreachableError(said.decode())
+    lost = STTRequestLostError(said.decode())
+    lost.handled = False if reply[0] == Answer.LOST_UNHANDLED else None
+    raise lost

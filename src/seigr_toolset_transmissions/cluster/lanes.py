@@ -1,0 +1,456 @@
+"""Lanes: sending to endpoints of other hubs, seen from the hub that sends.
+
+A lane leads to one endpoint over the link to the hub that has it. It is a route like a session:
+what it accepts is delivered once and in order, or reported. It keeps each message until the
+*endpoint* has acknowledged it, so when the other hub is lost, it is known which messages have
+certainly not arrived and which may have.
+
+What has certainly not arrived goes out again if the endpoint turns up at another hub, or here,
+within the time that the cluster gives it (``grace``); then new messages follow behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..errors import STTEndpointError, STTMessageSizeError, STTSessionClosedError
+from ..foundation.ids import short
+from .messages import FORWARD_HEAD, Kind, fingerprint, pack_numbers
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+    from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
+
+    from .link import Link
+    from .routes import Routes
+
+__all__ = ["Lane", "Lanes", "LanesOwner"]
+
+_WINDOW_BYTES = 1024 * 1024
+_WINDOW_MESSAGES = 16_384
+"""What one lane may have under way. The hub that has the endpoint holds no more for it."""
+
+_COST = 64
+"""Bytes that a message counts for in addition to its length."""
+
+_IDLE_SECONDS = 30.0
+"""A lane without messages is closed after once or twice that time."""
+
+
+class LanesOwner(Protocol):
+    """What lanes need of their cluster."""
+
+    @property
+    def most_bytes(self) -> int:
+        """The longest message that a node of the cluster takes."""
+
+    @property
+    def grace(self) -> float:
+        """How many seconds an endpoint has to turn up again."""
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> object:
+        """Run a coroutine as a task of the node."""
+
+    def call_later(self, seconds: float, call: Callable[..., None], *args: Any) -> TimerHandle:
+        """Call something later, as an event loop does."""
+
+    def is_here(self, endpoint_id: bytes) -> bool:
+        """Whether an endpoint has a session with this hub."""
+
+    def send_here(self, endpoint_id: bytes, data: bytes) -> bool:
+        """Send a message over a session of this hub, if there is one with room for it."""
+
+    async def ask(
+        self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None
+    ) -> bytes:
+        """Send a request to an endpoint of that hub, and return its reply."""
+
+    def report_lost(
+        self, endpoint_id: bytes, reason: str, unsent: Sequence[bytes], unknown: Sequence[bytes]
+    ) -> None:
+        """Report messages that were accepted and are lost."""
+
+
+class _Sent(NamedTuple):
+    """A message under way, and its position in the link's session."""
+
+    position: int
+    data: bytes
+
+
+class Lane:
+    """The way to one endpoint of another hub."""
+
+    __slots__ = (
+        "_changed",
+        "_confirmed",
+        "_lanes",
+        "_sent",
+        "_size",
+        "_timer",
+        "_turn",
+        "_unsent",
+        "_waiting",
+        "endpoint_id",
+        "idle",
+        "link",
+        "number",
+    )
+
+    def __init__(self, lanes: Lanes, endpoint_id: bytes) -> None:
+        self.endpoint_id: bytes = endpoint_id
+        self.link: Link | None = None  # None while no hub has the endpoint
+        self.number: int = 0
+        self.idle: bool = False
+        self._lanes = lanes
+        self._timer: TimerHandle | None = None  # until what is unsent is reported
+        self._sent: deque[_Sent] = deque()
+        self._unsent: deque[bytes] = deque()  # to be sent again, before anything new
+        self._size = 0
+        self._confirmed = 0
+        self._waiting = 0
+        self._turn: asyncio.Lock | None = None  # made for the first that waits
+        self._changed: asyncio.Event | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is under way or waits."""
+        return not (self._sent or self._unsent or self._waiting)
+
+    # -- sending -----------------------------------------------------------------------------
+
+    def try_send(self, data: bytes) -> bool:
+        """Accept a message if there is room for it. See `endpoints.fanout.Route`.
+
+        Raises:
+            STTEndpointError: The endpoint is connected to no hub.
+            STTMessageSizeError: The message is longer than a node of the cluster takes.
+
+        """
+        if self._waiting or self._unsent:
+            return False
+        link = self._checked_link(data)
+        if not self._has_room(data):
+            return False
+        try:
+            position = link.try_send(FORWARD_HEAD.pack(Kind.FORWARD, self.number) + data)
+        except STTSessionClosedError:
+            return False  # `send` waits for what becomes of the endpoint
+        if not position:
+            return False
+        self._note(position, data)
+        return True
+
+    async def send(self, data: bytes) -> None:
+        """Accept a message; wait for room. If cancelled, it was not accepted.
+
+        Raises what `try_send` does.
+        """
+        if self.try_send(data):
+            return
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        self._waiting += 1
+        try:
+            async with self._turn:
+                while not await self._send_in_turn(data):
+                    pass
+        finally:
+            self._waiting -= 1
+
+    async def _send_in_turn(self, data: bytes) -> bool:
+        link = self._checked_link(data)
+        if self._unsent or not self._has_room(data):
+            await self._change()
+            return False
+        number = self.number
+        try:
+            position = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
+        except STTSessionClosedError:
+            if self.link is link:
+                await self._change()  # the hub hears in a moment that the link is lost
+            return False
+        if self.number != number:
+            return False  # the hub had said that it has the endpoint no longer: it dropped this
+        self._note(position, data)
+        return True
+
+    def _checked_link(self, data: bytes) -> Link:
+        if len(data) > self._lanes.owner.most_bytes:
+            raise STTMessageSizeError(
+                f"a message of {len(data)} bytes is longer than max_message_bytes, "
+                f"{self._lanes.owner.most_bytes}"
+            )
+        if self.link is None:
+            raise STTEndpointError(
+                f"endpoint {short(self.endpoint_id)} is connected to no hub of the cluster now"
+            )
+        return self.link
+
+    def _has_room(self, data: bytes) -> bool:
+        if not self._sent:
+            return True
+        return (
+            self._size + len(data) + _COST <= _WINDOW_BYTES and len(self._sent) < _WINDOW_MESSAGES
+        )
+
+    def _note(self, position: int, data: bytes) -> None:
+        self._sent.append(_Sent(position, data))
+        self._size += len(data) + _COST
+        self.idle = False
+
+    async def request(self, data: bytes, *, timeout: float | None = None) -> bytes:
+        """Send a request and return the reply. See `endpoints.requests.Askable`."""
+        link = self._checked_link(data)
+        return await self._lanes.owner.ask(link, self.endpoint_id, data, timeout)
+
+    def begin_request(self, data: bytes, timeout: float | None) -> None:
+        """Return None: a request to another hub's endpoint takes a task."""
+
+    # -- what becomes of the messages --------------------------------------------------------
+
+    def open(self, link: Link, number: int) -> None:
+        """Lead to this hub from now on, and send again what is unsent."""
+        self.link = link
+        self.number = number
+        self._confirmed = 0
+        self._stop_timer()
+        link.post(pack_numbers(Kind.LANE, number, self.endpoint_id))
+        if self._unsent:
+            self._lanes.owner.own(self._send_again(link, number))
+        self.note_change()
+
+    async def _send_again(self, link: Link, number: int) -> None:
+        while self._unsent and self.number == number:
+            data = self._unsent[0]
+            try:
+                position = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
+            except STTSessionClosedError:
+                return
+            if self.number == number:
+                self._sent.append(_Sent(position, self._unsent.popleft()))
+        self.note_change()
+
+    def delivered(self, count: int) -> None:
+        """Drop what the endpoint has acknowledged: so many messages since the lane was opened."""
+        for _ in range(count - self._confirmed):
+            if not self._sent:
+                break
+            self._size -= len(self._sent.popleft().data) + _COST
+            self._confirmed += 1
+        self.note_change()
+
+    def refused(self, index: int) -> bytes | None:
+        """Return the message of that number, which the endpoint does not take."""
+        at = index - self._confirmed
+        return self._sent[at].data if 0 <= at < len(self._sent) else None
+
+    def may_have_arrived(self) -> int:
+        """Return how many of the messages under way may have reached the hub."""
+        link = self.link
+        return 0 if link is None else sum(link.has_sent(each.position) for each in self._sent)
+
+    def lose(self, reason: str, sent: int) -> None:
+        """Lead nowhere for now: the first ``sent`` messages may have arrived, the others have not.
+
+        What may have arrived is reported; the others wait until the endpoint turns up.
+        """
+        unknown = [self._sent.popleft().data for _ in range(min(sent, len(self._sent)))]
+        self._unsent.extendleft(each.data for each in reversed(self._sent))
+        self._sent.clear()
+        self._size = sum(len(data) + _COST for data in self._unsent)
+        self.link = None
+        self.number = 0
+        if unknown:
+            self._lanes.owner.report_lost(self.endpoint_id, reason, (), unknown)
+        if self._unsent and self._timer is None:
+            owner = self._lanes.owner
+            self._timer = owner.call_later(owner.grace, self._expire, reason)
+        self.note_change()
+
+    def send_here(self) -> None:
+        """Send what is unsent over a session of this hub, which the endpoint has connected to."""
+        while self._unsent and self._lanes.owner.send_here(self.endpoint_id, self._unsent[0]):
+            self._size -= len(self._unsent.popleft()) + _COST
+        if not self._unsent:
+            self._stop_timer()
+            self.note_change()
+
+    def _expire(self, reason: str) -> None:
+        self._timer = None
+        unsent = [*self._unsent]
+        self._unsent.clear()
+        self._size = 0
+        self._lanes.owner.report_lost(self.endpoint_id, reason, unsent, ())
+        self.note_change()
+        self._lanes.drop_if_done(self)
+
+    def end(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Accept nothing more; return what has certainly not arrived, and what may have."""
+        self._stop_timer()
+        sent = self.may_have_arrived()
+        under_way = [each.data for each in self._sent]
+        unsent, unknown = (*self._unsent, *under_way[sent:]), tuple(under_way[:sent])
+        self._sent.clear()
+        self._unsent.clear()
+        self.link = None
+        self.number = 0
+        self.note_change()
+        return unsent, unknown
+
+    async def drained(self) -> None:
+        """Wait until the endpoint has acknowledged everything, or nothing more can be sent."""
+        while self._sent or self._unsent:
+            await self._change()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def note_change(self) -> None:
+        """Let those who wait look again."""
+        if self._changed is not None:
+            self._changed.set()
+
+
+class Lanes:
+    """All lanes of a hub.
+
+    Args:
+        owner: See `LanesOwner`.
+        routes: Which hub has which endpoints.
+
+    """
+
+    def __init__(self, owner: LanesOwner, routes: Routes[Link]) -> None:
+        self.owner: LanesOwner = owner
+        self._routes = routes
+        self._by_id: dict[bytes, Lane] = {}
+        self._open: dict[int, Lane] = {}
+        self._last_number = 0
+        self._sweeping: TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._by_id.values()))
+
+    def to(self, endpoint_id: bytes) -> Lane | None:
+        """Return the lane to an endpoint of another hub; None if no other hub has it."""
+        lane = self._by_id.get(endpoint_id)
+        if lane is not None and lane.link is not None:
+            return lane
+        link = self._routes.find(fingerprint(endpoint_id))
+        if link is None:
+            return None
+        if lane is None:
+            lane = self._by_id[endpoint_id] = Lane(self, endpoint_id)
+            if self._sweeping is None:
+                self._sweeping = self.owner.call_later(_IDLE_SECONDS, self._sweep)
+        self._lead(lane, link)
+        return lane
+
+    def _lead(self, lane: Lane, link: Link) -> None:
+        while True:
+            self._last_number = self._last_number % 0xFFFFFFFF + 1
+            if self._last_number not in self._open:
+                break
+        self._open[self._last_number] = lane
+        lane.open(link, self._last_number)
+
+    def _lose(self, lane: Lane, reason: str, sent: int) -> None:
+        self._open.pop(lane.number, None)
+        lane.lose(reason, sent)
+        self._settle(lane)
+
+    def _settle(self, lane: Lane) -> None:
+        """Let a lane that leads nowhere lead to where the endpoint is now, if that is known."""
+        if self.owner.is_here(lane.endpoint_id):
+            lane.send_here()
+        elif (link := self._routes.find(fingerprint(lane.endpoint_id))) is not None:
+            self._lead(lane, link)
+        self.drop_if_done(lane)
+
+    def drop_if_done(self, lane: Lane) -> None:
+        """Forget a lane that leads nowhere and has nothing left."""
+        if lane.link is None and lane.is_empty:
+            self._by_id.pop(lane.endpoint_id, None)
+
+    def turned_up(self, marks: Container[bytes]) -> None:
+        """Note that another hub has endpoints with these fingerprints now."""
+        for lane in self:
+            if lane.link is None and fingerprint(lane.endpoint_id) in marks:
+                self._settle(lane)
+
+    def turned_up_here(self, endpoint_id: bytes) -> None:
+        """Note that an endpoint has a session with this hub now."""
+        lane = self._by_id.get(endpoint_id)
+        if lane is not None and lane.link is None:
+            self._settle(lane)
+
+    # -- what another hub says ---------------------------------------------------------------
+
+    def _of(self, link: Link, number: int) -> Lane | None:
+        lane = self._open.get(number)
+        return lane if lane is not None and lane.link is link else None
+
+    def done(self, link: Link, number: int, delivered: int) -> None:
+        """Note how many messages of a lane were delivered in all."""
+        lane = self._of(link, number)
+        if lane is not None:
+            lane.delivered(delivered)
+
+    def unfit(self, link: Link, number: int, index: int) -> None:
+        """Note that an endpoint does not take a message, because it is too long for it."""
+        lane = self._of(link, number)
+        data = None if lane is None else lane.refused(index)
+        if lane is not None and data is not None:
+            text = f"a message of {len(data)} bytes is longer than the peer allows"
+            self.owner.report_lost(lane.endpoint_id, text, (data,), ())
+
+    def gone(self, link: Link, number: int, delivered: int, sent: int) -> None:
+        """Note that an endpoint has left a hub, which has handed it the first ``sent`` messages."""
+        lane = self._of(link, number)
+        if lane is not None:
+            self._routes.leave(link, (fingerprint(lane.endpoint_id),))  # so that none leads there
+            lane.delivered(delivered)
+            self._lose(lane, f"the endpoint has left hub {link.name!r}", sent - delivered)
+
+    def link_lost(self, link: Link) -> None:
+        """Note that a hub is lost, whose routes are forgotten already."""
+        for lane in [lane for lane in self._open.values() if lane.link is link]:
+            self._lose(lane, f"hub {link.name!r} is lost", lane.may_have_arrived())
+
+    def _sweep(self) -> None:
+        """Close the lanes that nobody has used for a while."""
+        self._sweeping = None
+        for lane in self:
+            if lane.is_empty and lane.idle:
+                if lane.link is not None:
+                    lane.link.post(pack_numbers(Kind.CLOSE, lane.number))
+                    self._open.pop(lane.number, None)
+                del self._by_id[lane.endpoint_id]
+                lane.end()
+            lane.idle = True
+        if self._by_id:
+            self._sweeping = self.owner.call_later(_IDLE_SECONDS, self._sweep)
+
+    def end(self) -> Iterator[tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]]:
+        """End all lanes; return for each what was lost: its endpoint, the unsent, the unknown."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        lanes = list(self)
+        self._by_id.clear()
+        self._open.clear()
+        return ((lane.endpoint_id, *lane.end()) for lane in lanes)

@@ -1,0 +1,108 @@
+"""One link: the session with another hub, and what waits to go over it.
+
+What this hub says by itself (routes, confirmations) is never refused: it waits in a backlog while
+the session's window is full, and everything after it waits behind it, so that the order of calls is
+the order of arrival. A hub that stops reading makes the backlog grow; then the link is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import STTSessionClosedError
+from ..sessions.public import SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from ..sessions.session import LiveSession
+
+__all__ = ["Link"]
+
+_MOST_BACKLOG = 32 * 1024 * 1024
+
+
+class Link:
+    """The link to one other hub, for one session with it.
+
+    Args:
+        session: The session.
+        own: Runs a coroutine as a task of the node.
+
+    Attributes:
+        name: The hub's name; "" until it has said it.
+
+    """
+
+    __slots__ = ("_backlog", "_backlog_bytes", "_draining", "_own", "name", "session")
+
+    def __init__(
+        self, session: LiveSession, own: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
+        self.session: LiveSession = session
+        self.name: str = ""
+        self._own = own
+        self._backlog: deque[bytes] = deque()
+        self._backlog_bytes = 0
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the link has a connection; what is sent without one waits."""
+        return self.session.state is SessionState.OPEN
+
+    def post(self, message: bytes) -> None:
+        """Send a message in any case; if the link is lost, with it. Never raises."""
+        if self._draining is None:
+            try:
+                if self.session.try_send(message):
+                    return
+            except STTSessionClosedError:
+                return
+            self._draining = self._own(self._drain())
+        self._backlog.append(message)
+        self._backlog_bytes += len(message)
+        if self._backlog_bytes > _MOST_BACKLOG:
+            self.session.abort("the hub has stopped reading")
+
+    async def _drain(self) -> None:
+        try:
+            while self._backlog:
+                message = self._backlog.popleft()
+                self._backlog_bytes -= len(message)
+                await self.session.send(message)
+        except STTSessionClosedError:
+            self._backlog.clear()
+            self._backlog_bytes = 0
+        finally:
+            self._draining = None
+
+    def try_send(self, message: bytes) -> int:
+        """Send a message if there is room for it; return its position, or 0.
+
+        Raises:
+            STTSessionClosedError: The link is lost.
+
+        """
+        if self._draining is not None or not self.session.try_send(message):
+            return 0
+        return self.session.machine.outbox.accepted
+
+    async def send(self, message: bytes) -> int:
+        """Wait for room and send a message; return its position. If cancelled, it is not sent.
+
+        Raises:
+            STTSessionClosedError: The link is lost.
+
+        """
+        while self._draining is not None:
+            await asyncio.wait((self._draining,))
+        await self.session.send(message)
+        return self.session.machine.outbox.accepted
+
+    def has_sent(self, position: int) -> bool:
+        """Whether the message with this position may have reached the hub."""
+        return position <= self.session.machine.outbox.ever_sent

@@ -1,0 +1,214 @@
+"""Where the hubs of a cluster find each other: a bus, or a folder of sockets.
+
+A meeting has a network for the links, says where this hub listens, and lists where others do. What
+it lists may be wrong: a hub proves what it is in the handshake of its link.
+
+Over a bus, hubs announce themselves once a second. An announcement is sealed with a key of the
+cluster, and its subject is derived from that key, so that other users of the bus learn nothing from
+it and can invent no hub, and two clusters on one bus never see each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from ..transports.pipes import PipeNetwork
+from ..transports.unix import UnixNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from ..transports.base import Address, Network
+    from ..transports.bus import Bus, Unsubscribe
+
+__all__ = ["BusMeeting", "FolderMeeting", "Meeting"]
+
+_NONCE_BYTES = 12
+_PREFIX = "stt.hubs"
+_PORT = 1
+"""Of every hub on a bus: its host is a name that no other has."""
+
+_FORGET_SECONDS = 10.0
+"""A hub that has not announced itself for so long is listed no more."""
+
+_MOST_HUBS = 1024
+
+_STALE_SECONDS = 10.0
+"""A socket that refuses and is older belongs to a process that was killed."""
+
+
+class Meeting(ABC):
+    """A place where hubs meet. Use it as ``async with``.
+
+    Attributes:
+        network: What carries the bytes of links.
+
+    """
+
+    network: Network
+
+    @property
+    @abstractmethod
+    def listen_at(self) -> Address:
+        """Where this hub is to listen."""
+
+    @abstractmethod
+    def announce(self, address: Address) -> None:
+        """Tell the others where this hub listens."""
+
+    @abstractmethod
+    def members(self) -> list[Address]:
+        """Return where hubs listen, as far as is known."""
+
+    @abstractmethod
+    def refused(self, address: Address) -> None:
+        """Note that nothing listens there."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Open it.
+
+        Raises:
+            OSError: It cannot be reached.
+
+        """
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+
+
+class BusMeeting(Meeting):
+    """Hubs that meet on a bus.
+
+    Args:
+        bus: The bus. If it can be opened, the meeting opens and closes it.
+        key: 32 bytes that only hubs of the cluster know.
+        changed: Called with whether the bus is up, whenever that changes.
+
+    """
+
+    def __init__(self, bus: Bus, key: bytes, changed: Callable[[bool], None]) -> None:
+        self.network: Network = PipeNetwork(bus)
+        self._bus = bus
+        self._opened = contextlib.AsyncExitStack()
+        self._cipher = ChaCha20Poly1305(key)
+        tag = hmac.digest(key, b"the subject of the hubs", "sha256")[:8].hex()
+        self._subject = f"{_PREFIX}.{tag}"
+        self._name = secrets.token_hex(8)
+        self._heard: dict[str, float] = {}
+        self._unsubscribe: Unsubscribe | None = None
+        bus.watch(changed)
+
+    @property
+    def listen_at(self) -> Address:
+        """See `Meeting`."""
+        return self._name, _PORT
+
+    def announce(self, address: Address) -> None:
+        """See `Meeting`."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._cipher.encrypt(nonce, address[0].encode(), None)
+        self._bus.publish(f"{self._subject}.hub", nonce + sealed)
+
+    def members(self) -> list[Address]:
+        """See `Meeting`."""
+        now = asyncio.get_running_loop().time()
+        for name in [name for name, at in self._heard.items() if now - at > _FORGET_SECONDS]:
+            del self._heard[name]
+        return [(name, _PORT) for name in self._heard]
+
+    def refused(self, address: Address) -> None:
+        """See `Meeting`."""
+        self._heard.pop(address[0], None)
+
+    def _arrived(self, _name: str, data: bytes, _reply: str) -> None:
+        try:
+            name = self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None).decode()
+        except (InvalidTag, ValueError):
+            return
+        if name != self._name and (name in self._heard or len(self._heard) < _MOST_HUBS):
+            self._heard[name] = asyncio.get_running_loop().time()
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._bus, contextlib.AbstractAsyncContextManager):
+            await self._opened.enter_async_context(self._bus)
+        try:
+            self._unsubscribe = await self._bus.subscribe(self._subject, self._arrived)
+        except BaseException:
+            await self._opened.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._unsubscribe is not None:
+            await self._unsubscribe()
+        await self._opened.aclose()
+
+
+class FolderMeeting(Meeting):
+    """Hubs of one machine that meet in a folder of Unix sockets.
+
+    Args:
+        folder: The folder. If it is missing, it is made, for this user alone.
+
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.network: Network = UnixNetwork()
+        self._folder = folder
+
+    @property
+    def listen_at(self) -> Address:
+        """See `Meeting`."""
+        return self._folder, 0
+
+    def announce(self, address: Address) -> None:
+        """Do nothing: the socket is there to be seen."""
+
+    def members(self) -> list[Address]:
+        """See `Meeting`."""
+        sockets = Path(self._folder).glob("*.sock")
+        ports = [int(path.stem) for path in sockets if path.stem.isdecimal()]
+        return [(self._folder, port) for port in ports[:_MOST_HUBS]]
+
+    def refused(self, address: Address) -> None:
+        """Remove the socket of a process that was killed."""
+        path = Path(address[0], f"{address[1]}.sock")
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
+
+    async def __aenter__(self) -> Self:
+        folder = Path(self._folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240  takes no time
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Do nothing: the listener removes its socket."""

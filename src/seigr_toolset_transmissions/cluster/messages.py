@@ -1,0 +1,260 @@
+"""What hubs of a cluster say to each other: messages and requests over the session of a link.
+
+Pure functions from values to bytes and back. A message begins with its `Kind`, a request with its
+`Ask`, and a reply with its `Answer`; numbers are big-endian. A hub ignores a message of a kind that
+it does not know, so that hubs of two versions can run side by side while an upgrade goes on.
+
+    NAME       u8 version | the hub's name, UTF-8
+    ROUTES     u32 n | n x (8 bytes fingerprint, u32 age in ms) | fingerprints that have left
+    LANE       u32 lane | 32 bytes endpoint id
+    FORWARD    u32 lane | a message for the endpoint
+    CLOSE      u32 lane
+    DONE       (u32 lane, u64 delivered)*
+    UNFIT      u32 lane | u64 index
+    GONE       u32 lane | u64 delivered | u64 sent
+    BROADCAST  u32 number | u32 length | JSON {"where", "exclude"} | a message
+    TALLY      u32 number | u32 accepted | u32 refused
+    KICK, BAN, UNBAN   32 bytes endpoint id
+
+    ASK        32 bytes endpoint id | a request for it
+    FIND       JSON, what the metadata must hold
+    INFO       32 bytes endpoint id
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import IntEnum
+from struct import Struct, error, iter_unpack
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = [
+    "FINGERPRINT_BYTES",
+    "FORWARD_HEAD",
+    "LONGEST_HEAD_BYTES",
+    "VERSION",
+    "Answer",
+    "Ask",
+    "BadMessageError",
+    "Kind",
+    "check_where",
+    "fingerprint",
+    "pack_broadcast",
+    "pack_done",
+    "pack_json",
+    "pack_numbers",
+    "pack_routes",
+    "unpack_broadcast",
+    "unpack_done",
+    "unpack_json",
+    "unpack_numbers",
+    "unpack_routes",
+]
+
+VERSION = 1
+
+FINGERPRINT_BYTES = 8
+
+LONGEST_HEAD_BYTES = 64
+"""A message or request between hubs is at most this much longer than what it carries."""
+
+_ID_BYTES = 32
+_MOST_ROUTES = 4096
+"""Routes in one message: what a hub of many peers has to say must not hold up other messages."""
+
+_COUNT = Struct("!I")
+_DONE = Struct("!IQ")
+_JOINED = Struct("!8sI")
+_BROADCAST = Struct("!BII")
+_LONGEST_AGE = 0xFFFFFFFF
+
+
+class Kind(IntEnum):
+    """The first byte of a message."""
+
+    NAME = 0
+    ROUTES = 1
+    LANE = 2
+    FORWARD = 3
+    CLOSE = 4
+    DONE = 5
+    UNFIT = 6
+    GONE = 7
+    BROADCAST = 8
+    TALLY = 9
+    KICK = 10
+    BAN = 11
+    UNBAN = 12
+
+
+class Ask(IntEnum):
+    """The first byte of a request."""
+
+    ASK = 0
+    FIND = 1
+    INFO = 2
+
+
+class Answer(IntEnum):
+    """The first byte of a reply. All but REPLY stand for an error, whose text or data follows."""
+
+    REPLY = 0
+    UNREACHABLE = 1
+    REFUSED = 2
+    FAILED = 3
+    LOST_UNHANDLED = 4
+    LOST = 5
+    TOO_LONG = 6
+
+
+FORWARD_HEAD = Struct("!BI")
+"""Of a FORWARD: its kind and its lane."""
+
+_NUMBERS = {
+    Kind.LANE: Struct("!BI32s"),
+    Kind.CLOSE: Struct("!BI"),
+    Kind.UNFIT: Struct("!BIQ"),
+    Kind.GONE: Struct("!BIQQ"),
+    Kind.TALLY: Struct("!BIII"),
+    Kind.KICK: Struct("!B32s"),
+    Kind.BAN: Struct("!B32s"),
+    Kind.UNBAN: Struct("!B32s"),
+}
+
+
+class BadMessageError(Exception):
+    """A message that no hub would have sent."""
+
+
+def fingerprint(endpoint_id: bytes) -> bytes:
+    """Return what stands for an endpoint in routes. The hub that has it knows the whole id."""
+    return endpoint_id[:FINGERPRINT_BYTES]
+
+
+def pack_numbers(kind: Kind, *values: Any) -> bytes:
+    """Return a message of a kind that has a fixed length."""
+    return _NUMBERS[kind].pack(kind, *values)
+
+
+def unpack_numbers(kind: Kind, data: bytes) -> tuple[Any, ...]:
+    """Return the values of such a message; raise BadMessageError if its length is wrong."""
+    try:
+        return _NUMBERS[kind].unpack(data)[1:]
+    except error as bad:
+        raise BadMessageError(str(bad)) from None
+
+
+def pack_routes(joined: Iterable[tuple[bytes, float]], left: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the messages that say which endpoints have come and gone.
+
+    Args:
+        joined: The fingerprint of each, and for how many seconds it has been here.
+        left: Fingerprints.
+
+    """
+    come = [_JOINED.pack(mark, min(int(age * 1000), _LONGEST_AGE)) for mark, age in joined]
+    gone = list(left)
+    while come or gone:
+        now, come = come[:_MOST_ROUTES], come[_MOST_ROUTES:]
+        off, gone = gone[:_MOST_ROUTES], gone[_MOST_ROUTES:]
+        yield b"".join((bytes((Kind.ROUTES,)), _COUNT.pack(len(now)), *now, *off))
+
+
+def unpack_routes(data: bytes) -> tuple[list[tuple[bytes, float]], list[bytes]]:
+    """Return what `pack_routes` was given for this message."""
+    try:
+        (count,) = _COUNT.unpack_from(data, 1)
+        middle = 1 + _COUNT.size + count * _JOINED.size
+        if middle > len(data):
+            raise BadMessageError("routes are missing")
+        joined = [
+            (mark, age / 1000) for mark, age in _JOINED.iter_unpack(data[1 + _COUNT.size : middle])
+        ]
+        left = [mark for (mark,) in iter_unpack(f"{FINGERPRINT_BYTES}s", data[middle:])]
+    except error as bad:
+        raise BadMessageError(str(bad)) from None
+    return joined, left
+
+
+def pack_done(delivered: Mapping[int, int]) -> bytes:
+    """Return the message that says how many messages of each lane were delivered in all."""
+    return bytes((Kind.DONE,)) + b"".join(_DONE.pack(*item) for item in delivered.items())
+
+
+def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:
+    """Return the lanes and their counts."""
+    if (len(data) - 1) % _DONE.size:
+        raise BadMessageError("a count is cut off")
+    return _DONE.iter_unpack(data[1:])
+
+
+def pack_broadcast(
+    number: int, where: Mapping[str, Any] | None, exclude: Iterable[bytes], data: bytes
+) -> bytes:
+    """Return a broadcast: its number, which endpoints it is for, and the message."""
+    chosen = pack_json(
+        {"where": None if where is None else dict(where), "exclude": [*map(bytes.hex, exclude)]}
+    )
+    return b"".join((_BROADCAST.pack(Kind.BROADCAST, number, len(chosen)), chosen, data))
+
+
+def unpack_broadcast(data: bytes) -> tuple[int, dict[str, Any] | None, frozenset[bytes], bytes]:
+    """Return what `pack_broadcast` was given."""
+    try:
+        _kind, number, length = _BROADCAST.unpack_from(data)
+        chosen = unpack_json(data[_BROADCAST.size : _BROADCAST.size + length])
+        where, exclude = chosen["where"], frozenset(map(bytes.fromhex, chosen["exclude"]))
+    except (error, KeyError, TypeError, ValueError) as bad:
+        raise BadMessageError(f"a broadcast that cannot be read: {bad}") from None
+    if where is not None and not isinstance(where, dict):
+        raise BadMessageError("a broadcast that is for nobody")
+    return number, where, exclude, data[_BROADCAST.size + length :]
+
+
+def pack_json(value: Any) -> bytes:
+    """Return JSON, with bytes as ``{"$bytes": hex}``; leave out what JSON does not know."""
+    return json.dumps(_jsonable(value), separators=(",", ":")).encode()
+
+
+def unpack_json(data: bytes) -> Any:
+    """Return the value; raise BadMessageError if this is no JSON."""
+    try:
+        return json.loads(data, object_hook=_from_json)
+    except (ValueError, TypeError, RecursionError) as bad:
+        raise BadMessageError(f"no JSON: {bad}") from None
+
+
+def check_where(where: Mapping[str, Any]) -> None:
+    """Raise TypeError unless these values can be compared at another hub."""
+    for key, value in where.items():
+        if not isinstance(key, str):
+            raise TypeError(f"a key of metadata must be a str here, not {key!r}")
+        if value is not None and not isinstance(value, str | int | float | bool | bytes):
+            raise TypeError(
+                f"{key}={value!r}: other hubs can compare str, int, float, bool, bytes and None; "
+                "a function of the metadata does not travel to them"
+            )
+
+
+def _jsonable(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, bytes):
+        return {"$bytes": value.hex()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(each) for each in value if _travels(each)]
+    return {key: _jsonable(each) for key, each in value.items() if _travels(each)}
+
+
+def _travels(value: Any) -> bool:
+    return value is None or isinstance(
+        value, str | int | float | bool | bytes | list | tuple | Mapping
+    )
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+    return bytes.fromhex(value["$bytes"]) if value.keys() == {"$bytes"} else value

@@ -1,0 +1,63 @@
+"""Which hubs have which endpoints, as far as this hub was told.
+
+A route is a fingerprint of 8 bytes in the set of the hub that has the endpoint: forgetting a hub
+takes no search, and a million endpoints take some 80 MB. The hub that a fingerprint leads to knows
+the whole id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Routes"]
+
+H = TypeVar("H")
+
+
+class Routes(Generic[H]):
+    """The fingerprints that each other hub has said it has."""
+
+    def __init__(self) -> None:
+        self._by_hub: dict[H, set[bytes]] = {}
+        self._newest: dict[bytes, H] = {}  # where more than one hub has said so, for a while
+
+    def add(self, hub: H) -> None:
+        """Begin to keep a hub's routes."""
+        self._by_hub[hub] = set()
+
+    def forget(self, hub: H) -> None:
+        """Drop a hub and all its routes."""
+        self._by_hub.pop(hub, None)
+        self._newest = {mark: other for mark, other in self._newest.items() if other is not hub}
+
+    def join(self, hub: H, marks: Iterable[bytes]) -> None:
+        """Note that a hub has these now. If another one has said so too, this one counts."""
+        others = [other for name, other in self._by_hub.items() if name is not hub]
+        for mark in marks:
+            self._by_hub[hub].add(mark)
+            if any(mark in other for other in others):
+                self._newest[mark] = hub
+
+    def leave(self, hub: H, marks: Iterable[bytes]) -> None:
+        """Note that a hub has these no longer."""
+        for mark in marks:
+            self._by_hub[hub].discard(mark)
+            if self._newest.get(mark) is hub:
+                del self._newest[mark]
+
+    def find(self, mark: bytes) -> H | None:
+        """Return the hub that has it; None if none has."""
+        newest = self._newest.get(mark)
+        if newest is not None:
+            return newest
+        for hub, marks in self._by_hub.items():
+            if mark in marks:
+                return hub
+        return None
+
+    def count(self, hub: H) -> int:
+        """Return how many endpoints a hub has; 0 for one that is not known."""
+        return len(self._by_hub.get(hub, ()))

@@ -1,0 +1,124 @@
+"""What a node sees of the cluster it is a hub of; `cluster.Cluster` implements it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..endpoints.endpoint import EndpointInfo
+    from ..endpoints.fanout import Remote
+    from ..errors import STTSessionLostError
+    from ..stats import HubInfo, Tally
+    from .access import Access
+    from .keys import Keys
+    from .registry import Registry
+    from .runtime import Runtime
+
+__all__ = ["ClusterBase", "HubLife"]
+
+
+class HubLife(Protocol):
+    """The parts of a running node that its cluster works with."""
+
+    runtime: Runtime
+    registry: Registry
+    access: Access
+
+    def kick(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
+        """End all sessions with a peer, at this hub alone."""
+
+
+class ClusterBase(ABC):
+    """All hubs of a cluster, as one of them sees them: what `STTNode.cluster` is."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of this hub."""
+
+    @property
+    @abstractmethod
+    def hubs(self) -> list[HubInfo]:
+        """The other hubs that this one has a link with, in the order in which they joined."""
+
+    @abstractmethod
+    def locate(self, endpoint_id: bytes) -> str | None:
+        """Return the name of the hub that an endpoint is connected to; None if no hub has it.
+
+        Other hubs say within 50 ms which endpoints have come and gone.
+        """
+
+    @abstractmethod
+    async def broadcast(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        where: Mapping[str, Any] | None = None,
+        exclude: Iterable[bytes] = (),
+        timeout: float | None = None,
+    ) -> Tally:
+        """Send data to all endpoints that are connected to a hub of the cluster.
+
+        Args:
+            data: The message.
+            where: What the metadata must hold, such as ``{"room": "7"}``, as each hub knows it;
+                values are str, int, float, bool, bytes or None. None: all endpoints.
+            exclude: Ids of endpoints to leave out.
+            timeout: Seconds for the slowest endpoint to accept the message, and for the slowest hub
+                to say so; ``send_timeout`` of the node's settings if None.
+
+        Returns:
+            How many endpoints have accepted it, how many have not, and which hubs did not say in
+            time. These may have passed it on.
+
+        Raises:
+            TypeError: The data is not bytes-like, or ``where`` cannot be compared elsewhere.
+            RuntimeError: The node is not running.
+
+        If cancelled, all, some or none of the endpoints get the message.
+
+        """
+
+    @abstractmethod
+    async def find(self, *, timeout: float | None = None, **metadata: Any) -> list[bytes]:
+        """Return the ids of the endpoints of all hubs whose metadata hold these values.
+
+        Hubs that do not answer within ``timeout`` seconds (``send_timeout`` if None) are left out,
+        with a warning in the log. Raises what `broadcast` does for ``where``.
+        """
+
+    @abstractmethod
+    async def get_endpoint(
+        self, endpoint_id: bytes, *, timeout: float | None = None
+    ) -> EndpointInfo | None:
+        """Return what is known of an endpoint of any hub, or None if no hub has it.
+
+        ``"hub"`` is one of the keys: the name of its hub. Metadata of another hub's endpoint are
+        a copy, with what JSON can carry, and bytes.
+
+        Raises:
+            STTTimeoutError: Its hub did not answer in time.
+            RuntimeError: The node is not running.
+
+        """
+
+    # -- for the node -------------------------------------------------------------------------
+
+    @abstractmethod
+    def begin(self, life: HubLife, keys: Keys) -> None:
+        """Join the cluster, which may take a while; the node has started."""
+
+    @abstractmethod
+    async def end(self, drain: float) -> list[STTSessionLostError]:
+        """Leave the cluster; return what could not be delivered within ``drain`` seconds."""
+
+    @abstractmethod
+    def route_to(self, endpoint_id: bytes) -> Remote | None:
+        """Return the way to an endpoint of another hub; None if no other hub has it."""
+
+    @abstractmethod
+    def tell(self, order: str, endpoint_id: bytes) -> None:
+        """Have all hubs ``kick``, ``ban`` or ``unban`` a peer, as this one does."""

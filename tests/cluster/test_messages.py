@@ -1,0 +1,81 @@
+"""What hubs say to each other is read back as it was written; nonsense is refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seigr_toolset_transmissions.cluster.messages import (
+    BadMessageError,
+    Kind,
+    pack_broadcast,
+    pack_done,
+    pack_json,
+    pack_numbers,
+    pack_routes,
+    unpack_broadcast,
+    unpack_done,
+    unpack_json,
+    unpack_numbers,
+    unpack_routes,
+)
+
+MARKS = st.lists(st.binary(min_size=8, max_size=8))
+
+
+@given(joined=MARKS, left=MARKS)
+def test_routes_are_read_back(joined: list[bytes], left: list[bytes]) -> None:
+    come, gone = list[bytes](), list[bytes]()
+    for message in pack_routes([(mark, 1.5) for mark in joined], left):
+        here, away = unpack_routes(message)
+        assert all(age == 1.5 for _, age in here)
+        come += [mark for mark, _ in here]
+        gone += away
+    assert (come, gone) == (joined, left)
+
+
+def test_many_routes_take_several_messages() -> None:
+    marks = [number.to_bytes(8) for number in range(10_000)]
+    assert len(list(pack_routes([(mark, 0.0) for mark in marks], marks))) == 3
+
+
+@given(st.dictionaries(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)))
+def test_confirmations_are_read_back(delivered: dict[int, int]) -> None:
+    assert dict(unpack_done(pack_done(delivered))) == delivered
+
+
+@given(
+    where=st.none() | st.dictionaries(st.text(), st.text() | st.binary() | st.integers()),
+    exclude=st.frozensets(st.binary()),
+    data=st.binary(),
+)
+def test_broadcasts_are_read_back(
+    where: dict[str, object] | None, exclude: frozenset[bytes], data: bytes
+) -> None:
+    assert unpack_broadcast(pack_broadcast(7, where, exclude, data)) == (7, where, exclude, data)
+
+
+def test_what_does_not_travel_is_left_out() -> None:
+    told = {"a": 1, "b": b"x", "c": object(), "d": [1, object()], "e": {"f": None}}
+    assert unpack_json(pack_json(told)) == {"a": 1, "b": b"x", "d": [1], "e": {"f": None}}
+
+
+@pytest.mark.parametrize("kind", [Kind.LANE, Kind.CLOSE, Kind.GONE, Kind.TALLY, Kind.BAN])
+def test_messages_of_a_wrong_length_are_refused(kind: Kind) -> None:
+    for data in (bytes((kind,)), bytes((kind,)) + bytes(99)):
+        with pytest.raises(BadMessageError):
+            unpack_numbers(kind, data)
+
+
+def test_a_lane_is_read_back() -> None:
+    assert unpack_numbers(Kind.LANE, pack_numbers(Kind.LANE, 3, bytes(32))) == (3, bytes(32))
+
+
+@given(st.binary())
+def test_nonsense_is_refused(data: bytes) -> None:
+    for unpack in (unpack_routes, unpack_broadcast, lambda d: list(unpack_done(d)), unpack_json):
+        with contextlib.suppress(BadMessageError):  # and nothing else comes out of it
+            unpack(data)
