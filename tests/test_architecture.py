@@ -143,7 +143,16 @@ IMPURE = {
     "time",
     "uuid",
 }
-PUBLIC_MODULES = {"cluster", "config", "endpoints", "errors", "events", "identity", "seeds"}
+PUBLIC_MODULES = {
+    "cluster",
+    "config",
+    "endpoints",
+    "errors",
+    "events",
+    "identity",
+    "seeds",
+    "transports",
+}
 
 
 def name_of(source: Path) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ VERBS = {
     Session: "abort close flush min_rtt ping request rtt send send_nowait session_id state stats "
     "wait_closed",
     STTNode: "address ban banned cluster config connect endpoints events get_session "
-    "get_session_for_endpoint kick listening node_id on_request retry_now send_to_all "
+    "get_session_for_endpoint kick listening network node_id on_request retry_now send_to_all "
     "send_to_sessions sessions set_shared_seed start stats stop unban",
     EndpointManager: "add_endpoint broadcast close deliver deliver_threadsafe find get_endpoint "
     "groups join leave list_endpoints members messages receive_any receive_from receive_many "

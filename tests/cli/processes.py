@@ -93,6 +93,7 @@ class Stt:
         columns: Run it at a terminal so wide, which is its standard input, output and error then:
             `type` types there, and `stderr` has all that the terminal was sent.
         terminal_type: What ``TERM`` says of the terminal.
+        cwd: Its working directory, unless it runs at a terminal; the tests' if None.
 
     """
 
@@ -103,6 +104,7 @@ class Stt:
         stdout: int | IO[Any] = subprocess.PIPE,
         columns: int = 0,
         terminal_type: str = "xterm",
+        cwd: Path | None = None,
     ) -> None:
         self.terminal = -1
         """The descriptor of its terminal; -1: it has none."""
@@ -124,6 +126,7 @@ class Stt:
                 stdout=stdout,
                 stderr=subprocess.PIPE,
                 env=environment(),
+                cwd=cwd,
                 start_new_session=True,
             )
         self.peak_bytes = 0

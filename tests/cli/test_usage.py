@@ -27,6 +27,7 @@ COMMANDS = [
     "request",
     "send",
     "receive",
+    "serve",
     "ping",
     "bench",
 ]
@@ -117,6 +118,14 @@ def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[
         (["request", "localhost:1", "x", "-t", "0"], "'--timeout'"),
         (["receive", "9000", ""], "Invalid value for 'DIR': the name is empty"),
         (["send", "localhost:1", ""], "the name is empty; see `stt send --help`"),
+        (["serve", "app"], "'app' is not MODULE:FACTORY: write app:make_node"),
+        (
+            ["serve", "src/app.py:make"],
+            "write the module as in `import`, without .py: src.app:make",
+        ),
+        (["serve", "app.py"], "write the module as in `import`, without .py: app:make"),
+        (["serve", "app:make()"], "'app:make()' is not MODULE:FACTORY"),
+        (["serve", "app:make", "-n", "0"], "0 is too small: the least is 1"),
         (["id"], "no node seed: make one with `stt keygen"),
         (["id", "a.seed", "--seed", "b.seed"], "name the seed file once"),
     ],

@@ -46,6 +46,21 @@ async def cluster(count: int = 2, grace: float = 10.0) -> AsyncIterator[Hubs]:
 
 
 @in_virtual_time
+async def test_a_node_joins_a_cluster_that_it_was_given_later_unless_it_runs() -> None:
+    async with cluster() as it:
+        node = it.nodes.make("bob")
+        node.cluster = Cluster(it.bus, name="late")
+        async with node:
+            await until(lambda: len(node.cluster.hubs) == 2)
+            alice = await it.peer("alice", it.hubs[1])
+            await until(lambda: node.cluster.locate(alice.node_id) == "hub-1")
+            await node.endpoints.send_to_endpoint(alice.node_id, b"hi")
+            assert await alice.endpoints.receive_any() == (b"hi", node.node_id)
+            with pytest.raises(RuntimeError, match="a node that runs cannot join"):
+                node.cluster = Cluster(it.bus)
+
+
+@in_virtual_time
 async def test_a_message_reaches_an_endpoint_of_another_hub() -> None:
     async with cluster() as it:
         alice = await it.peer("alice", it.hubs[1])

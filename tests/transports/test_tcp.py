@@ -244,7 +244,9 @@ async def test_small_writes_are_sent_at_once_on_both_sides() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="SO_REUSEADDR means something else there")
 def test_a_listening_port_is_reused_after_a_restart_but_never_shared() -> None:
-    [sock] = tcp._bind(socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM))
+    [sock] = tcp._bind(
+        socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM), reuse_port=False
+    )
     with sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
         if hasattr(socket, "SO_REUSEPORT"):
@@ -332,14 +334,14 @@ def test_another_free_port_is_taken_if_one_is_not_free_for_each_family(
     tried: list[int] = []
     bind_once = tcp._bind_once
 
-    def bind_twice_in_vain(infos: list[AddressInfo]) -> list[socket.socket]:
+    def bind_twice_in_vain(infos: list[AddressInfo], *, reuse_port: bool) -> list[socket.socket]:
         tried.append(1)
         if len(tried) < 3:
             raise OSError(errno.EADDRINUSE, "taken")
-        return bind_once(infos)
+        return bind_once(infos, reuse_port=reuse_port)
 
     monkeypatch.setattr(tcp, "_bind_once", bind_twice_in_vain)
-    sockets = tcp._bind(both_families(0))
+    sockets = tcp._bind(both_families(0), reuse_port=False)
     ports = {sock.getsockname()[1] for sock in sockets}
     for sock in sockets:
         sock.close()
@@ -350,12 +352,43 @@ def test_another_free_port_is_taken_if_one_is_not_free_for_each_family(
 def test_an_address_that_is_not_of_this_machine_is_skipped_if_another_is() -> None:
     foreign = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
     local = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
-    [sock] = tcp._bind([foreign, local])
+    [sock] = tcp._bind([foreign, local], reuse_port=False)
     assert sock.getsockname()[0] == "127.0.0.1"
     sock.close()
     with pytest.raises(OSError, match=r"192\.0\.2\.1|assign") as raised:
-        tcp._bind([foreign])
+        tcp._bind([foreign], reuse_port=False)
     assert raised.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes can share a port on Linux only")
+@pytest.mark.parametrize("shares", [(True, True), (True, False), (False, True)])
+async def test_a_port_is_shared_if_all_that_listen_ask_for_it(shares: tuple[bool, bool]) -> None:
+    first, second = (TcpNetwork(reuse_port=share) for share in shares)
+    servers = [Recorder(), Recorder()]
+    listener = await first.listen(lambda: servers[0], "127.0.0.1", 0)
+    if not all(shares):
+        with pytest.raises(OSError, match="in use") as raised:
+            await second.listen(lambda: servers[1], *listener.address)
+        assert raised.value.errno == errno.EADDRINUSE
+        await listener.close()
+        return
+    other = await second.listen(lambda: servers[1], *listener.address)
+    await listener.close()
+    client = Recorder()
+    await second.dial(client, *other.address)
+    await servers[1].until(lambda: bool(servers[1].calls))
+    client.transport.abort()
+    await client.until_lost()
+    await servers[1].until_lost()
+    await other.close()
+
+
+async def test_a_system_that_cannot_share_a_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    network = TcpNetwork(reuse_port=True)
+    with pytest.raises(OSError, match="processes can share a port on Linux only") as raised:
+        await network.listen(Recorder, "127.0.0.1", 0)
+    assert raised.value.errno == errno.ENOTSUP
 
 
 @needs_ipv6
@@ -365,7 +398,7 @@ def test_a_port_taken_in_one_family_is_taken() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(OSError, match="Address already in use") as raised:
-            tcp._bind(both_families(port))
+            tcp._bind(both_families(port), reuse_port=False)
     assert raised.value.errno == errno.EADDRINUSE
     assert raised.value.__notes__ == [f"of 127.0.0.1 port {port}"]
 

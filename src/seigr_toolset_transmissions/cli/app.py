@@ -28,6 +28,8 @@ from .running import run_until_done
 from .seeds import find_seeds, node_seed, write_seed_file
 from .serving import Answer, CommandAnswer, echo, parse_command
 from .transfer import send_files
+from .workers import Target, parse_target
+from .workers import serve as serve_workers
 
 __all__ = ["app", "main"]
 
@@ -486,6 +488,43 @@ def receive(
     """
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
     run_until_done(receive_files(seeds, config, address, directory, force=force, once=once))
+    return OK
+
+
+@app.command(short_help="Run your node in worker processes.")
+@click.argument("target", type=parse_target, metavar="MODULE:FACTORY")
+@click.option(
+    "--workers",
+    "-n",
+    type=_number(int, "number of workers", 1),
+    default=1,
+    metavar="N",
+    help="How many processes [default: 1].",
+)
+@verbosity_options
+def serve(target: Target, workers: int) -> int:
+    """Run the node that FACTORY makes, in N processes that restart when they die.
+
+    FACTORY is a function without arguments in the Python module MODULE, which is looked for in the
+    current folder, too. It returns an STTNode that is not started, or is async and does so, or is
+    an async context manager that yields one. It is called in each process.
+
+    Several workers share the port, and are hubs of one cluster: to peers they are one node. If
+    FACTORY gives the node no cluster, they get one of their own. This needs Linux, the same node
+    seed in all workers, and a fixed port.
+
+    If a worker fails at the start, the command fails. Later, a worker that dies is started again,
+    after 0.5 seconds at first and up to 30 if that does not help.
+
+    SIGTERM or Ctrl-C: all workers deliver what is left, and end; the second one ends them at once.
+    SIGHUP: one worker after another ends and is started anew, with new code and settings.
+
+    \b
+    Example:
+      stt serve app:make_node --workers 4     # app.py has a function make_node
+    """
+    need_python("serve")
+    run_until_done(serve_workers(target, workers))
     return OK
 
 

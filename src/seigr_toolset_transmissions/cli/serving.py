@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .. import NodeConfig
 
-__all__ = ["Answer", "CommandAnswer", "echo", "parse_command"]
+__all__ = ["Answer", "CommandAnswer", "describe_status", "echo", "parse_command"]
 
 Answer = Callable[[bytes, bytes], Awaitable[bytes]]
 """Called with the asking peer's node id and the request; returns the reply."""
@@ -104,7 +104,7 @@ class CommandAnswer:
             complain(f"{who}: its output is longer than a reply can be, {self._longest:,} bytes")
             raise STTRequestFailedError(b"the reply would be too long")
         if status:
-            note(f"{who}: {_describe(status)}")
+            note(f"{who}: {describe_status(status)}")
             raise STTRequestFailedError(output)
         return output
 
@@ -158,8 +158,9 @@ async def _tell(process: Process, who: str) -> None:
         note(f"{who}: {printable_line(rest.decode(errors='backslashreplace'))}")
 
 
-def _describe(status: int) -> str:
-    if status > 0:
+def describe_status(status: int) -> str:
+    """Say how a process has ended."""
+    if status >= 0:
         return f"exit status {status}"
     return f"ended by {signal.Signals(-status).name}"
 

@@ -68,7 +68,7 @@ class Life:
         self._network = network
         self._routes = routes
         self._unread = unread
-        self._cluster = cluster
+        self.cluster: ClusterBase | None = cluster
         self.access: Access = access
         self.dialer: Dialer = Dialer(runtime, network, access)
         self.registry: Registry = Registry(runtime, self.dialer, routes)
@@ -120,8 +120,8 @@ class Life:
             if endpoints.wanted(endpoint_id):
                 self.keeper.want(endpoint_id)
         self._check_timer = runtime.loop.call_later(_CHECK_SECONDS, self._check_sessions)
-        if self._cluster is not None:
-            self._cluster.begin(self, keys)
+        if self.cluster is not None:
+            self.cluster.begin(self, keys)
         node = short(keys.identity.node_id)
         if self.address is None:
             logger.info("node %s started; it only dials", node)
@@ -167,8 +167,8 @@ class Life:
         self.dialer.abort()
         end = runtime.loop.time() + drain
         await end_sessions(self.registry, drain)
-        if self._cluster is not None:
-            self.registry.lost += await self._cluster.end(max(0, end - runtime.loop.time()))
+        if self.cluster is not None:
+            self.registry.lost += await self.cluster.end(max(0, end - runtime.loop.time()))
         self._check_timer.cancel()
         patience = max(end - runtime.loop.time(), runtime.config.close_timeout)
         report = await end_work(self.registry, self.acceptor, patience)

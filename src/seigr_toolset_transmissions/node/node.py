@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, cast
 
 from ..config import NodeConfig
-from ..endpoints.fanout import fan_out, nowhere
+from ..endpoints.fanout import fan_out
 from ..endpoints.manager import EndpointManager
 from ..endpoints.transport_side import TransportEndpoints
 from ..errors import STTSessionClosedError
@@ -134,7 +134,7 @@ class STTNode:
             askable=self._routes.get,
             connected=self._session_with,
             check_caller=self._check_thread,
-            elsewhere=nowhere if cluster is None else cluster.route_to,
+            elsewhere=self._elsewhere,
         )
         self._cluster = cluster
         self._network = TcpNetwork() if network is None else network
@@ -200,10 +200,11 @@ class STTNode:
 
     @property
     def cluster(self) -> ClusterBase:
-        """The cluster that the node is a hub of.
+        """The cluster that the node is a hub of; you can set it while the node does not run.
 
         Raises:
             AttributeError: It is in none: it was made without ``cluster``.
+            RuntimeError: You set it while the node runs.
 
         """
         if self._cluster is None:
@@ -211,6 +212,17 @@ class STTNode:
                 "this node is in no cluster: pass a Cluster to STTNode(cluster=...)"
             )
         return self._cluster
+
+    @cluster.setter
+    def cluster(self, cluster: ClusterBase) -> None:
+        if self._runtime.running:
+            raise RuntimeError("a node that runs cannot join a cluster: stop it first")
+        self._cluster = self._life.cluster = cluster
+
+    @property
+    def network(self) -> Network:
+        """What carries the bytes."""
+        return self._network
 
     @property
     def node_id(self) -> bytes:

@@ -37,7 +37,20 @@ class TcpTransport(SocketTransport):
 
 
 class TcpNetwork(SocketNetwork):
-    """Reaches peers over TCP, by IPv4 and IPv6."""
+    """Reaches peers over TCP, by IPv4 and IPv6.
+
+    Args:
+        reuse_port: Whether other processes may listen at the same address and port. The system
+            then chooses one of them for each new connection, by the peer's address and port. All
+            of them must ask for it, and belong to the same user. This needs Linux.
+
+    Attributes:
+        reuse_port: The same; changes count from the next `listen` on.
+
+    """
+
+    def __init__(self, *, reuse_port: bool = False) -> None:
+        self.reuse_port: bool = reuse_port
 
     async def resolve(self, host: str, port: int, *, urgent: bool = True) -> list[Address]:
         """Look up a name; return its numeric addresses, alternating between the two families.
@@ -78,12 +91,17 @@ class TcpNetwork(SocketNetwork):
         same port. `Listener.address` is the first of them.
 
         Raises:
-            OSError: An address is taken, or none belongs to this machine.
+            OSError: An address is taken, or none belongs to this machine; or processes cannot share
+                a port on this system, and ``reuse_port`` is true.
 
         If cancelled, nothing is left open.
 
         """
-        sockets = _bind(await look_up(host or None, port, socket.AI_PASSIVE))
+        if self.reuse_port and sys.platform != "linux":
+            # Others have SO_REUSEPORT too, but give all connections to one process.
+            raise OSError(errno.ENOTSUP, "processes can share a port on Linux only")
+        infos = await look_up(host or None, port, socket.AI_PASSIVE)
+        sockets = _bind(infos, reuse_port=self.reuse_port)
         listener = SocketListener(accept, sockets, _address(sockets[0].getsockname()), TcpTransport)
         await listener.start()
         return listener
@@ -121,20 +139,20 @@ def _zone(number: int) -> str:
         return str(number)
 
 
-def _bind(infos: list[AddressInfo]) -> list[socket.socket]:
+def _bind(infos: list[AddressInfo], *, reuse_port: bool) -> list[socket.socket]:
     """Bind a socket to each address, all with the same port; raise OSError if that fails."""
     any_port = infos[0][4][1] == 0
     attempts = _PORT_ATTEMPTS if any_port and len(infos) > 1 else 1
     while True:
         try:
-            return _bind_once(infos)
+            return _bind_once(infos, reuse_port=reuse_port)
         except OSError as error:
             attempts -= 1
             if error.errno != errno.EADDRINUSE or attempts == 0:
                 raise
 
 
-def _bind_once(infos: list[AddressInfo]) -> list[socket.socket]:
+def _bind_once(infos: list[AddressInfo], *, reuse_port: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     sock: socket.socket
     missing: OSError | None = None
@@ -150,8 +168,10 @@ def _bind_once(infos: list[AddressInfo]) -> list[socket.socket]:
             sock.setblocking(False)
             if os.name == "posix" and sys.platform != "cygwin":
                 # A restarted node must not wait until the system has forgotten the connections of
-                # its former life. (SO_REUSEPORT would let two nodes share a port unnoticed.)
+                # its former life.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:  # only if asked: else two nodes could share a port unnoticed
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 # IPv4 has its own socket, on which peers' addresses look as they should.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

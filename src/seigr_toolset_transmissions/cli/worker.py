@@ -1,0 +1,167 @@
+"""One worker of `stt serve`: a process of its own that runs the node of the user's program.
+
+It tells the supervisor, over a socket that both have, whether its node listens. It ends at SIGTERM,
+or when that socket does; so it does not outlive the supervisor, however that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import socket
+import sys
+import traceback
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from inspect import isawaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import STTError, STTNode
+from ..cluster import Cluster
+from ..transports.tcp import TcpNetwork
+from .addresses import short_id
+from .failures import FAILED, OK, Failure, Interrupted, Misuse
+from .notes import complain
+from .running import run_until_done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["load_factory", "make_node", "share"]
+
+
+def load_factory(target: str) -> Callable[[], Any]:
+    """Return the callable that MODULE:FACTORY names.
+
+    Raises:
+        Misuse: There is none; the text says what to do.
+
+    Also raises whatever the module does.
+
+    """
+    module_name, _, name = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise Misuse(
+            f"there is no module {error.name!r} in {Path.cwd()} or among the installed packages: "
+            "start `stt serve` in the folder that has it, or install it"
+        ) from None
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Misuse(f"module {module_name!r} has no {name!r}: check its name") from None
+    if not callable(found):
+        raise Misuse(
+            f"{target} is {_kind_of(found)}, not a function: name one that returns an STTNode"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _kind_of(value: object) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "AEIOaeio" else f"a {name}"
+
+
+async def make_node(target: str, factory: Callable[[], Any], stack: AsyncExitStack) -> STTNode:
+    """Return the node that the factory makes; what it opens for that, the stack closes.
+
+    Raises:
+        Misuse: It makes no node.
+
+    Also raises whatever the factory does.
+
+    """
+    made = factory()
+    if isawaitable(made):
+        made = await made
+    if isinstance(made, AbstractAsyncContextManager) and not isinstance(made, STTNode):
+        made = await stack.enter_async_context(made)
+    if not isinstance(made, STTNode):
+        raise Misuse(f"{target} returned {_kind_of(made)}, not an STTNode")
+    return made
+
+
+def share(node: STTNode, folder: str, number: int) -> None:
+    """Let the node share its port and its peers with those of the other workers.
+
+    Raises:
+        Misuse: Its network cannot.
+
+    """
+    network = node.network
+    if not isinstance(network, TcpNetwork):
+        raise Misuse(
+            f"workers cannot share an address of {type(network).__name__}: use --workers 1"
+        )
+    network.reuse_port = True
+    if getattr(node, "cluster", None) is None:
+        node.cluster = Cluster(f"unix://{folder}", name=f"worker-{number}")
+
+
+async def _serve(
+    target: str, factory: Callable[[], Any], control: socket.socket, folder: str, number: int
+) -> None:
+    async with AsyncExitStack() as stack:
+        node = await make_node(target, factory, stack)
+        try:
+            if folder:
+                share(node, folder, number)
+            await node.start(server_mode=True)
+        except RuntimeError as error:
+            raise Misuse(f"the node that {target} returned cannot be started: {error}") from error
+        stack.push_async_callback(_stop, node)
+        _say(control, node_id=node.node_id.hex(), address=node.address)
+        control.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_recv(control, 1)  # until the supervisor ends
+        except asyncio.CancelledError:  # a signal: what the program has opened is closed in peace
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  we are in it
+            task.uncancel()
+
+
+async def _stop(node: STTNode) -> None:
+    for lost in await node.stop():
+        complain(f"not everything was delivered to {short_id(lost.peer_node_id)}: {lost}")
+
+
+def _say(control: socket.socket, **report: Any) -> None:
+    control.sendall(json.dumps(report).encode() + b"\n")
+
+
+def _main(descriptor: int, number: int, level: str, folder: str, target: str) -> int:
+    os.set_inheritable(descriptor, False)  # the user's own processes do not hold it
+    control = socket.socket(fileno=descriptor)
+    # What the program has set up for logging stays; this is for programs that have not.
+    form = f"%(asctime)s %(levelname)-7s worker {number}: %(name)s: %(message)s"
+    try:
+        factory = load_factory(target)
+        logging.basicConfig(format=form, datefmt="%H:%M:%S", level=level)
+        run_until_done(_serve(target, factory, control, folder, number))
+    except Interrupted:
+        return OK
+    except BaseException as error:  # noqa: BLE001 - it goes to the user, and the process ends
+        failure, exit_code = str(error), getattr(error, "exit_code", FAILED)
+        if not isinstance(error, Failure | STTError):
+            traceback.print_exc()
+            failure = f"{target} raised {_name(error)}"
+        with suppress(OSError):  # the supervisor has ended, too
+            _say(control, failure=failure, exit_code=exit_code)
+        return FAILED
+    return OK
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+if __name__ == "__main__":
+    _descriptor, _number, *_rest = sys.argv[1:]
+    sys.exit(_main(int(_descriptor), int(_number), *_rest))
