@@ -28,6 +28,7 @@ COMMANDS = [
     "send",
     "receive",
     "serve",
+    "cluster",
     "ping",
     "bench",
 ]
@@ -126,6 +127,8 @@ def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[
         (["serve", "app.py"], "write the module as in `import`, without .py: app:make"),
         (["serve", "app:make()"], "'app:make()' is not MODULE:FACTORY"),
         (["serve", "app:make", "-n", "0"], "0 is too small: the least is 1"),
+        (["cluster", "hubs", "unix:///"], "name the node seed that the hubs share, with --seed"),
+        (["cluster", "locate", "unix:///", "ab"], "is not a node id: write the 64 hex digits"),
         (["id"], "no node seed: make one with `stt keygen"),
         (["id", "a.seed", "--seed", "b.seed"], "name the seed file once"),
     ],

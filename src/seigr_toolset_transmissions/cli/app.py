@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
@@ -19,7 +17,29 @@ from .boundary import guarded
 from .chat import connect_lines, listen_lines
 from .demo import run_demo
 from .failures import OK, USAGE, Misuse, need_python
+from .hubs import (
+    Meeting,
+    find_endpoints,
+    find_meeting,
+    list_hubs,
+    locate_endpoint,
+    parse_metadata,
+)
 from .notes import set_verbosity
+from .options import (
+    FILE,
+    F,
+    InOrder,
+    expect_option,
+    json_option,
+    network_options,
+    node_option,
+    number,
+    raw_option,
+    receive_option,
+    seconds,
+    verbosity_options,
+)
 from .ping import ping_peer
 from .pipe import connect_raw, listen_raw
 from .receive import receive_files
@@ -31,13 +51,14 @@ from .transfer import send_files
 from .workers import Target, parse_target
 from .workers import serve as serve_workers
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
 __all__ = ["app", "main"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-N = TypeVar("N", int, float)
-
-DEFAULT_WAIT = 120.0
 DEFAULT_TIMEOUT = 30.0
+DEFAULT_SEARCH = 3.0
 MOST_WAITING = 8
 """Each waiting peer may take up a receive window of memory."""
 SEED_NAME = "stt.seed"
@@ -49,124 +70,37 @@ def main(arguments: Sequence[str]) -> int:
     return guarded(app, arguments)
 
 
-class _File(click.Path):
-    """A path. An empty one, perhaps from an unset variable, does not mean the current directory."""
+def cluster_options(function: F) -> F:
+    """Add WHERE and the options of all commands about a cluster, and make a `Meeting` of them."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    @click.argument("where", metavar="WHERE")
+    @click.option(
+        "--seed",
+        type=FILE,
+        metavar="FILE",
+        help="The node seed of all hubs [env: STT_NODE_SEED_FILE].",
+    )
+    @click.option("--creds", type=FILE, metavar="FILE", help="Credentials for the NATS server.")
+    @click.option(
+        "--wait",
+        type=seconds,
+        default=DEFAULT_SEARCH,
+        metavar="SECONDS",
+        help=f"How long to look for the hubs [default: {DEFAULT_SEARCH:g} seconds].",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @verbosity_options
+    @functools.wraps(function)
+    def command(
+        where: str, seed: Path | None, creds: Path | None, wait: float, **others: Any
+    ) -> Any:
+        return function(find_meeting(where, seed, creds, wait), **others)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("the name is empty.", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-FILE = _File()
-
-
-def _number(kind: type[N], name: str, least: float) -> Callable[[Any], N]:
-    """Return a type of option: a finite number that is large enough.
-
-    `click.FloatRange` would allow `nan`, and add its limits to the help text as a formula.
-    """
-
-    def convert(value: Any) -> N:
-        try:
-            number = kind(value)
-            valid = math.isfinite(number)
-        except ValueError:
-            valid = False
-        if not valid:
-            raise click.BadParameter(f"{value!r} is not a valid {name}.")
-        if number < least:
-            raise click.BadParameter(f"{value} is too small: the least is {least:g}.")
-        return number
-
-    return convert
-
-
-_time = _number(float, "number of seconds", 0.001)
-
-
-def _be_verbose(_context: click.Context, _option: click.Parameter, count: int) -> None:
-    if count:
-        set_verbosity(count)
-
-
-def _be_quiet(_context: click.Context, _option: click.Parameter, quiet: bool) -> None:
-    if quiet:
-        set_verbosity(-1)
-
-
-_verbose_option = click.option(
-    "--verbose",
-    "-v",
-    count=True,
-    expose_value=False,
-    callback=_be_verbose,
-    help="Log what the library does to standard error; -vv logs more.",
-)
-_quiet_option = click.option(
-    "--quiet",
-    "-q",
-    is_flag=True,
-    expose_value=False,
-    callback=_be_quiet,
-    help="Print only errors to standard error.",
-)
-_node_option = click.option(
-    "--seed", type=FILE, metavar="FILE", help="This node's own seed [env: STT_NODE_SEED_FILE]."
-)
-_shared_option = click.option(
-    "--shared", type=FILE, metavar="FILE", help="The group's seed [env: STT_SHARED_SEED_FILE]."
-)
-_expect_option = click.option(
-    "--expect",
-    type=parse_node_id,
-    metavar="NODE_ID",
-    help="Talk to this peer only; `stt id` prints a node's id.",
-)
-_wait_option = click.option(
-    "--wait",
-    type=_time,
-    default=DEFAULT_WAIT,
-    metavar="SECONDS",
-    help="How long to wait for a broken connection to come back "
-    f"[default: {DEFAULT_WAIT:g} seconds].",
-)
-_raw_option = click.option(
-    "--raw", is_flag=True, help="Carry exact bytes, for pipes, instead of lines of text."
-)
-_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print all figures as one JSON object."
-)
-_receive_option = click.option(
-    "--recv-only", is_flag=True, help="Only receive: do not read standard input."
-)
-
-
-def verbosity_options(function: F) -> F:
-    """Add the options that set how much a command says."""
-    return _verbose_option(_quiet_option(function))
-
-
-def network_options(function: F) -> F:
-    """Add the options of all commands that talk to peers."""
-    for option in (verbosity_options, _wait_option, _shared_option, _node_option):
-        function = option(function)
-    return function
-
-
-class _InOrder(click.Group):
-    """Lists the commands in the order of definition, which is the order of use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(self.commands)
+    return cast("F", command)
 
 
 @click.group(
-    cls=_InOrder,
+    cls=InOrder,
     invoke_without_command=True,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 96},
 )
@@ -245,7 +179,7 @@ def keygen(file: Path, force: bool) -> int:
 
 @app.command(name="id", short_help="Print the node id of a node seed.")
 @click.argument("file", required=False, type=FILE)
-@_node_option
+@node_option
 def show_id(file: Path | None, seed: Path | None) -> int:
     """Print the node id of a node seed: 64 hex digits, for others to pin with --expect.
 
@@ -267,7 +201,7 @@ def show_id(file: Path | None, seed: Path | None) -> int:
 
 @app.command(short_help="Wait for peers, and talk with them.")
 @click.argument("address", type=parse_listen_address, metavar="[HOST:]PORT")
-@_raw_option
+@raw_option
 @click.option("--keep", is_flag=True, help="With --raw: serve one peer after another.")
 @click.option(
     "--exec",
@@ -277,7 +211,7 @@ def show_id(file: Path | None, seed: Path | None) -> int:
     help="Answer each request with the output of this command.",
 )
 @click.option("--echo", "echoes", is_flag=True, help="Answer each request with the request itself.")
-@_receive_option
+@receive_option
 @network_options
 def listen(
     address: tuple[str, int],
@@ -342,9 +276,9 @@ def listen(
 
 @app.command(short_help="Talk with a node that listens.")
 @click.argument("address", type=parse_address, metavar="HOST:PORT")
-@_raw_option
-@_expect_option
-@_receive_option
+@raw_option
+@expect_option
+@receive_option
 @click.option("--retry", is_flag=True, help="Keep trying until a node listens there.")
 @network_options
 def connect(
@@ -387,13 +321,13 @@ def connect(
 @click.option(
     "--timeout",
     "-t",
-    type=_time,
+    type=seconds,
     default=DEFAULT_TIMEOUT,
     metavar="SECONDS",
     help="How long it may take, from the first attempt to connect to the reply "
     f"[default: {DEFAULT_TIMEOUT:g} seconds].",
 )
-@_expect_option
+@expect_option
 @network_options
 def request(
     address: tuple[str, int],
@@ -432,7 +366,7 @@ def request(
 @app.command(short_help="Send files to a node that receives files.")
 @click.argument("address", type=parse_address, metavar="HOST:PORT")
 @click.argument("files", type=FILE, metavar="FILE...", nargs=-1, required=True)
-@_expect_option
+@expect_option
 @network_options
 def send(
     address: tuple[str, int],
@@ -496,7 +430,7 @@ def receive(
 @click.option(
     "--workers",
     "-n",
-    type=_number(int, "number of workers", 1),
+    type=number(int, "number of workers", 1),
     default=1,
     metavar="N",
     help="How many processes [default: 1].",
@@ -528,12 +462,77 @@ def serve(target: Target, workers: int) -> int:
     return OK
 
 
+@app.group(cls=InOrder, short_help="Look at the hubs of a cluster.")
+def cluster() -> None:
+    """Look at a cluster: its hubs, and what is connected to them.
+
+    WHERE is where the hubs meet, as in Cluster(WHERE): unix:///FOLDER on this machine, or
+    nats://BROKER:4222 or tls://BROKER:4222. --seed is the node seed that they share. The command
+    joins them for a moment as one more hub, with nothing connected to it.
+
+    \b
+    Examples:
+      stt cluster hubs unix:///run/app/hubs --seed hub.seed
+      stt cluster find nats://broker:4222 type=sensor --seed hub.seed
+    """
+
+
+@cluster.command(name="hubs", short_help="List the hubs.")
+@cluster_options
+def cluster_hubs(meeting: Meeting, as_json: bool) -> int:
+    """List the hubs that meet at WHERE, and how many endpoints each has.
+
+    With --json: an array of objects with `name`, `connected`, `rtt_ms` and `endpoints`.
+
+    \b
+    Example:
+      stt cluster hubs unix:///run/app/hubs --seed hub.seed
+    """
+    run_until_done(list_hubs(meeting, as_json=as_json))
+    return OK
+
+
+@cluster.command(name="find", short_help="Find endpoints by their metadata.")
+@cluster_options
+@click.argument("metadata", nargs=-1, metavar="[KEY=VALUE]...")
+def cluster_find(meeting: Meeting, as_json: bool, metadata: tuple[str, ...]) -> int:
+    """Print the id and the hub of each endpoint whose metadata hold all these values.
+
+    KEY=VALUE is text; KEY:=VALUE is JSON, such as floor:=7 or active:=true. Without any, all
+    endpoints are printed. That there are none is no failure.
+
+    With --json: an array of objects with `endpoint_id` and `hub`.
+
+    \b
+    Example:
+      stt cluster find unix:///run/app/hubs type=sensor floor:=7 --seed hub.seed
+    """
+    run_until_done(find_endpoints(meeting, parse_metadata(metadata), as_json=as_json))
+    return OK
+
+
+@cluster.command(name="locate", short_help="Say which hub an endpoint is connected to.")
+@cluster_options
+@click.argument("endpoint_id", type=parse_node_id, metavar="ID")
+def cluster_locate(meeting: Meeting, as_json: bool, endpoint_id: bytes) -> int:
+    """Print the name of the hub that the endpoint with this id is connected to.
+
+    Fails if no hub has it. With --json: an object with `endpoint_id` and `hub`.
+
+    \b
+    Example:
+      stt cluster locate unix:///run/app/hubs $(stt id peer.seed) --seed hub.seed
+    """
+    run_until_done(locate_endpoint(meeting, endpoint_id, as_json=as_json))
+    return OK
+
+
 @app.command(short_help="Measure round trips to a node.")
 @click.argument("address", type=parse_address, metavar="HOST:PORT")
 @click.option(
     "--count",
     "-c",
-    type=_number(int, "number of pings", 0),
+    type=number(int, "number of pings", 0),
     default=4,
     metavar="N",
     help="How many pings to send; 0 means until Ctrl-C [default: 4].",
@@ -541,13 +540,13 @@ def serve(target: Target, workers: int) -> int:
 @click.option(
     "--interval",
     "-i",
-    type=_number(float, "number of seconds", 0.01),
+    type=number(float, "number of seconds", 0.01),
     default=1.0,
     metavar="SECONDS",
     help="Time from one ping to the next [default: 1 second].",
 )
-@_json_option
-@_expect_option
+@json_option
+@expect_option
 @network_options
 def ping(
     address: tuple[str, int],
@@ -591,7 +590,7 @@ def ping(
 
 @app.command(short_help="Measure how fast this machine is.")
 @click.option("--requests", is_flag=True, help="Measure only requests and their replies.")
-@_json_option
+@json_option
 @verbosity_options
 def bench(requests: bool, as_json: bool) -> int:
     """Measure in a few seconds how fast two nodes on this machine exchange messages over loopback.

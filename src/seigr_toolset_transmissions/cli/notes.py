@@ -7,7 +7,7 @@ import logging
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["complain", "console", "note", "set_verbosity"]
+__all__ = ["complain", "console", "note", "note_warnings", "set_verbosity"]
 
 console: Console = Console(stderr=True, soft_wrap=True, highlight=False)
 """Standard error, for all that ``-q`` silences. A progress bar on it stays below the notes."""
@@ -55,3 +55,8 @@ def set_verbosity(level: int) -> None:
     root.addHandler(_nothing if level < 1 else _log_lines)
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     logging.getLogger("seigr_toolset_transmissions").setLevel(levels[max(0, min(level, 2))])
+
+
+def note_warnings() -> None:
+    """Let the user see the library's warnings too, where a command waits for what may go wrong."""
+    logging.getLogger().addHandler(_log_lines)

@@ -240,6 +240,7 @@ async def serve(target: Target, count: int) -> None:
             first = await workers[0].start()
             if count > 1:
                 stack.enter_context(_claim(first))
+                note(f"workers without a cluster of their own meet at unix://{folder}")
             for other in await _all_of(*(worker.start() for worker in workers[1:])):
                 _check_alike(first, other)
             await _all_of(*(worker.keep() for worker in workers), _replace_at(hangup, workers))

@@ -246,6 +246,7 @@ class Hub:
         session = None if self._node is None else self._node.get_session(session_id)
         if not isinstance(session, LiveSession):
             return  # it has ended already
+        session.ping()  # so that its round-trip time is known at once
         link = Link(session, self.own)
         self.others[session_id] = Other(link, Deliveries(self, link))
         self.routes.add(link)

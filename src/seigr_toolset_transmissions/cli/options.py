@@ -1,0 +1,157 @@
+"""The types and options that several commands of `stt` have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from .addresses import parse_node_id
+from .notes import set_verbosity
+
+__all__ = [
+    "FILE",
+    "F",
+    "InOrder",
+    "expect_option",
+    "json_option",
+    "network_options",
+    "node_option",
+    "number",
+    "raw_option",
+    "receive_option",
+    "seconds",
+    "verbosity_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", int, float)
+
+_DEFAULT_WAIT = 120.0
+
+
+class Option(Protocol):
+    """Adds an option to a command."""
+
+    def __call__(self, function: F, /) -> F:
+        """Return the function with the option."""
+
+
+class _File(click.Path):
+    """A path. An empty one, perhaps from an unset variable, does not mean the current directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE: click.Path = _File()
+
+
+def number(kind: type[N], name: str, least: float) -> Callable[[Any], N]:
+    """Return a type of option: a finite number that is large enough.
+
+    `click.FloatRange` would allow `nan`, and add its limits to the help text as a formula.
+    """
+
+    def convert(value: Any) -> N:
+        try:
+            number = kind(value)
+            valid = math.isfinite(number)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise click.BadParameter(f"{value!r} is not a valid {name}.")
+        if number < least:
+            raise click.BadParameter(f"{value} is too small: the least is {least:g}.")
+        return number
+
+    return convert
+
+
+seconds: Callable[[Any], float] = number(float, "number of seconds", 0.001)
+
+
+def _be_verbose(_context: click.Context, _option: click.Parameter, count: int) -> None:
+    if count:
+        set_verbosity(count)
+
+
+def _be_quiet(_context: click.Context, _option: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        set_verbosity(-1)
+
+
+_verbose_option = click.option(
+    "--verbose",
+    "-v",
+    count=True,
+    expose_value=False,
+    callback=_be_verbose,
+    help="Log what the library does to standard error; -vv logs more.",
+)
+_quiet_option = click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    expose_value=False,
+    callback=_be_quiet,
+    help="Print only errors to standard error.",
+)
+node_option: Option = click.option(
+    "--seed", type=FILE, metavar="FILE", help="This node's own seed [env: STT_NODE_SEED_FILE]."
+)
+_shared_option = click.option(
+    "--shared", type=FILE, metavar="FILE", help="The group's seed [env: STT_SHARED_SEED_FILE]."
+)
+expect_option: Option = click.option(
+    "--expect",
+    type=parse_node_id,
+    metavar="NODE_ID",
+    help="Talk to this peer only; `stt id` prints a node's id.",
+)
+_wait_option = click.option(
+    "--wait",
+    type=seconds,
+    default=_DEFAULT_WAIT,
+    metavar="SECONDS",
+    help="How long to wait for a broken connection to come back "
+    f"[default: {_DEFAULT_WAIT:g} seconds].",
+)
+raw_option: Option = click.option(
+    "--raw", is_flag=True, help="Carry exact bytes, for pipes, instead of lines of text."
+)
+json_option: Option = click.option(
+    "--json", "as_json", is_flag=True, help="Print all figures as one JSON object."
+)
+receive_option: Option = click.option(
+    "--recv-only", is_flag=True, help="Only receive: do not read standard input."
+)
+
+
+def verbosity_options(function: F) -> F:
+    """Add the options that set how much a command says."""
+    return _verbose_option(_quiet_option(function))
+
+
+def network_options(function: F) -> F:
+    """Add the options of all commands that talk to peers."""
+    for option in (verbosity_options, _wait_option, _shared_option, node_option):
+        function = option(function)
+    return function
+
+
+class InOrder(click.Group):
+    """Lists the commands in the order of definition, which is the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group`."""
+        del ctx
+        return list(self.commands)
