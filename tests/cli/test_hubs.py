@@ -139,8 +139,9 @@ def test_what_keeps_it_from_the_hubs_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STT_NODE_SEED", NODE_SEED.decode())
-    assert run(["cluster", "hubs", "nats://127.0.0.1:9", "--wait", "2"]) == 1
+    assert run(["cluster", "hubs", "nats://me:my-password@127.0.0.1:9", "--wait", "2"]) == 1
     said = capsys.readouterr().err
+    assert "my-password" not in said
     assert "has not joined its cluster: " in said
     assert "no hub was found at nats://127.0.0.1:9 within 2 s" in said
 

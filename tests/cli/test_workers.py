@@ -38,6 +38,7 @@ NODE_SEED, SHARED_SEED = (
 APP = f"""
 import asyncio, os, sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.transports.unix import UnixNetwork
 
@@ -61,6 +62,14 @@ async def make_later():
 async def make_inside():
     yield make()
     print("what the node needs is closed", flush=True)
+
+@asynccontextmanager
+async def make_slow():
+    yield make()
+    Path("closing").touch()
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    print("closed", flush=True)
 
 @asynccontextmanager
 async def make_stuck():
@@ -236,6 +245,23 @@ def test_sigterm_ends_all_workers_in_peace_and_removes_where_they_met(
         assert stt.stderr.endswith(
             "stt: the workers deliver what is left; Ctrl-C again ends them at once\n"
         )
+
+
+def test_a_worker_that_gets_the_signal_twice_ends_in_peace_all_the_same(folder: Path) -> None:
+    with Stt("serve", "app:make_slow", cwd=folder) as stt:
+        pid = pid_of(stt, 1)
+        # As systemd does it: to all processes of the service.
+        for process in (stt.process.pid, pid):
+            os.kill(process, signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "closing").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        stt.until("Ctrl-C again ends them at once")
+        os.kill(pid, signal.SIGTERM)
+        (folder / "go").touch()
+        assert stt.end() == 143
+        assert stt.stdout.read() == b"closed\n"
 
 
 def test_a_second_ctrl_c_ends_workers_that_do_not_end(folder: Path) -> None:

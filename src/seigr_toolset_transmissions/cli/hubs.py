@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ _LOOK_SECONDS = 0.05
 class Meeting:
     """Where the hubs of a cluster meet, and what it takes to be one of them."""
 
-    url: str
+    shown: str
+    """The URL, without a password."""
     where: str | Bus
     seed: bytes
     wait: float
@@ -64,11 +66,12 @@ def find_meeting(
         raise Misuse("name the node seed that the hubs share, with --seed or STT_NODE_SEED_FILE")
     if url.startswith(_UNIX) and not Path(url.removeprefix(_UNIX)).is_dir():
         raise Misuse(f"no hubs meet at {url}: there is no such folder")
+    shown = re.sub(r"//[^/@]*@", "//", url)
     if credentials is None:
-        return Meeting(url, url, seed, wait)
+        return Meeting(shown, url, seed, wait)
     if url.startswith(_UNIX):
         raise Misuse("--creds is for a NATS server; a folder needs none")
-    return Meeting(url, NatsBus(url, user_credentials=str(credentials)), seed, wait)
+    return Meeting(shown, NatsBus(url, user_credentials=str(credentials)), seed, wait)
 
 
 def parse_metadata(texts: Iterable[str]) -> dict[str, Any]:
@@ -116,8 +119,8 @@ async def _joined(meeting: Meeting) -> AsyncIterator[STTNode]:
 def _check_found(meeting: Meeting, node: STTNode) -> None:
     if not node.cluster.hubs:
         raise Failure(
-            f"no hub was found at {meeting.url} within {meeting.wait:g} s: check the address, and "
-            "that --seed is the node seed of the hubs, or look for longer with --wait"
+            f"no hub was found at {meeting.shown} within {meeting.wait:g} s: check the address, "
+            "and that --seed is the node seed of the hubs, or look for longer with --wait"
         )
 
 

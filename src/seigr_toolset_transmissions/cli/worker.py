@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -23,9 +24,8 @@ from .. import STTError, STTNode
 from ..cluster import Cluster
 from ..transports.tcp import TcpNetwork
 from .addresses import short_id
-from .failures import FAILED, OK, Failure, Interrupted, Misuse
+from .failures import FAILED, OK, Failure, Misuse
 from .notes import complain
-from .running import run_until_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +108,7 @@ def share(node: STTNode, folder: str, number: int) -> None:
 async def _serve(
     target: str, factory: Callable[[], Any], control: socket.socket, folder: str, number: int
 ) -> None:
+    told_to_end = _end_at_signal()
     async with AsyncExitStack() as stack:
         node = await make_node(target, factory, stack)
         try:
@@ -121,10 +122,35 @@ async def _serve(
         control.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_recv(control, 1)  # until the supervisor ends
-        except asyncio.CancelledError:  # a signal: what the program has opened is closed in peace
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101  we are in it
-            task.uncancel()
+        except asyncio.CancelledError:
+            if not told_to_end.is_set():
+                raise
+            # So that what the program has opened is closed as usual.
+            _this_task().uncancel()
+
+
+def _end_at_signal() -> asyncio.Event:
+    """Cancel this task at the first SIGTERM or SIGINT; return what is set then.
+
+    Further ones change nothing: a service manager sends one to all processes at once, and then the
+    supervisor sends its own. It has SIGKILL for users in a hurry.
+    """
+    told, loop, task = asyncio.Event(), asyncio.get_running_loop(), _this_task()
+
+    def end() -> None:
+        if not told.is_set():
+            told.set()
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    return told
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  only coroutines ask
+    return task
 
 
 async def _stop(node: STTNode) -> None:
@@ -144,8 +170,8 @@ def _main(descriptor: int, number: int, level: str, folder: str, target: str) ->
     try:
         factory = load_factory(target)
         logging.basicConfig(format=form, datefmt="%H:%M:%S", level=level)
-        run_until_done(_serve(target, factory, control, folder, number))
-    except Interrupted:
+        asyncio.run(_serve(target, factory, control, folder, number))
+    except asyncio.CancelledError:  # told to end before it listened
         return OK
     except BaseException as error:  # noqa: BLE001 - it goes to the user, and the process ends
         failure, exit_code = str(error), getattr(error, "exit_code", FAILED)

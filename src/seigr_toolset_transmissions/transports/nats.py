@@ -11,6 +11,7 @@ import contextlib
 import errno
 import importlib
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Self
 
 from ..foundation.repeats import Repeats
@@ -208,8 +209,8 @@ class NatsBus(Bus):
         cause = self._last_error if isinstance(error, _GaveUpError) else error
         text = str(cause) or type(cause).__name__
         return (
-            f"no connection to NATS at {self._servers}: {text}. See that the server runs, that "
-            "this machine reaches it, and that it accepts these credentials"
+            f"no connection to NATS at {_without_password(self._servers)}: {text}. See that the "
+            "server runs, that this machine reaches it, and that it accepts these credentials"
         )
 
     # Called by the client.
@@ -246,6 +247,11 @@ class NatsBus(Bus):
             kind, level = f"NATS: {type(error).__name__}", logging.DEBUG
         if self._repeats.is_first(kind, level):
             _logger.log(level, "NATS at %s: %s", self._servers, text)
+
+
+def _without_password(servers: str | list[str]) -> str:
+    text = servers if isinstance(servers, str) else ", ".join(servers)
+    return re.sub(r"//[^/@]*@", "//", text)
 
 
 class NatsNetwork(PipeNetwork):
