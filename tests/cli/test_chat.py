@@ -92,6 +92,28 @@ def test_the_chat_explains_itself_and_ends_with_ctrl_d() -> None:
             assert peer.end() == 0
 
 
+def test_an_interrupted_chat_says_so_and_has_sent_what_was_typed() -> None:
+    with (
+        Stt("listen", ANY_PORT) as listener,
+        Stt("connect", listener.address(), columns=80) as peer,
+    ):
+        peer.until("Ctrl-D ends")
+        peer.type(b"whole\rhalf" + CTRL_C)
+        peer.until("interrupted: closing the session; nothing more is sent")
+        assert peer.end() == 130
+        assert listener.stdout.readline().endswith(b": whole\n")
+
+
+def test_a_listener_interrupted_before_its_input_was_sent_says_so() -> None:
+    with Stt("listen", ANY_PORT, stdin=PIPE) as listener:
+        listener.type(b"for the first peer\n")
+        listener.until("this machine only")
+        listener.signal(signal.SIGINT)
+        assert listener.end() == 130
+        said = "interrupted: closing every session; nothing more is sent\n"
+        assert said in listener.stderr
+
+
 def test_what_arrives_leaves_the_line_being_typed_as_it_is() -> None:
     with (
         Stt("listen", ANY_PORT, columns=80) as listener,

@@ -14,6 +14,7 @@ from anyio.from_thread import start_blocking_portal
 from helpers.nats_server import NatsServer, needs_nats
 from helpers.nodes import address_of, until
 from seigr_toolset_transmissions import STTNode, generate_seed
+from seigr_toolset_transmissions.cli import hubs as cli_hubs
 from seigr_toolset_transmissions.cli.failures import Misuse
 from seigr_toolset_transmissions.cli.hubs import parse_metadata
 from seigr_toolset_transmissions.cli.main import run
@@ -164,6 +165,15 @@ def test_a_place_where_no_hubs_can_meet_is_misuse(
     monkeypatch.setenv("STT_NODE_SEED", NODE_SEED.decode())
     assert run(["cluster", "hubs", where, *options]) == 2
     assert f"stt: {said}" in capsys.readouterr().err
+
+
+def test_without_nats_py_it_says_at_once_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT_NODE_SEED", NODE_SEED.decode())
+    monkeypatch.setattr(cli_hubs, "find_spec", {"nats": None}.get)
+    assert run(["cluster", "hubs", "nats://127.0.0.1:9"]) == 2
+    assert "pip install 'seigr-toolset-transmissions[nats]'" in capsys.readouterr().err
 
 
 def test_metadata_are_text_or_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sys
@@ -10,7 +11,7 @@ from subprocess import PIPE
 
 import pytest
 
-from cli.processes import CTRL_D, Stt, descendants, run_stt
+from cli.processes import CTRL_C, CTRL_D, Stt, descendants, run_stt
 from seigr_toolset_transmissions import NodeConfig
 
 ANY_PORT = "127.0.0.1:0"
@@ -135,7 +136,15 @@ def test_a_request_interrupted_while_connecting_was_not_sent() -> None:
         with connection:
             request.signal(signal.SIGINT)
             assert request.end() == 130
-        assert "interrupted: the request was not sent\n" in request.stderr
+        assert re.search("interrupted: not connected to .*, so nothing was sent\n", request.stderr)
+
+
+def test_a_request_interrupted_while_it_is_typed_was_not_sent() -> None:
+    with Stt("request", "127.0.0.1:1", columns=80) as request:
+        request.until("type the request; Ctrl-D ends it")
+        request.type(b"half" + CTRL_C)
+        assert request.end() == 130
+        request.until("interrupted: the request was not sent")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

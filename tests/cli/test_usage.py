@@ -78,6 +78,10 @@ def test_a_help_text_keeps_its_layout(command: list[str]) -> None:
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 2
     assert "Commands:" in capsys.readouterr().out
+    assert run(["cluster"]) == 2
+    output = capsys.readouterr()
+    assert "locate" in output.out
+    assert output.err == ""
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -170,6 +174,7 @@ def test_keygen_prints_the_path_and_never_the_seed(
     assert capsys.readouterr().out == "stt.seed\n"
     seed = Path("stt.seed").read_text()
     assert "exists already" in refused(capsys, "keygen", code=1)
+    assert "no folder away; make it" in refused(capsys, "keygen", "away/stt.seed", code=1)
     assert run(["keygen", "--force"]) == 0
     assert Path("stt.seed").read_text() != seed
 

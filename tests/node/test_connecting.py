@@ -141,7 +141,7 @@ async def test_a_port_without_a_listener_is_reported() -> None:
 async def test_a_host_that_does_not_exist_is_reported() -> None:
     async with Nodes() as nodes:
         node = await nodes.start()
-        with pytest.raises(STTConnectError, match=r"cannot reach no\.such\.host\.invalid"):
+        with pytest.raises(STTConnectError, match=r"cannot reach no\.such.*is the name spelled"):
             await node.connect("no.such.host.invalid", 9000)
 
 

@@ -132,6 +132,10 @@ def app(context: click.Context) -> int:
     Exit codes. 0: done. 1: failed (not reached, refused, lost, not written). 2: wrong usage.
     3 and 4: see `stt request`. 130: ended by Ctrl-C. 143: ended by SIGTERM.
     """
+    return _help_unless_invoked(context)
+
+
+def _help_unless_invoked(context: click.Context) -> int:
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
         return USAGE
@@ -462,8 +466,9 @@ def serve(target: Target, workers: int) -> int:
     return OK
 
 
-@app.group(cls=InOrder, short_help="Look at the hubs of a cluster.")
-def cluster() -> None:
+@app.group(cls=InOrder, invoke_without_command=True, short_help="Look at the hubs of a cluster.")
+@click.pass_context
+def cluster(context: click.Context) -> int:
     """Look at a cluster: its hubs, and what is connected to them.
 
     WHERE is where the hubs meet, as in Cluster(WHERE): unix:///FOLDER on this machine, or
@@ -475,6 +480,7 @@ def cluster() -> None:
       stt cluster hubs unix:///run/app/hubs --seed hub.seed
       stt cluster find nats://broker:4222 type=sensor --seed hub.seed
     """
+    return _help_unless_invoked(context)
 
 
 @cluster.command(name="hubs", short_help="List the hubs.")

@@ -76,6 +76,9 @@ async def connect_lines(
             ended = ends.of(session.session_id)
             try:
                 await converse(ended, output, None if lines is None else feed(lines))
+            except asyncio.CancelledError:
+                note("interrupted: closing the session; nothing more is sent")
+                raise
             finally:
                 await withdraw(node, output)
             if closing:
@@ -138,6 +141,9 @@ class _Room:
             for future in waiting:
                 if future.done():
                     future.result()
+        except asyncio.CancelledError:
+            note("interrupted: closing every session; nothing more is sent")
+            raise
         finally:
             # Losses while the node stops are reported by `running`.
             self._node.events.remove_handler("error", self._on_error)

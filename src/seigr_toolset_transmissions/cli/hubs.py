@@ -9,6 +9,7 @@ import re
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def find_meeting(
     """Return where to meet the hubs.
 
     Raises:
-        Misuse: There is no node seed, or no folder where the hubs could meet.
+        Misuse: There is no node seed, no folder where the hubs could meet, or no nats-py.
 
     """
     seed = node_seed(seed_file)
@@ -67,6 +68,10 @@ def find_meeting(
     if url.startswith(_UNIX) and not Path(url.removeprefix(_UNIX)).is_dir():
         raise Misuse(f"no hubs meet at {url}: there is no such folder")
     shown = re.sub(r"//[^/@]*@", "//", url)
+    if not url.startswith(_UNIX) and find_spec("nats") is None:
+        raise Misuse(
+            "NATS needs the package nats-py: pip install 'seigr-toolset-transmissions[nats]'"
+        )
     if credentials is None:
         return Meeting(shown, url, seed, wait)
     if url.startswith(_UNIX):

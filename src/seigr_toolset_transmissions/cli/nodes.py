@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from .. import NodeConfig, Session, STTNode
+from .. import NodeConfig, Session, SessionState, STTNode
 from ..errors import (
     STTConnectError,
     STTHandshakeError,
@@ -65,7 +65,9 @@ async def running(
 
 
 async def leave(session: Session) -> None:
-    """Close a session early, if the peer answers soon enough."""
+    """Close a session early, if the peer answers soon enough; one that was lost is left alone."""
+    if session.state is SessionState.CLOSED:
+        return  # whoever waited for its end has reported that
     try:
         async with asyncio.timeout(_GOODBYE_SECONDS):
             await session.close()
@@ -100,10 +102,14 @@ async def connect_to(
         STTConnectError: As `STTNode.connect` does.
 
     """
-    if retry:
-        session = await _connect_patiently(node, address, expect)
-    else:
-        session = await node.connect(*address, expect=expect)
+    try:
+        if retry:
+            session = await _connect_patiently(node, address, expect)
+        else:
+            session = await node.connect(*address, expect=expect)
+    except asyncio.CancelledError:
+        note(f"interrupted: not connected to {format_address(address)}, so nothing was sent")
+        raise
     me = f" as {short_id(node.node_id)}{_FOR_THIS_RUN}" if seeds.ephemeral else ""
     note(f"connected to {session.peer_node_id.hex()}{me}")
     return session

@@ -13,6 +13,7 @@ from .. import HealthMonitor, NodeConfig, Session, SessionState, STTNode
 from .addresses import format_address, short_id
 from .converse import Ends
 from .failures import Failure
+from .keyboard import unechoed
 from .nodes import connect_to, running
 
 if TYPE_CHECKING:
@@ -53,16 +54,17 @@ async def ping_peer(
         peer = f"{short_id(session.peer_node_id)} at {format_address(address)}"
         loop = asyncio.get_running_loop()
         try:
-            while not count or len(measured) < count:
-                next_time = loop.time() + interval
-                seconds = await _round_trip(node, session)
-                measured.append(seconds)
-                if not as_json:
-                    _show(peer, len(measured), seconds)
-                if session.state is SessionState.CLOSED:
-                    break
-                if len(measured) != count:
-                    await asyncio.sleep(next_time - loop.time())
+            with unechoed():  # the summary begins a line, and does not follow a ^C
+                while not count or len(measured) < count:
+                    next_time = loop.time() + interval
+                    seconds = await _round_trip(node, session)
+                    measured.append(seconds)
+                    if not as_json:
+                        _show(peer, len(measured), seconds)
+                    if session.state is SessionState.CLOSED:
+                        break
+                    if len(measured) != count:
+                        await asyncio.sleep(next_time - loop.time())
         finally:
             facts = figures_of(measured)
             if as_json:

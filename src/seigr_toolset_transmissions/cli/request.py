@@ -71,15 +71,15 @@ async def request_reply(
 
     """
     if data is None:
-        data = await _read_request(config.max_message_bytes - _REQUEST_BYTES)
+        try:
+            data = await _read_request(config.max_message_bytes - _REQUEST_BYTES)
+        except asyncio.CancelledError:
+            note("interrupted: the request was not sent")
+            raise
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
     async with running(seeds, config) as node:
-        try:
-            session = await connect_to(node, address, expect=expect, seeds=seeds)
-        except asyncio.CancelledError:
-            complain("interrupted: the request was not sent")
-            raise
+        session = await connect_to(node, address, expect=expect, seeds=seeds)
         try:
             reply = await session.request(data, timeout=end - loop.time())
         except STTRequestError as error:

@@ -115,6 +115,9 @@ async def _be_greeted(dialogue: Dialogue, address: tuple[str, int]) -> None:
     try:
         async with asyncio.timeout(_GREETING_SECONDS):
             greeting = await dialogue.next()
+    except asyncio.CancelledError:
+        note("interrupted: nothing was sent")
+        raise
     except (TimeoutError, GarbledError, PeerLeftError):
         raise other_program from None
     if greeting.kind != "greeting":

@@ -7,6 +7,7 @@ import errno
 import logging
 import random
 import re
+import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,8 @@ class Dialer:
             self._runtime.counters.handshakes_failed += 1
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 advice = "close some, or allow this process more (ulimit -n)"
+            elif isinstance(error, socket.gaierror):
+                advice = "is the name spelled right, and can this machine look names up?"
             else:
                 advice = "is the node there running, and listening?"
             raise STTConnectError(
