@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cli.processes import PATIENCE, Stt, descendants
-from seigr_toolset_transmissions.cli import demo, demo_cast
+from seigr_toolset_transmissions.cli import demo, demo_cast, demo_show
 from seigr_toolset_transmissions.cli.running import run_until_done
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def test_a_peer_that_cannot_be_started_fails_the_demo(
 def test_a_peer_that_hangs_fails_the_demo_and_is_killed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(demo_show, "STEP_SECONDS", 0.2)
     monkeypatch.setattr(demo_cast, "_END_SECONDS", 0.1)
     hanging = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
     monkeypatch.setattr(demo_cast, "_command", lambda: hanging)

@@ -102,9 +102,10 @@ def port() -> int:
 
 
 @pytest.fixture
-def folder(port: int) -> Iterator[Path]:
+def folder(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the program is, and where the workers meet."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own paths may be too long for a socket
+        monkeypatch.setenv("TMPDIR", name)  # also for a supervisor that is killed
         write_app(Path(name), port)
         (Path(name) / "broken.py").write_text("import no_such_module")
         yield Path(name)
@@ -229,10 +230,7 @@ def test_a_worker_that_dies_is_started_again_and_the_others_stay(folder: Path) -
         assert stt.stderr.count("worker 2") == 1
 
 
-def test_sigterm_ends_all_workers_in_peace_and_removes_where_they_met(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(folder))
+def test_sigterm_ends_all_workers_in_peace_and_removes_where_they_met(folder: Path) -> None:
     with Stt("serve", "app:make_inside", "--workers", "2", cwd=folder) as stt:
         pids = [pid_of(stt, 1), pid_of(stt, 2)]
         (meeting,) = folder.glob("stt-*")

@@ -16,6 +16,7 @@ from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
 from .demo import run_demo
+from .demo_cluster import run_cluster_demo
 from .failures import OK, USAGE, Misuse, need_python
 from .hubs import (
     Meeting,
@@ -143,20 +144,27 @@ def _help_unless_invoked(context: click.Context) -> int:
 
 
 @app.command(short_help="Show a hub and four peers at work, here and now.")
+@click.option("--cluster", "as_cluster", is_flag=True, help="Show three hubs that act as one.")
 @click.option("--fast", is_flag=True, help="Leave out the pauses for reading.")
 @verbosity_options
-def demo(fast: bool) -> int:
+def demo(as_cluster: bool, fast: bool) -> int:
     """Show a hub and four peers at work on this machine, for about 15 seconds.
 
     Needs no seeds and no network. Everything it shows is checked; the exit code is 0 if every check
     passed.
 
+    With --cluster, three hubs act as one while one of them is restarted and one is killed. They
+    meet over a NATS server, if there is a program nats-server and the extra `nats`, and otherwise
+    over Unix sockets.
+
     \b
-    Example:
+    Examples:
       stt demo
+      stt demo --cluster
     """
     need_python("demo")
-    return run_until_done(run_demo(Console(), fast=fast))
+    run = run_cluster_demo if as_cluster else run_demo
+    return run_until_done(run(Console(), fast=fast))
 
 
 @app.command(short_help="Write a new seed to a file.")

@@ -9,33 +9,28 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .. import NodeConfig, SendOutcome, STTError, STTNode, __version__, generate_seed
+from .. import NodeConfig, SendOutcome, STTNode, generate_seed
 from .demo_cable import Cable
-from .demo_cast import Actor, ActorGoneError, Cast, Role
+from .demo_cast import Actor, Role
 from .demo_numbers import Tally, number_of, numbered
-from .demo_stage import Stage
-from .failures import FAILED, OK
-from .keyboard import unechoed
+from .demo_show import HOST, Show, make_table, perform
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from rich.console import Console
 
-__all__ = ["run_demo"]
+    from .demo_cast import Cast
+    from .demo_stage import Stage
 
-HOST = "127.0.0.1"
-STEP_SECONDS = 20.0
-"""No step takes so long unless something is wrong."""
+__all__ = ["run_demo"]
 
 ADA = Role("ada", "sensor", "north")
 BEN = Role("ben", "sensor", "south")
@@ -51,53 +46,26 @@ NUMBERS = 400
 
 async def run_demo(console: Console, *, fast: bool) -> int:
     """Play the demo; return its exit code."""
-    with unechoed(), Stage(console, fast=fast) as stage:
-        console.print(
-            Text.assemble(
-                ("Seigr Toolset Transmissions ", "bold"),
-                f"{__version__}: a hub and four peers, each a process of its own, talk over "
-                "encrypted sessions on this machine. Their seeds are made for this run only.",
-            )
-        )
-        async with AsyncExitStack() as stack:
-            cast = Cast()
-            show = _Show(stage, cast, fast=fast)
-            stack.push_async_callback(show.end)
-            await stack.enter_async_context(cast)  # the peers end first, while the hub is there
-            stack.callback(stage.close)
-            await show.play()
-    _print_verdict(console, stage)
-    return FAILED if stage.failed else OK
-
-
-def _print_verdict(console: Console, stage: Stage) -> None:
-    console.print()
-    if stage.failed:
-        total = len(stage.failed) + stage.passed
-        console.print(f"[bold red]{len(stage.failed)} of {total} checks failed:[/]")
-        for text in stage.failed:
-            console.print(f"  {text}", style="red", markup=False)
-        return
-    console.print(
-        f"[bold green]All {stage.passed} checks passed[/] in {stage.elapsed:.1f} s. "
-        "The same between two machines of your own:"
+    return await perform(
+        console,
+        lambda stage, cast: _Show(stage, cast, fast=fast),
+        introduction="a hub and four peers, each a process of its own, talk over encrypted "
+        "sessions on this machine. Their seeds are made for this run only.",
+        outlook="The same between two machines of your own",
+        commands=(
+            ("stt keygen shared.seed", "copy it to both"),
+            ("stt listen :9000 --shared shared.seed", "on one"),
+            ("stt connect HOST:9000 --shared shared.seed", "on the other"),
+        ),
+        fast=fast,
     )
-    for command, where in (
-        ("stt keygen shared.seed", "copy it to both"),
-        ("stt listen :9000 --shared shared.seed", "on one"),
-        ("stt connect HOST:9000 --shared shared.seed", "on the other"),
-    ):
-        comment = "" if stage.narrow else f"[dim]# {where}[/]"
-        console.print(f"  {command:<50}{comment}".rstrip(), highlight=False, soft_wrap=True)
 
 
-class _Show:
+class _Show(Show):
     """The hub, its peers, and the steps in which they appear."""
 
     def __init__(self, stage: Stage, cast: Cast, *, fast: bool) -> None:
-        self._stage = stage
-        self._cast = cast
-        self._fast = fast
+        super().__init__(stage, cast, fast=fast)
         self._shared_seed = generate_seed()
         self._hub = STTNode(generate_seed(), self._shared_seed, HOST, config=NodeConfig())
         self._hub.events.on_any(self._on_event)
@@ -108,13 +76,13 @@ class _Show:
         self._session_peers: dict[bytes, bytes] = {}
         self._errors: list[dict[str, Any]] = []
         self._port = 0
-        self._number = ""
         self._nowhere = socket.socket()  # bound, but nobody listens
         self._resumes = 0
 
-    async def play(self) -> None:
-        """Play all steps, or those up to one that fails."""
-        steps = (
+    @property
+    def steps(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """See `Show`."""
+        return (
             self._meet,
             self._list,
             self._send,
@@ -123,24 +91,6 @@ class _Show:
             self._pull_the_cable,
             self._part,
         )
-        for number, step in enumerate(steps, 1):
-            self._number = f"{number} of {len(steps)}"
-            if not await self._survives(step):
-                return
-
-    async def _survives(self, step: Callable[[], Awaitable[None]]) -> bool:
-        try:
-            async with asyncio.timeout(STEP_SECONDS):
-                await step()
-        except TimeoutError:
-            self._stage.check(
-                f"step {self._number} ends", ok=False, why=f"not within {STEP_SECONDS:.0f} s"
-            )
-            return False
-        except (ActorGoneError, STTError) as error:
-            self._stage.check(f"step {self._number} ends", ok=False, why=str(error))
-            return False
-        return True
 
     async def end(self) -> None:
         """Stop the hub and the cable."""
@@ -383,9 +333,6 @@ class _Show:
 
     # --------------------------------------------------------------- their parts
 
-    def _begin(self, title: str, explanation: str) -> None:
-        self._stage.step(f"{self._number}  {title}", explanation)
-
     async def _start(self, role: Role, *, port: int, shared_seed: bytes | None = None) -> Actor:
         return await self._cast.start(
             role,
@@ -407,10 +354,6 @@ class _Show:
             if number is not None:
                 tally.add(number)
 
-    async def _until(self, condition: Callable[[], object]) -> None:
-        while not condition():  # noqa: ASYNC110 - on facts that no event announces
-            await asyncio.sleep(0.01)
-
     async def _all_heard(self, text: str, names: set[str]) -> None:
         for name in names:
             actor = self._actors[name]
@@ -426,7 +369,7 @@ class _Show:
         return gone if info is None else dict(info)
 
     def _peers_table(self) -> Table:
-        table = _table("name", "process", "node id")
+        table = make_table("name", "process", "node id")
         for name, actor in self._actors.items():
             node_id = Text("starting", style="dim")
             if name in self._ids:
@@ -472,21 +415,6 @@ class _Show:
             )
         return self._fitting_table(headers, rows, if_narrow=(0, 1, 3, 5), right=True)
 
-    def _fitting_table(
-        self,
-        headers: Sequence[str],
-        rows: Iterable[Sequence[str | Text]],
-        *,
-        if_narrow: Sequence[int],
-        right: bool = False,
-    ) -> Table:
-        """Return a table; on a narrow terminal it has some of its columns only."""
-        shown = if_narrow if self._stage.narrow else range(len(headers))
-        table = _table(*(headers[column] for column in shown), right=right)
-        for row in rows:
-            table.add_row(*(row[column] for column in shown))
-        return table
-
     # ----------------------------------------------------------------- its events
 
     async def _on_event(self, name: str, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -507,13 +435,6 @@ class _Show:
 
     def _name(self, node_id: bytes) -> str:
         return self._names.get(node_id, node_id.hex()[:8])
-
-
-def _table(*headers: str, right: bool = False) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for index, header in enumerate(headers):
-        table.add_column(header, no_wrap=True, justify="right" if right and index else "left")
-    return table
 
 
 def _heard(actor: Actor, text: str) -> bool:

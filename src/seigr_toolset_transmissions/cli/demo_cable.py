@@ -1,15 +1,16 @@
-"""A cable that can be pulled: a TCP relay between one peer of the demo and the hub."""
+"""A cable that can be pulled, and a balancer: TCP relays between peers of the demo and hubs."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["Cable"]
+__all__ = ["Balancer", "Cable"]
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -56,6 +57,9 @@ class Cable:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._target)
+
     def _plugged(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._own(self._relay(reader, writer))
 
@@ -68,7 +72,7 @@ class Cable:
         try:
             if self.whole:
                 with suppress(OSError):
-                    far_reader, far_writer = await asyncio.open_connection(*self._target)
+                    far_reader, far_writer = await self._dial()
                     self._own(self._pump(far_reader, writer))
                     await self._pump(reader, far_writer)
         finally:
@@ -87,3 +91,23 @@ class Cable:
         finally:
             self._writers.discard(writer)
             writer.close()
+
+
+class Balancer(Cable):
+    """Leads each new connection to the next of several targets, or the one after if that fails.
+
+    Attributes:
+        targets: Hosts and ports.
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: deque[tuple[str, int]] = deque()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in range(len(self.targets)):
+            self.targets.rotate(-1)
+            with suppress(OSError):
+                return await asyncio.open_connection(*self.targets[-1])
+        raise ConnectionRefusedError

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Actor", "ActorGoneError", "Cast", "Role"]
+__all__ = ["Actor", "ActorGoneError", "Cast", "Role", "python_module"]
 
-_MODULE = "seigr_toolset_transmissions.cli.demo_peer"
 _END_SECONDS = 2.0
 """How long a peer may outlive its input before it is killed."""
 _LAST_WORDS = 10
@@ -97,6 +96,10 @@ class Actor:
         await self.until(lambda: kind in self.latest)
         return self.latest[kind]
 
+    def kill(self) -> None:
+        """Kill its process, as a crash would."""
+        self._process.kill()
+
     async def end(self) -> None:
         """Close its input, and make sure that the process ends."""
         process = self._process
@@ -160,19 +163,7 @@ class Cast:
             ActorGoneError: There is no starting it.
 
         """
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *_command(),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                limit=_LINE_BYTES,
-                process_group=0,  # Ctrl-C is for the demo, which then ends its peers
-            )
-        except OSError as error:
-            raise ActorGoneError(f"cannot start a process for {role.name}: {error}") from error
-        actor = Actor(role, process)
-        self._actors.append(actor)
+        actor = await self.run(role, *_command())
         actor.order(
             name=role.name,
             seed=generate_seed().hex(),
@@ -183,10 +174,37 @@ class Cast:
         )
         return actor
 
+    async def run(self, role: Role, *command: str) -> Actor:
+        """Start a program that ends when its input does.
 
-def _command() -> list[str]:
+        Raises:
+            ActorGoneError: There is no starting it.
+
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                limit=_LINE_BYTES,
+                process_group=0,  # Ctrl-C is for the demo, which then ends its peers
+            )
+        except OSError as error:
+            raise ActorGoneError(f"cannot start a process for {role.name}: {error}") from error
+        actor = Actor(role, process)
+        self._actors.append(actor)
+        return actor
+
+
+def python_module(name: str) -> list[str]:
+    """Return the command that runs a module of the demo."""
     # Without -P a file json.py in the working directory would be taken for the real one; but a
     # source tree that is not installed is found there only.
     package_root = Path(__file__).parents[2]
     in_tree = package_root == Path.cwd()
-    return [sys.executable, *([] if in_tree else ["-P"]), "-m", _MODULE]
+    return [sys.executable, *([] if in_tree else ["-P"]), "-m", f"{__package__}.{name}"]
+
+
+def _command() -> list[str]:
+    return python_module("demo_peer")

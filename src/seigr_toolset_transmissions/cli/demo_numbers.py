@@ -44,6 +44,10 @@ class Tally:
         """How many different messages have arrived."""
         return len(self._seen)
 
+    def missing(self, total: int) -> set[int]:
+        """Return the numbers that have not arrived if ``total`` messages were sent."""
+        return set(range(total)) - self._seen
+
     def flaws(self, total: int) -> str:
         """Return what is wrong if ``total`` messages were sent; empty if nothing is."""
         counts = {

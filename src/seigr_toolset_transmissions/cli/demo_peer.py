@@ -20,11 +20,16 @@ from .streams import STDIN, STDOUT, InputStream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+__all__ = ["report"]
+
+__all__ = ["report"]
+
 _GOODBYE_SECONDS = 1.0
 """How long an orphan tries to say goodbye to a hub that is most likely gone too."""
 
 
-def _report(**facts: Any) -> None:
+def report(**facts: Any) -> None:
+    """Tell the demo what has happened."""
     with suppress(BrokenPipeError):  # the demo is gone, and its peer goes too
         os.write(STDOUT, json.dumps(facts).encode() + b"\n")
 
@@ -55,7 +60,7 @@ class _Peer:
                 case "leave":
                     await session.flush()
                     await session.close()
-                    _report(kind="left", resumes=session.stats.resumes)
+                    report(kind="left", resumes=session.stats.resumes)
                     return
 
     async def _count(self, session: Session, total: int, gap: float) -> None:
@@ -63,16 +68,16 @@ class _Peer:
             await session.send(numbered(number))
             await asyncio.sleep(gap)
         await session.flush()
-        _report(kind="counted", total=total)
+        report(kind="counted", total=total)
 
     async def _on_message(self, session_id: bytes, data: bytes) -> None:
         number = number_of(data)
         if number is None:
-            _report(kind="heard", text=data.decode())
+            report(kind="heard", text=data.decode())
         else:
             self._tally.add(number)
             tally = self._tally
-            _report(
+            report(
                 kind="tally",
                 received=tally.received,
                 doubled=tally.doubled,
@@ -80,10 +85,10 @@ class _Peer:
             )
 
     async def _on_suspended(self, session_id: bytes) -> None:
-        _report(kind="suspended")
+        report(kind="suspended")
 
     async def _on_resumed(self, session_id: bytes) -> None:
-        _report(kind="resumed")
+        report(kind="resumed")
 
 
 async def _play() -> None:
@@ -103,10 +108,10 @@ async def _play() -> None:
         session = await node.connect(
             part["host"], part["port"], expect=bytes.fromhex(part["expect"])
         )
-        _report(kind="connected", node_id=node.node_id.hex())
+        report(kind="connected", node_id=node.node_id.hex())
         await peer.play(session, orders)
     except STTError as error:
-        _report(kind="failed", error=type(error).__name__, reason=str(error))
+        report(kind="failed", error=type(error).__name__, reason=str(error))
     finally:
         await node.stop(drain=_GOODBYE_SECONDS)
 
