@@ -174,7 +174,7 @@ def test_keygen_prints_the_path_and_never_the_seed(
     assert capsys.readouterr().out == "stt.seed\n"
     seed = Path("stt.seed").read_text()
     assert "exists already" in refused(capsys, "keygen", code=1)
-    assert "no folder away; make it" in refused(capsys, "keygen", "away/stt.seed", code=1)
+    assert "make the folder away first" in refused(capsys, "keygen", "away/stt.seed", code=1)
     assert run(["keygen", "--force"]) == 0
     assert Path("stt.seed").read_text() != seed
 

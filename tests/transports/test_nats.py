@@ -183,11 +183,12 @@ async def test_forbidden_subjects_are_reported_with_the_remedy(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rules = 'permissions: { publish: "orders.>", subscribe: "orders.>" }'
-    user = f'authorization {{ users: [ {{ user: "ada", password: "x", {rules} }} ] }}'
+    user = f'authorization {{ users: [ {{ user: "ada", password: "my-password", {rules} }} ] }}'
     with NatsServer(user) as server:
-        async with NatsNetwork(server.url, user="ada", password="x") as network:
+        async with NatsNetwork(server.url.replace("//", "//ada:my-password@")) as network:
             dialling = asyncio.create_task(network.dial(Recorder(), "hub", 7))
             await until(lambda: "subscribe to 'stt.>'" in caplog.text)
+            assert "my-password" not in caplog.text
             dialling.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await dialling

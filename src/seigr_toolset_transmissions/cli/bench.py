@@ -239,7 +239,7 @@ async def _round_trips(node: STTNode, session: Session) -> list[float]:
 
 
 async def _request(session: Session, in_flight: int, count: int) -> list[float]:
-    """Make requests, so many at a time; return the seconds of each until its reply."""
+    """Make requests, a fixed number at a time; return the seconds of each until its reply."""
     times = []
     numbers = iter(range(count))
 

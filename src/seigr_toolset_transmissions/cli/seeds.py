@@ -53,12 +53,12 @@ def write_seed_file(path: Path, *, force: bool = False) -> None:
             f"{path} exists already: choose another name, or replace it with --force "
             "(the old seed is lost then)"
         ) from error
-    except FileNotFoundError as error:
-        raise Failure(f"cannot write {path}: there is no folder {path.parent}; make it") from error
     except OSError as error:
-        raise Failure(
-            f"cannot write {path}: {error.strerror}; choose a folder where you may write"
-        ) from error
+        if path.parent.is_dir():
+            remedy = "choose a folder where you may write"
+        else:
+            remedy = f"make the folder {path.parent} first"
+        raise Failure(f"cannot write {path}: {error.strerror}; {remedy}") from error
 
 
 def node_seed(file: Path | None, environment: Mapping[str, str] = os.environ) -> bytes | None:

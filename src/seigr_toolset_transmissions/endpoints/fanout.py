@@ -92,8 +92,8 @@ async def fan_out(
         routes: Ways to recipients, tried first. If one has none, or it declines, ``send`` is
             awaited.
         send: Returns when the message was accepted. Without it, there is no way to send.
-        timeout: After so many seconds a ``send`` still under way is cancelled, and its outcome is
-            `SendOutcome.FULL`; None: no limit.
+        timeout: After this many seconds, a ``send`` still under way is cancelled, and its outcome
+            is `SendOutcome.FULL`; None: no limit.
         elsewhere: Returns the way to a recipient that has none in ``routes``; None if it has none
             at all. A recipient that has one counts as known.
 

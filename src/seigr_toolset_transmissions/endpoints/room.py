@@ -35,7 +35,7 @@ class Room:
         self.max_bytes = max_bytes
 
     def fits(self, inbox: Inbox, size: int, count: int) -> bool:
-        """Return whether there is room for so many bytes and messages."""
+        """Return whether there is room for this many bytes and messages."""
         held = inbox.messages
         return held is None or (
             len(held) + count <= self.max_messages and inbox.size + size <= self.max_bytes
@@ -72,7 +72,7 @@ class Room:
     # -- the line ----------------------------------------------------------------------------
 
     async def wait(self, inbox: Inbox, size: int, count: int) -> None:
-        """Wait, after those that already wait, until so many bytes and messages fit.
+        """Wait, after those that already wait, until this many bytes and messages fit.
 
         The current task may then put them, if it does so before it next yields to the loop. After
         that, or when anything is put, its turn is over. Raises what `enter` does.

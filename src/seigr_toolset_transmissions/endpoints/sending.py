@@ -142,7 +142,7 @@ class Sending(Directory):
         Args:
             ids: The endpoints, for instance from `find`.
             data: As for `send_to_endpoint`.
-            timeout: After so many seconds a callback still under way is cancelled, and its
+            timeout: After this many seconds, a callback still under way is cancelled, and its
                 outcome is `SendOutcome.FULL`; None: no limit; if not given, the manager's
                 ``send_timeout``. The call lasts until each callback has ended, so one that resists
                 its cancellation delays the return.

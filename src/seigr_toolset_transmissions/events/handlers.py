@@ -68,7 +68,7 @@ def check_parameters(handler: Handler, name: str, arguments: Iterable[str]) -> N
 
 
 def check_positions(handler: Handler, purpose: str, arguments: Sequence[str]) -> None:
-    """Raise `STTEventError` if a call with so many positional arguments certainly cannot succeed.
+    """Raise `STTEventError` if a call with this many positional arguments certainly cannot succeed.
 
     Their names are for the message: the handler may give its parameters others.
     """

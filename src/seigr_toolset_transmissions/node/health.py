@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["HealthMonitor"]
 
 _PROBES = 20
-"""The loss is counted over so many of the last probes."""
+"""The loss is measured over this many of the latest probes."""
 
 _TURNS = 100
-"""The timer rings at most so many times in an interval. With thousands of peers, each turn serves
+"""The timer rings at most this many times in an interval. With thousands of peers, each turn serves
 several of them."""
 
 
@@ -46,8 +46,8 @@ class HealthMonitor:
             monitor.status(peer_id)  # HealthStatus.HEALTHY
 
     Each peer that has a session is probed once in an interval: the node sends a PING over the
-    session that carries messages to it, and the peer's node answers by itself, whatever the peer's
-    program is doing. Probes of different peers are spread over the interval; a peer that has just
+    session that carries messages to it, and the peer's node answers, whatever the peer's program is
+    doing. Probes of different peers are spread over the interval; a peer that has just
     connected is probed at once. A probe is lost if its answer takes longer than ``timeout``: the
     peer hangs, the network is down or slow, or what is sent to the peer before the PING takes too
     long. It is lost at once if the session is suspended, because no answer is possible then. The
@@ -55,8 +55,9 @@ class HealthMonitor:
 
     Whenever a verdict changes, the node's emitter emits ``health_changed`` with ``peer_node_id``
     and ``status``, a `HealthStatus`. If its handlers are slow, measuring goes on, and a peer whose
-    verdict has changed more than once gets one event, with the latest. A peer without a session is
-    forgotten, which ``peer_disconnected`` reports; if it comes back, it starts over as ``unknown``.
+    verdict has changed more than once gets one event, with the latest verdict. The monitor forgets
+    a peer without a session; ``peer_disconnected`` reports that. A peer that comes back starts over
+    as ``unknown``.
 
     Several monitors may watch one node; each of them emits its own events. While the node is
     stopped, it has no peers, and nothing is measured.
@@ -65,8 +66,8 @@ class HealthMonitor:
         node: The node whose peers to watch. It must be running when the block is entered.
         interval: Seconds from one probe of a peer to the next.
         timeout: Seconds that an answer may take; no more than ``interval``.
-        suspect_after: So many lost probes in a row make a peer suspect.
-        unhealthy_after: So many make it unhealthy; no fewer than ``suspect_after``.
+        suspect_after: How many lost probes in a row make a peer suspect.
+        unhealthy_after: How many make it unhealthy; no fewer than ``suspect_after``.
 
     Raises:
         STTConfigError: A value is not positive, or two of them contradict each other.
@@ -141,7 +142,7 @@ class HealthMonitor:
         return HealthStatus.UNKNOWN if watched is None else watched.status
 
     def health(self, endpoint_id: bytes) -> Health:
-        """Return the verdict on a peer and its figures; those of a peer without a session are None.
+        """Return the verdict on a peer and its figures, which are None if it has no session.
 
         The object is a snapshot: it does not change.
         """
@@ -161,7 +162,7 @@ class HealthMonitor:
                 if not self._watched:
                     self._rest()
         elif watched is None:
-            # However many peers come at once, from the second on their probes are spread.
+            # However many peers connect at once, their second and later probes are spread out.
             later = self._interval * int.from_bytes(peer_node_id[:2], "big") / 0x10000
             self._watch(peer_node_id, self._loop.time(), later)
 
@@ -170,7 +171,7 @@ class HealthMonitor:
         self._enter(watched, due)
 
     def _rest(self) -> None:
-        """Do nothing: there is nobody to watch."""
+        """Stop the timer: there is nobody to watch."""
         self._agenda.clear()
         self._untold.clear()
         if self._timer is not None:
@@ -196,12 +197,12 @@ class HealthMonitor:
 
     def _ring(self) -> None:
         self._timer = None
-        # Something may have kept the loop from reading answers that have arrived by now. It reads
-        # in its next turn, after what is due in that turn. So judge in the turn after it.
+        # If the loop was held up, answers may have arrived that it has not read yet. It reads them
+        # in its next turn, after whatever is due in that turn. So judge in the turn after that.
         self._loop.call_soon(self._loop.call_soon, self._turn, self._loop.time())
 
     def _turn(self, now: float) -> None:
-        """Do what was due when the timer rang, and set it for what comes next."""
+        """Do what was due when the timer rang, and set the timer for what comes next."""
         registry, agenda = self._registry, self._agenda
         if registry is None or not agenda:
             return
@@ -217,7 +218,7 @@ class HealthMonitor:
         self._set_timer()
 
     def _judge(self, watched: _Watched, now: float) -> None:
-        """Count a probe as lost if its time is over and it was not answered."""
+        """Count a probe as lost if it was not answered by its deadline."""
         session = watched.probed
         if session is None or now < watched.deadline:
             return
@@ -230,7 +231,7 @@ class HealthMonitor:
         now, interval = self._loop.time(), self._interval
         watched.due += interval + watched.later
         watched.later = 0.0
-        if watched.due <= now:  # the loop stood still: leave out what is past
+        if watched.due <= now:  # the loop was held up: skip the probes that it missed
             watched.due += interval * (1 + (now - watched.due) // interval)
         if session.state is SessionState.OPEN:
             watched.probed = session
@@ -279,7 +280,7 @@ class HealthMonitor:
 
 
 class _Watched:
-    """One peer: how it has answered, and when it is looked at again."""
+    """One peer: how it has answered, and when its turn comes next."""
 
     __slots__ = (
         "_deviation",
@@ -339,7 +340,7 @@ class _Watched:
             self._rtt += (seconds - self._rtt) / 8
 
     def health(self) -> Health:
-        """Return what is known."""
+        """Return the verdict and the figures."""
         return Health(
             self.status,
             self._rtt,

@@ -24,7 +24,7 @@ __all__ = ["Keeper"]
 
 
 _LASTING = 2
-"""After so many refusals in a row, waiting calls fail. (A single refusal may be due to a listener
+"""After this many refusals in a row, waiting calls fail. (A single refusal may be due to a listener
 that is just starting or stopping.)"""
 
 

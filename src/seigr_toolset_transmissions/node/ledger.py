@@ -51,10 +51,10 @@ _RETRIES = 128
 """How many may try each time, so that thousands of waiting sessions do not use up the processor."""
 
 _AWAITED_TURNS = 5
-"""Once in so many turns, look for a message that the application is waiting for."""
+"""How many turns apart to look for a message that the application is waiting for."""
 
 _RELIEF_TURNS = 100
-"""Once in so many turns, look for messages that make no progress."""
+"""How many turns apart to look for messages that make no progress."""
 
 
 class Ledger:

@@ -107,7 +107,7 @@ class Lender(Protocol):
         """What may always be held, in bytes."""
 
     def lend(self, over: int, wanted: int, *, alone: bool) -> bool:
-        """Make room for so many more bytes; return whether there was enough."""
+        """Make room for this many more bytes; return whether there was enough."""
 
     def give_back(self, size: int) -> None:
         """Note that this much of what was lent is no longer needed."""
@@ -256,7 +256,7 @@ class Outbox:
         self.pending.append(_Slice(message, last, len(message), last=True, kind=kind))
 
     def _widen(self, needed: int) -> bool:
-        """Ask the node for room to hold so many bytes; return whether there was enough."""
+        """Ask the node for room to hold this many bytes; return whether there was enough."""
         self.short = False
         if needed > self._most_bytes or self.accepted - self.acked >= self._window_frames:
             return False

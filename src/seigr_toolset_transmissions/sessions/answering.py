@@ -1,9 +1,9 @@
 """Requests that the peer sends over one session, and the handler that answers them.
 
-Up to ``max_requests`` handlers run concurrently, and so do those of messages. Tasks of the node,
-called lanes here, take the waiting requests in order. A lane goes on with the next request when its
-handler has returned, and another lane starts when all lanes are waiting in handlers. So a handler
-that never waits costs no task of its own.
+Up to ``max_requests`` handlers run concurrently, alongside those of messages. Tasks of the node,
+called lanes here, take the waiting requests in order. When its handler returns, a lane continues
+with the next request; when all lanes are waiting in handlers, another lane starts. So a handler
+that never waits needs no task of its own.
 
 Every request gets a reply, whatever happens in its handler, unless the session ends.
 """
@@ -38,8 +38,8 @@ _COST = REQUEST_BYTES + FRAME_COST
 
 _REPORT_BYTES = 4 * 1024
 _REPORT_SHARE = 16
-"""While more requests wait, handlers may take so many bytes, but no more than this share of the
-receive window, before the session's state is told: reporting each request would cost as much as a
+"""While more requests wait, handlers may take this many bytes, but no more than this share of the
+receive window, before the session learns of it: reporting each request would cost as much as a
 short handler."""
 
 RequestHandler = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -99,7 +99,7 @@ class Answering:
         self._running: dict[int, asyncio.Task[None]] = {}  # requests whose handler runs
         self._cancelled: set[int] = set()  # those among them that the peer has cancelled
         self._reporting: set[asyncio.Task[None]] = set()  # lanes that report a failure
-        self._taken = 0  # what handlers have taken since it was last reported, as windows count it
+        self._taken = 0  # bytes, as windows count them, that handlers took since the last report
         self._watching = False  # whether the loop calls `_start_lane` after this turn's handlers
         self._ended = False
         self.context: Context = Context()  # in which the newest lane runs; whatever owns it sets it
@@ -131,7 +131,7 @@ class Answering:
                 self._report()
 
     def refuse_waiting(self) -> None:
-        """Refuse what waits, as far as there is room: the session will soon accept no more."""
+        """Refuse the waiting requests while there is room: the session will soon accept no more."""
         while self._waiting:
             request_id, _ = self._waiting.popleft()
             if not self._session.accept(self._books.answer, request_id, ReplyStatus.REFUSED, b""):
@@ -140,7 +140,7 @@ class Answering:
     def end(self) -> None:
         """Cancel every handler except one that calls this: no reply can be sent any more.
 
-        Each is cancelled only once, because it may have to wait for something as it cleans up.
+        Each is cancelled only once, because its cleanup may have to wait for something.
         """
         if self._ended:
             return
@@ -154,14 +154,14 @@ class Answering:
     # -------------------------------------------------------------------------- lanes
 
     def _start_lane(self) -> None:
-        """Start one if requests wait and every lane waits in a handler."""
+        """Start a lane if requests wait and every lane is waiting in a handler."""
         self._watching = False
         busy = len(self._running) + len(self._reporting)
         if self._waiting and busy == len(self._lanes) < self._owner.config.max_requests:
             self._lanes.add(self._owner.own(self._run(), self))
 
     def task_ended(self, task: asyncio.Task[None]) -> None:
-        """Go on in another lane, if requests wait."""
+        """Continue in another lane if requests wait."""
         self._lanes.discard(task)
         retrieve(task)  # the loop has it already
         if not self._ended:
@@ -176,7 +176,7 @@ class Answering:
         """Do nothing: the handlers of events do not answer requests."""
 
     async def _run(self) -> None:
-        """Answer what waits, until this task holds something that the next request must not see."""
+        """Answer waiting requests until this task holds state that the next one must not see."""
         lane = asyncio.current_task()
         assert lane is not None  # noqa: S101  it is one of the node's
         context, clean = self.context, self.context.copy()
@@ -226,7 +226,7 @@ class Answering:
             except STTMessageSizeError as error:
                 failure = error
             except STTSessionClosedError:
-                return  # nobody waits for it
+                return  # nobody waits for the reply
             else:
                 return
         try:
@@ -270,7 +270,7 @@ class Answering:
             del failure  # its traceback leads here: no cycle of references
 
     def _report(self) -> None:
-        """Give the peer credit for what is no longer held here."""
+        """Give the peer credit for what this side no longer holds."""
         taken, self._taken = self._taken, 0
         self._session.machine.consumed(taken, 0)
         self._session.acknowledge_later()

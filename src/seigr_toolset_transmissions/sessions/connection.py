@@ -40,7 +40,7 @@ TURN_SECONDS = 0.001
 
 MANY_FRAMES = 64
 FRAME_BYTES = 2048
-"""A connection reads so many frames, however small, before it asks whether there is time for more.
+"""A connection reads this many frames, however small, before it asks whether it has time for more.
 `FRAME_BYTES` of them count as one more frame, so the limit is two records of the largest size. A
 peer that sends little is read from in every turn of the loop."""
 
@@ -76,8 +76,8 @@ class FlushTurn:
 
     Attributes:
         number: The number of the present turn.
-        reassure_after: After so many seconds, a peer whose record or frame arrives bit by bit, and
-            that has heard nothing meanwhile, gets a sign of life.
+        reassure_after: After this many seconds, a peer whose record or frame arrives bit by bit,
+            and that has heard nothing in the meantime, gets a sign of life.
 
     """
 

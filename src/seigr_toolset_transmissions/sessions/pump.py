@@ -48,7 +48,7 @@ told what was consumed."""
 
 _REPORT_BYTES = 64 * 1024
 _REPORT_SHARE = 16
-"""Handlers may take so many bytes, as windows count them, but no more than this share of the
+"""Handlers may take this many bytes, as windows count them, but no more than this share of the
 receive window, before the session's state is told: reporting each message would cost as much as a
 short handler. Until then the peer gets no credit for them, however long the next handler waits."""
 

@@ -1,9 +1,9 @@
 """Requests that this side sends over one session, and their waits for replies.
 
-Any number of tasks may ask at once. As many requests as the protocol allows are open at a time; the
-others wait here, in the order of their calls, and can be given up without a trace. Once a request
-is in the session it has one outcome, decided by whatever comes first: the reply, its timeout, or
-the end of the session. One timer serves all of them.
+Any number of tasks may ask at once. The protocol limits how many requests are open at a time; the
+others wait here in the order of their calls, and can be given up without a trace. Once a request is
+in the session, whatever comes first decides its outcome: the reply, its timeout, or the end of the
+session. One timer serves all requests.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["OpenRequest", "Requesting"]
 P = ParamSpec("P")
 
 Ticket = tuple["asyncio.Future[bytes]", float | None, float]
-"""What the books keep of a request: its reply; when its time is over by the loop's clock, or None;
-and how many seconds it was given."""
+"""What the books keep for a request: its reply; its deadline by the loop's clock, or None; and its
+timeout in seconds."""
 
 
 class Asker(Protocol):
@@ -54,7 +54,7 @@ class Asker(Protocol):
         """Tell the peer of cancelled requests."""
 
     def broken_for(self) -> float | None:
-        """Return for how many seconds the session has had no connection; None if it has one."""
+        """Return how many seconds the session has been without a connection; None if it has one."""
 
 
 class OpenRequest:
@@ -171,7 +171,7 @@ class Requesting:
         self._timer = self._loop.call_at(when, self._expire, when)
 
     def _expire(self, now: float) -> None:
-        """End the wait for every reply whose time is over."""
+        """End the wait for every reply whose deadline has passed."""
         self._timer, self._expires_at = None, inf
         due: list[int] = []
         following = inf
@@ -198,7 +198,7 @@ class Requesting:
         return _timed_out(text, handled=handled)
 
     def settle(self) -> None:
-        """Give the replies that have arrived to the tasks that wait for them."""
+        """Hand the replies that have arrived to the tasks waiting for them."""
         books = self._books
         outcomes, books.outcomes = books.outcomes, []
         for (reply, _, _), status, data in outcomes:
@@ -212,7 +212,7 @@ class Requesting:
     def close(self, cause: STTSessionClosedError) -> None:
         """End every wait, and cancel the open requests: this side closes the session.
 
-        Requests that wait at the peer would use up the credit for messages not yet delivered.
+        Otherwise, requests waiting at the peer would use up credit that undelivered messages need.
         """
         for reply, _, _ in self._books.cancel_all():
             text = "this side closed the session before the reply came"
@@ -221,7 +221,7 @@ class Requesting:
         self._wake()  # each waiting task gets the error, and wakes the next one
 
     def end(self, lost: list[tuple[Ticket, bool]], cause: STTSessionClosedError) -> None:
-        """End every wait: the session is over. Each ticket tells whether it was never sent."""
+        """End every wait: the session is over. Each ticket comes with whether it was never sent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._expires_at = None, inf

@@ -1,10 +1,11 @@
 """What a publish/subscribe bus must do so that connections can be made over it (see `pipes`).
 
-Little is asked of a bus. It may lose messages, deliver them twice or swap them: a connection over
-it notices, and ends. But it must say when nobody has subscribed to a subject, and when it is out of
-reach.
+The requirements are low. A bus may lose, duplicate or reorder messages: a connection over it
+notices, and ends. But it must report when a subject has no subscribers, and when the bus is
+unreachable.
 
-A subject is text: names, each of letters, digits, ``-``, ``_``, ``~`` or ``%``, with dots between.
+A subject is a string of names separated by dots. A name consists of letters, digits, ``-``, ``_``,
+``~`` and ``%``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Unsubscribe = Callable[[], Awaitable[None]]
 class Bus(ABC):
     """A connection to a publish/subscribe bus, used from one event loop.
 
-    A subclass says with `_set_up` whether it reaches the bus. At first it does not.
+    A subclass calls `_set_up` when it reaches or loses the bus. It starts out as not reached.
     """
 
     def __init__(self) -> None:
@@ -30,13 +31,13 @@ class Bus(ABC):
 
     @property
     def is_up(self) -> bool:
-        """Whether the bus can be reached, as far as is known."""
+        """Whether the bus is reachable, as far as this side knows."""
         return self._is_up
 
     def watch(self, changed: Callable[[bool], None]) -> None:
-        """Call ``changed(is_up)`` from now on, whenever the bus is lost or back.
+        """From now on, call ``changed(is_up)`` whenever the bus is lost or comes back.
 
-        What was published shortly before a loss may have been lost with it.
+        Messages published shortly before a loss may be lost too.
         """
         self._watchers.append(changed)
 
@@ -54,10 +55,10 @@ class Bus(ABC):
         down, ``data`` is lost.
 
         Args:
-            subject: Where to.
-            data: What; not empty.
-            reply: A subject that is told to the subscribers. If there are none, an empty message
-                comes to that subject instead.
+            subject: Where to send it.
+            data: What to send; not empty.
+            reply: A subject that subscribers get along with the data. If there are no subscribers,
+                the bus sends an empty message to that subject instead.
 
         """
 
@@ -65,9 +66,9 @@ class Bus(ABC):
     async def subscribe(self, prefix: str, arrived: Arrived) -> Unsubscribe:
         """Call ``arrived(name, data, reply)`` for each message to a subject ``prefix.name``.
 
-        When this returns, the bus knows of the subscription, and keeps it when it is down for a
-        while. ``arrived`` is called from the event loop, and must not raise. It is called no more
-        once the function that this returns was called and awaited.
+        When this returns, the subscription is in effect, and it survives outages of the bus.
+        ``arrived`` is called from the event loop and must not raise. To unsubscribe, call and await
+        the function that this returns; after that, ``arrived`` is not called again.
 
         Raises:
             OSError: The bus cannot be reached.

@@ -1,7 +1,7 @@
 """NATS: connections over a NATS server, between nodes that can only dial out.
 
-It needs the package nats-py (the extra ``nats``), which is imported when a connection to a server
-is opened, and not before.
+It needs the package nats-py (the extra ``nats``), and imports it only when you open a connection
+to a server.
 """
 
 from __future__ import annotations
@@ -29,22 +29,21 @@ __all__ = ["NatsBus", "NatsNetwork"]
 _logger = logging.getLogger("seigr_toolset_transmissions.transports.nats")
 
 _DEFAULTS: dict[str, Any] = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2}
-"""It tries for ever, because a node does not end with an outage; and it waits little, because a
-server that refuses costs nothing."""
+"""The client never stops trying, because a node outlives an outage. It waits only briefly, because
+an attempt that a server refuses costs nothing."""
 
 _OURS = ("servers", "disconnected_cb", "reconnected_cb", "closed_cb", "error_cb", "pending_size")
-"""Options of nats-py that are set here."""
+"""The options of nats-py that this class sets itself."""
 
 _FLUSH_SECONDS = 2
-"""How long a server may take to say that it knows of a subscription."""
+"""How long a server may take to confirm a subscription."""
 
 _CLOSE_SECONDS = 2.0
-"""How long closing may take. Without this, it would wait for ever after a TLS handshake that has
-failed."""
+"""How long closing may take. Otherwise it would wait forever after a failed TLS handshake."""
 
 _MOST_PENDING = 128 * 1024 * 1024
-"""Bytes that may wait for the server. The windows of pipes stay below; what strangers make a node
-answer need not."""
+"""Bytes that may wait for the server. The windows of pipes keep within this limit; answers to
+strangers might not."""
 
 
 class _GaveUpError(Exception):
@@ -52,15 +51,15 @@ class _GaveUpError(Exception):
 
 
 class NatsBus(Bus):
-    """A connection to a NATS server, or to one of several that form a cluster.
+    """A connection to a NATS server, or to one server of a NATS cluster.
 
-    Use it as ``async with NatsBus(...) as bus:``. Within the block it connects again by itself for
-    as long as it takes whenever the connection is lost.
+    Use it as ``async with NatsBus(...) as bus:``. Within the block it reconnects whenever the
+    connection is lost, and does not give up.
 
     Args:
         servers: The URL of the server, such as ``"nats://broker:4222"`` or ``"tls://broker:4222"``,
-            or those of several.
-        options: What ``nats.connect`` takes: ``tls`` (an `ssl.SSLContext`), ``user_credentials``
+            or a list of URLs.
+        options: Arguments for ``nats.connect``: ``tls`` (an `ssl.SSLContext`), ``user_credentials``
             (the path of a ``.creds`` file), ``user`` and ``password``, ``token``, ``nkeys_seed``,
             and so on.
 
@@ -77,7 +76,7 @@ class NatsBus(Bus):
         self._servers = servers if isinstance(servers, str) else list(servers)
         self._options = options
         self._client: Any = None
-        self._attempts: int | None = None  # that are left until opening has failed
+        self._attempts: int | None = None  # left before opening fails; None: not opening
         self._last_error: Exception | None = None
         self._repeats = Repeats(_logger)
 
@@ -89,8 +88,8 @@ class NatsBus(Bus):
             ConnectionError: No server could be reached, or it refuses; the message says why.
             RuntimeError: It is connected already.
 
-        If cancelled, or after an error, nothing is left open. A cancel waits until the attempt to
-        connect has ended, which takes a few seconds if the server is silent.
+        After an error or a cancellation, nothing is left open. A cancellation waits until the
+        attempt to connect has ended, which takes a few seconds if the server is silent.
 
         """
         if self._client is not None:
@@ -147,13 +146,13 @@ class NatsBus(Bus):
         client = self._client
         if not self._is_up or client.pending_data_size > _MOST_PENDING:
             return
-        # A coroutine only by its looks: within these limits it adds to the buffer and ends.
+        # A coroutine that never waits: within these limits it adds to the buffer and returns.
         publishing = client.publish(subject, data, reply)
         try:
             publishing.send(None)
         except StopIteration:
             pass
-        except Exception as error:  # noqa: BLE001 - whatever it is, this message is lost
+        except Exception as error:  # noqa: BLE001 - whatever the reason, this message is lost
             self._note(error)
         else:
             publishing.close()
@@ -173,7 +172,7 @@ class NatsBus(Bus):
         async def unsubscribe() -> None:
             if not client.is_closed:
                 await subscription.unsubscribe()
-            if self._is_up:  # so that the server knows when this returns, if it lives
+            if self._is_up:  # if the server is alive, it knows by the time this returns
                 with contextlib.suppress(*_errors()):
                     await client.flush(_FLUSH_SECONDS)
 
@@ -192,25 +191,25 @@ class NatsBus(Bus):
         """Return the client.
 
         Raises:
-            OSError: There is none, or it was closed for good.
+            OSError: There is no client, or it was closed for good.
 
         """
         if self._client is None:
             raise OSError(
                 errno.ENOTCONN,
-                "not connected to NATS; use `async with` around all that needs the connection",
+                "not connected to NATS; use `async with` around everything that needs the connection",
             )
         if self._client.is_closed:
             raise OSError(errno.ENOTCONN, self._why(self._client.last_error))
         return self._client
 
     def _why(self, error: BaseException | None) -> str:
-        """Say what is wrong, and what can be done about it."""
+        """Say what is wrong and what to do about it."""
         cause = self._last_error if isinstance(error, _GaveUpError) else error
         text = str(cause) or type(cause).__name__
         return (
-            f"no connection to NATS at {_without_password(self._servers)}: {text}. See that the "
-            "server runs, that this machine reaches it, and that it accepts these credentials"
+            f"no connection to NATS at {_without_password(self._servers)}: {text}. Check "
+            "that the server runs, that you can reach it, and that it accepts these credentials"
         )
 
     # Called by the client.
@@ -222,7 +221,7 @@ class NatsBus(Bus):
         self._set_up(False)
         if self._client is not None and self._attempts is None:  # the server's doing
             _logger.warning(
-                "%s. It stays closed: leave the block, and open another one",
+                "%s. This connection stays closed: leave its `async with` block and open another",
                 self._why(self._client.last_error),
             )
 
@@ -235,7 +234,7 @@ class NatsBus(Bus):
         if self._attempts is not None:
             self._attempts -= 1
             if self._attempts <= 0:
-                raise _GaveUpError  # the client itself would go on for ever
+                raise _GaveUpError  # the client itself would never give up
 
     def _note(self, error: Exception) -> None:
         self._last_error = error
@@ -246,7 +245,7 @@ class NatsBus(Bus):
         else:
             kind, level = f"NATS: {type(error).__name__}", logging.DEBUG
         if self._repeats.is_first(kind, level):
-            _logger.log(level, "NATS at %s: %s", self._servers, text)
+            _logger.log(level, "NATS at %s: %s", _without_password(self._servers), text)
 
 
 def _without_password(servers: str | list[str]) -> str:
@@ -255,19 +254,19 @@ def _without_password(servers: str | list[str]) -> str:
 
 
 class NatsNetwork(PipeNetwork):
-    """Reaches peers that connect to the same NATS server, by names.
+    """Reaches peers by name through a NATS server that both connect to.
 
-    Use it as ``async with NatsNetwork("nats://broker:4222") as network:``, around the nodes that
-    have it as their ``network``. The host of an address is any name, and the port any number; see
+    Use it as ``async with NatsNetwork("nats://broker:4222") as network:``, around the nodes whose
+    ``network`` it is. The host of an address is any name, and the port any number; see
     `PipeNetwork`. The user of the server must be allowed to publish and subscribe to ``stt.>``.
 
-    When the server is lost, the connections over it are cut. Sessions outlive that: they resume as
-    soon as a server is back.
+    Losing the server cuts the connections over it. Sessions survive: they resume as soon as a
+    server is back.
 
     Args:
         servers: The URL of the server, such as ``"nats://broker:4222"`` or ``"tls://broker:4222"``,
             or those of several that form a cluster.
-        options: What ``nats.connect`` takes, as for `NatsBus`.
+        options: Arguments for ``nats.connect``, as for `NatsBus`.
 
     Raises:
         TypeError: An option is one of those that this class needs itself, such as ``error_cb``.
@@ -289,7 +288,7 @@ class NatsNetwork(PipeNetwork):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Disconnect from the server. Connections that are left are cut."""
+        """Disconnect from the server. This cuts any remaining connections."""
         await self._nats.__aexit__(kind, error, traceback)
         self._inbox = None  # its subscription has ended
 
@@ -307,12 +306,12 @@ def _new_client() -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what the client raises when it could not do something."""
+    """Return the exceptions that the client raises when it fails."""
     return (importlib.import_module("nats.errors").Error, OSError)
 
 
 async def _close(client: Any) -> None:
-    """Close a client, whatever state it is in."""
+    """Close a client in any state."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()

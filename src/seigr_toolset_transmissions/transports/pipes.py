@@ -6,15 +6,16 @@ is reached at ``stt.to.INBOX.NAME``. An envelope is
 
     u8 kind | 8 bytes pipe id | u32 seq | u64 taken | payload, at most 128 KiB
 
-The id is the name of the end that was dialled. ``seq`` counts the DATA and END before this envelope
-in its direction of its pipe, and ``taken`` the bytes that its sender has taken from the other
-direction: credit for as many more. OPEN and OPENED say there how many bytes may be under way. These
-two, and a TAKEN that wants an answer, have the subject of their sender's end as the reply.
+The id is the name of the end that was dialed. ``seq`` is the number of DATA and END envelopes sent
+before this one in the same direction. ``taken`` is the number of bytes that the sender has taken
+from the other direction, which is credit for that many more; in OPEN and OPENED, it is how many
+bytes may be under way. OPEN, OPENED, and a TAKEN that wants an answer carry the subject of the
+sender's end as the reply.
 
-Nothing is sent again here. An envelope that is missing, or a bus that was down, cuts the pipe, as a
-TCP connection is cut, and the session above resumes over another one. If its bytes are not
-confirmed for a while, an end asks the other one: silence alone cuts nothing. An envelope for a pipe
-that does not exist is dropped, after a RESET to its reply if it has one.
+A pipe never retransmits. A missing envelope or an outage of the bus cuts it, like a TCP connection,
+and the session above resumes over a new one. An end whose bytes stay unconfirmed for a while asks
+the other end: silence alone does not cut a pipe. An envelope for a pipe that does not exist is
+dropped; if it has a reply, a RESET goes there.
 """
 
 from __future__ import annotations
@@ -69,32 +70,33 @@ _SEQ_MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 
 _END_SUBJECT = re.compile(r"stt\.to\.([0-9a-f]{16})\.[0-9a-f]{16}")
-"""What a reply must be. Nothing is sent to another one."""
+"""The form of a valid reply. Nothing is ever sent to any other."""
 
 _CHUNK_BYTES = 128 * 1024
 """The most bytes in one envelope: far below what a NATS server accepts (1 MiB)."""
 
 _WINDOW_BYTES = 1024 * 1024
-"""The most bytes of one direction of a pipe that are under way or kept for a reader who pauses."""
+"""The most bytes of one direction that are under way or kept while the reader pauses."""
 
 _MEMORY_BYTES = 32 * 1024 * 1024
-"""A new pipe gets this, divided by the number of pipes, if that is less. So a few busy pipes stay
-below what a NATS server keeps for one connection (64 MiB), and thousands need little memory."""
+"""A new pipe gets this divided by the number of pipes, if that is less than a full window. So a few
+busy pipes stay below what a NATS server buffers for one connection (64 MiB), and thousands need
+little memory."""
 
 _MOST_PIPES = 8192
-"""Of one network; with as many, a window is 4 KiB."""
+"""Per network. With this many, a window is 4 KiB."""
 
 _ASK_SECONDS = 2.0
-"""Bytes that nobody has confirmed for so long make a pipe ask."""
+"""A pipe asks when its bytes stay unconfirmed for this long."""
 
 _OPEN_SECONDS = 10.0
 """How long a dial or a listener waits for the bus, and then for an answer."""
 
 _TAKEN_SECONDS = 1.0
-"""How long a new listener waits for another one that has its address, but does not say so."""
+"""How long a new listener waits for an answer from one that may already have its address."""
 
 _LONGEST_HOST = 255
-"""In characters, as a host name; a NATS server takes 4 KiB for a subject and what goes with it."""
+"""In characters, like a host name. A NATS server allows 4 KiB for a subject and its command."""
 
 
 def _reset() -> ConnectionResetError:
@@ -140,7 +142,7 @@ class _Pipe(QueueTransport):
         self._to = ""  # the subject of the other end, once it is known
         self._answer: asyncio.Future[_Kind | None] | None = None  # to OPEN; None: nobody is there
         self._begun = False
-        self._broken = False  # nothing moves any more, and the end was or will be reported
+        self._broken = False  # nothing moves any more; the end has been or will be reported
         # Writing
         self._queue: deque[memoryview] = deque()
         self._waiting = 0  # bytes in it
@@ -155,7 +157,7 @@ class _Pipe(QueueTransport):
         self._kept = bytearray()  # arrived, and not handed over yet
         self._seq_in = 0
         self._taken = 0
-        self._told = 0  # of these
+        self._told = 0  # how much of that the other end knows about
         self._ended = False  # the other end has sent its END
 
     @property
@@ -207,7 +209,7 @@ class _Pipe(QueueTransport):
         self.open()
 
     def open(self) -> None:
-        """Begin, with all that has arrived meanwhile."""
+        """Begin, and hand over everything that has arrived in the meantime."""
         broken = self._broken
         self._begun = True
         self._begin()
@@ -276,7 +278,7 @@ class _Pipe(QueueTransport):
     # Reading.
 
     def arrived(self, data: bytes, reply: str) -> None:
-        """Take an envelope; an empty one says that there was nobody for one of ours."""
+        """Take an envelope. An empty one means that one of ours had no subscriber."""
         if data and len(data) < _HEAD.size:
             return
         kind, pipe_id, seq, taken = _HEAD.unpack_from(data) if data else (None, self._id, 0, 0)
@@ -286,7 +288,7 @@ class _Pipe(QueueTransport):
                 self._answer.set_result(_Kind.OPENED)
             elif kind is None or kind == _Kind.REFUSED:
                 self._answer.set_result(None if kind is None else _Kind.REFUSED)
-        elif pipe_id != self._id:  # of another end, because the OPEN was doubled
+        elif pipe_id != self._id:  # from another end, because the OPEN was duplicated
             self._inbox.answer(reply, _Kind.RESET, pipe_id)
         elif kind is None or kind == _Kind.RESET:
             self._lose(_reset())
@@ -327,7 +329,7 @@ class _Pipe(QueueTransport):
             count = min(len(space), len(data) - given)
             space[:count] = data[given : given + count]
             given += count
-            self._taken += count  # before: what the receiver writes now tells it too
+            self._taken += count  # before the call: what the receiver writes in it reports this too
             self.buffer_updated(count)
         if self._taken - self._told >= self._window // 4 and not self._broken:
             self._send(_Kind.TAKEN)
@@ -363,11 +365,11 @@ class _Pipe(QueueTransport):
         self._lose(None, tell=True)
 
     def cut(self) -> None:
-        """End both sides with a reset: something is missing or not as it should be."""
+        """End both sides with a reset: something is missing or invalid."""
         self._lose(_reset(), tell=True)
 
     def lose(self) -> None:
-        """End this side with a reset: the bus was lost, and the other side notices it too."""
+        """End this side with a reset: the bus is lost, and the other side notices too."""
         self._lose(_reset())
 
     def _lose(self, cause: Exception | None = None, *, tell: bool = False) -> None:
@@ -390,7 +392,7 @@ class _Pipe(QueueTransport):
 
 
 class _Inbox:
-    """Where all pipes of a network arrive, in one event loop."""
+    """Receives everything for the pipes of a network, in one event loop."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -433,7 +435,7 @@ class _Inbox:
         return f"{self._prefix}.{name}"
 
     def answer(self, reply: str, kind: _Kind, pipe_id: bytes) -> None:
-        """Send an envelope for an end that does not exist, and only to an end of a pipe."""
+        """Answer on behalf of an end that does not exist, and only to an end of a pipe."""
         if _END_SUBJECT.fullmatch(reply):
             self.bus.publish(reply, _HEAD.pack(kind, pipe_id, 0, 0))
 
@@ -479,14 +481,14 @@ class _PipeListener(Listener):
 
 
 class PipeNetwork(Network):
-    """Reaches peers that use the same bus, by names.
+    """Reaches peers by name over a bus that both use.
 
     The host of an address is a name, such as ``"eu-1"``, of at most 255 characters. One node at a
-    time can listen at a name and port. It is no secret: anybody who may publish on the bus can dial
-    it. What passes is encrypted by the sessions, as over any network.
+    time can listen at a name and port. The name is not a secret: anyone allowed to publish on the
+    bus can dial it. Sessions encrypt what passes, as over any network.
 
-    One network serves any number of nodes, in one event loop at a time. A bus that is lost cuts all
-    connections, which sessions survive.
+    One network serves any number of nodes, in one event loop at a time. Losing the bus cuts all
+    connections; sessions survive that.
 
     Args:
         bus: What carries the bytes. It may be down for now.
@@ -533,8 +535,8 @@ class PipeNetwork(Network):
     async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
         """Accept connections at a name and port; port 0 takes any free port.
 
-        If the bus is down, this waits up to 10 seconds for it. Once begun, listening outlives all
-        outages of the bus.
+        If the bus is down, this waits up to 10 seconds for it. After that, listening continues
+        through any outage of the bus.
 
         Raises:
             OSError: Somebody on the bus listens there, the bus was down or was lost, or the host is
@@ -554,7 +556,7 @@ class PipeNetwork(Network):
         raise OSError(errno.EADDRINUSE, f"somebody on the bus listens at {host!r} port {port}")
 
     def _check(self) -> None:
-        """Raise OSError if it is useless to wait for the bus."""
+        """Raise OSError if waiting for the bus is pointless."""
 
     async def _ready(self) -> _Inbox:
         self._check()
@@ -571,7 +573,7 @@ class PipeNetwork(Network):
 
 @contextlib.contextmanager
 def _errors_for(address: Address, bus: Bus) -> Iterator[None]:
-    """Let a timeout say what was waited for."""
+    """Make a timeout say what it was waiting for."""
     try:
         yield
     except TimeoutError:
@@ -584,13 +586,13 @@ def _errors_for(address: Address, bus: Bus) -> Iterator[None]:
 
 
 async def _is_taken(inbox: _Inbox, address: Address) -> bool:
-    """Return whether somebody listens at an address, as far as can be known."""
+    """Return whether somebody listens at an address, as far as this side can tell."""
     asking = inbox.pipe(NOBODY, address)
     try:
         async with asyncio.timeout(_TAKEN_SECONDS):
             return await asking.ask(_subject_of(address), _Kind.TAKEN) is not None
     except TimeoutError:
-        return False  # what was there has died, and the bus does not know yet
+        return False  # the listener there has died, and the bus does not know yet
 
 
 def _subject_of(address: Address) -> str:

@@ -68,8 +68,8 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
     """One connection over a stream socket, created by its network.
 
-    It is asyncio's protocol and this library's transport in one object, because an idle connection
-    should cost little. It reads into one buffer for all connections of the loop. That is safe
+    It is asyncio's protocol and this library's transport in one object, which keeps an idle
+    connection cheap. All connections of a loop read into one buffer. That is safe
     because each read is one synchronous sequence, ``get_buffer``, ``recv_into``,
     ``buffer_updated``: in asyncio's selector loop within ``_read_ready__get_buffer``, in the
     proactor loop within ``_feed_data_to_buffered_proto``, and in uvloop because libuv calls
@@ -97,7 +97,7 @@ class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``, as `Transport.write` says."""
         stream = self._stream
-        # is_closing: after an error asyncio would count and log each write until it reports it.
+        # is_closing: after an error, asyncio counts and logs each write until it reports the error.
         if not self._closing and stream is not None and not stream.is_closing():
             stream.write(data)
 
@@ -107,7 +107,7 @@ class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
             self._stream.pause_reading()
 
     def resume_reading(self) -> None:
-        """Continue to read, as `Transport.resume_reading` says."""
+        """Continue reading, as `Transport.resume_reading` says."""
         if self._stream is not None and not self._stream.is_closing():
             self._stream.resume_reading()
             self._present_again()
@@ -183,7 +183,7 @@ class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
         return peer is not None and stream.get_extra_info("sockname") != peer
 
     def descriptors(self) -> list[int]:
-        """Return the descriptors of the open sockets: one or none."""
+        """Return the descriptor of the open socket, or nothing if it is closed."""
         stream = self._stream
         sock = None if stream is None else stream.get_extra_info("socket")
         return [] if sock is None else [sock.fileno()]
@@ -258,7 +258,7 @@ class ListeningSocket(socket.socket):
 
 
 class SocketListener(Listener):
-    """Accepts connections at one or more sockets that are bound already."""
+    """Accepts connections at one or more sockets that are already bound."""
 
     def __init__(
         self,
@@ -312,7 +312,7 @@ class SocketListener(Listener):
         _forget(self)
 
     def _make_transport(self) -> SocketTransport:
-        # When the listener is closed, the loop may have accepted a connection already.
+        # The loop may have accepted a connection just before the listener was closed.
         return self._make(NOBODY if self._closed else receiver_or_nobody(self._accept))
 
 
@@ -339,7 +339,7 @@ class SocketNetwork(Network):
 class _Attempt(Nobody):
     """Dials one address, and gives the connection to its receiver once it is made.
 
-    (Until then it is itself the connection's receiver, so it is told before anything can be read.
+    (Until then it is itself the connection's receiver, so it knows before anything can be read.
     Connecting a socket first and then handing it to the loop does not work: if the connection is
     lost at once, or the dial is cancelled, uvloop leaves the socket object open, with a file number
     that belongs to something else.)

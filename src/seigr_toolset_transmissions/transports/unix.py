@@ -1,6 +1,6 @@
 """Unix sockets: the transport that carries bytes between processes of one machine.
 
-The host of an address is a folder, and its port the number of a socket in there: ``("/run/app",
+The host of an address is a folder, and the port is the number of a socket in it: ``("/run/app",
 9400)`` is ``/run/app/9400.sock``. The permissions of the folder decide which users of the machine
 can connect.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["UnixNetwork"]
 
 _LONGEST_PATH = 103
-"""How many bytes a path may have on every system. (Linux accepts 107.)"""
+"""The longest path, in bytes, that every system accepts. (Linux accepts 107.)"""
 
 
 class UnixTransport(SocketTransport):
@@ -77,8 +77,8 @@ class UnixNetwork(SocketNetwork):
         """Connect to a socket in a folder.
 
         Raises:
-            OSError: Nothing listens there, too many wait there already, or this system has no Unix
-                sockets. ``receiver`` was not called.
+            OSError: Nothing listens there, too many connections wait there already, or this system
+                has no Unix sockets. ``receiver`` was not called.
 
         If cancelled, no connection is left open: either ``receiver`` was not called, or its
         ``connection_lost`` follows.
@@ -170,7 +170,7 @@ def _remove(path: Path) -> None:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Return what distinguishes the file at a path from all others; None if there is no file."""
+    """Return what identifies the file at a path; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
