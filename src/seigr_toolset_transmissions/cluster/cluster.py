@@ -48,7 +48,7 @@ class Cluster(ClusterBase):
             only hubs may enter. ``"nats://broker:4222"`` or ``"tls://broker:4222"``: at a NATS
             server (needs the extra ``nats``). Or a `transports.bus.Bus`, such as a
             `transports.nats.NatsBus` with credentials, which is opened and closed with the node.
-        name: What this hub is called in events, and by the others; host name and process id if
+        name: The name of this hub, in events and at the other hubs; host name and process id if
             None.
         grace: How many seconds a link may be without a connection before the hub counts as lost,
             and how long messages for an endpoint that has left wait for it to turn up again.

@@ -1,9 +1,9 @@
 """Deliveries: the lanes of other hubs, seen from the hub that has the endpoints.
 
-A delivery takes the messages of one lane to its endpoint's session, in order. While that is full
-they wait here: the hub that sends has credit for as many as a lane may have under way, so one slow
-peer holds up nobody else. It tells the other hub what the endpoint has acknowledged, and when the
-session ends, how many messages were delivered and how many more may have been.
+A delivery takes the messages of one lane to its endpoint's session, in order. While the session is
+full, they wait here. The sending hub has credit for as many as a lane may have under way, so one
+slow peer holds up nobody else. The delivery tells the other hub what the endpoint has acknowledged.
+When the session ends, it says how many messages were delivered and how many more may have been.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class _Delivery:
         self.deliveries: Deliveries = deliveries
         self.number: int = number
         self.session: LiveSession = session
-        self._queue: deque[tuple[bytes, bool]] = deque()  # each with: does it count?
+        self._queue: deque[tuple[bytes, bool]] = deque()  # a message, and whether it counts
         self._positions: deque[int] = deque()  # of messages handed to the session, unacknowledged
-        self._taken = 0  # messages that were handed to the session, or that it does not take
+        self._taken = 0  # messages that were handed to the session, or that it refused
         self._delivered = 0
         self.draining: asyncio.Task[None] | None = None  # while messages wait for room
         self._confirming = False
@@ -111,7 +111,7 @@ class _Delivery:
             self._count()
 
     async def _confirm(self) -> None:
-        """Tell the other hub what the endpoint has acknowledged, until that is all."""
+        """Tell the other hub what the endpoint acknowledges, until nothing is left."""
         try:
             while self._positions:
                 await self.session.flush()

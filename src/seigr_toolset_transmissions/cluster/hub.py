@@ -63,11 +63,11 @@ __all__ = ["Hub"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _LINKS, _MEETING = b"stt cluster links", b"stt cluster meeting"
-"""The purposes of the secrets that are derived from the node seed."""
+"""The purposes of the secrets derived from the node seed."""
 
 _ANNOUNCE_SECONDS = 1.0
 _ROUTES_SECONDS = 0.05
-"""How long changes of routes wait for others to travel with."""
+"""How long changes of routes wait, so that several travel in one message."""
 
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
@@ -76,7 +76,7 @@ _FORWARD = int(Kind.FORWARD)
 
 
 class _Present(NamedTuple):
-    """An endpoint that other hubs were told is here."""
+    """An endpoint that this hub has announced to the others."""
 
     session: LiveSession
     since: float
@@ -86,7 +86,7 @@ class Hub:
     """See the module.
 
     Args:
-        life: The parts of the node, which runs.
+        life: The parts of the node, which is running.
         keys: Its seeds.
         name: What other hubs call this one.
         grace: How many seconds a link, or an endpoint, has to come back.
@@ -233,7 +233,7 @@ class Hub:
             self._dialed.discard(address)
 
     def _bus_changed(self, is_up: bool) -> None:
-        """Do not wait for any back-off once the bus is back."""
+        """Skip every back-off once the bus is back."""
         self._wake.set()
         if is_up and self._node is not None:
             for other in self.others.values():
@@ -281,7 +281,7 @@ class Hub:
             self._tell(self.runtime.emit("hub_lost", hub=other.link.name))
 
     def _tell(self, news: Coroutine[Any, Any, None]) -> None:
-        """Emit an event, after those before it."""
+        """Emit an event, in order."""
         self._news.append(news)
         if not self._telling:
             self._telling = True
@@ -407,7 +407,7 @@ class Hub:
             session.lose("the peer has connected to another hub")
 
     def locate(self, endpoint_id: bytes) -> str | None:
-        """Return the name of the hub that has an endpoint; None if none has."""
+        """Return the name of the hub that an endpoint is connected to; None if there is none."""
         if endpoint_id in self.registry.routes:
             return self.name
         link = self.routes.find(fingerprint(endpoint_id))
@@ -422,7 +422,7 @@ class Hub:
 
     @property
     def send_timeout(self) -> float:
-        """The time that endpoints and hubs have where a call names none."""
+        """The timeout for endpoints and hubs when a call gives none."""
         return self.runtime.config.send_timeout
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -461,7 +461,7 @@ class Hub:
     def report_lost(
         self, endpoint_id: bytes, reason: str, unsent: Sequence[bytes], unknown: Sequence[bytes]
     ) -> None:
-        """Report messages that were accepted and are lost."""
+        """Report messages that were accepted and are now lost."""
         details = {
             "peer_node_id": endpoint_id,
             "reason": reason,

@@ -1,7 +1,7 @@
 """What concerns endpoints of several hubs: broadcasts, searches, and requests across a link.
 
-A broadcast is a message of the link, in order with the lanes' messages: nobody gets it before what
-the same hub has sent earlier. Everything else is a request of the link, and its reply.
+A broadcast is a message on the link, in order with the messages of lanes: nobody gets it before
+what the same hub sent earlier. Everything else is a request on the link, and its reply.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class InquiriesOwner(Protocol):
 
     @property
     def send_timeout(self) -> float:
-        """The time that endpoints and hubs have where a call names none."""
+        """The timeout for endpoints and hubs when a call gives none."""
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""

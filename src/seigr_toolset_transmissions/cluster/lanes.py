@@ -1,9 +1,9 @@
 """Lanes: sending to endpoints of other hubs, seen from the hub that sends.
 
-A lane leads to one endpoint over the link to the hub that has it. It is a route like a session:
-what it accepts is delivered once and in order, or reported. It keeps each message until the
-*endpoint* has acknowledged it, so when the other hub is lost, it is known which messages have
-certainly not arrived and which may have.
+A lane leads to one endpoint over the link to the hub that the endpoint is connected to. Like a
+session, it is a route: what it accepts is delivered once and in order, or reported. It keeps each
+message until the *endpoint* has acknowledged it. So when the other hub is lost, this one knows
+which messages have certainly not arrived and which may have.
 
 What has certainly not arrived goes out again if the endpoint turns up at another hub, or here,
 within the time that the cluster gives it (``grace``); then new messages follow behind it.
@@ -30,13 +30,13 @@ __all__ = ["Lane", "Lanes", "LanesOwner"]
 
 _WINDOW_BYTES = 1024 * 1024
 _WINDOW_MESSAGES = 16_384
-"""What one lane may have under way. The hub that has the endpoint holds no more for it."""
+"""What one lane may have under way. The endpoint's hub holds no more than this for it."""
 
 _COST = 64
-"""Bytes that a message counts for in addition to its length."""
+"""Bytes that each message counts for, on top of its length."""
 
 _IDLE_SECONDS = 30.0
-"""A lane without messages is closed after once or twice that time."""
+"""A lane without messages is closed after one to two times this."""
 
 
 class LanesOwner(Protocol):
@@ -48,7 +48,7 @@ class LanesOwner(Protocol):
 
     @property
     def grace(self) -> float:
-        """How many seconds an endpoint has to turn up again."""
+        """How many seconds an endpoint may take to turn up again."""
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> object:
         """Run a coroutine as a task of the node."""
@@ -234,7 +234,7 @@ class Lane:
         self.note_change()
 
     def delivered(self, count: int) -> None:
-        """Drop what the endpoint has acknowledged: so many messages since the lane was opened."""
+        """Drop what the endpoint has acknowledged: this many messages since the lane was opened."""
         for _ in range(count - self._confirmed):
             if not self._sent:
                 break
@@ -243,7 +243,7 @@ class Lane:
         self.note_change()
 
     def refused(self, index: int) -> bytes | None:
-        """Return the message of that number, which the endpoint does not take."""
+        """Return the message with this number, which the endpoint refuses."""
         at = index - self._confirmed
         return self._sent[at].data if 0 <= at < len(self._sent) else None
 
@@ -317,7 +317,7 @@ class Lane:
             self._timer = None
 
     def note_change(self) -> None:
-        """Let those who wait look again."""
+        """Wake everything that waits, to look again."""
         if self._changed is not None:
             self._changed.set()
 
@@ -374,7 +374,7 @@ class Lanes:
         self._settle(lane)
 
     def _settle(self, lane: Lane) -> None:
-        """Let a lane that leads nowhere lead to where the endpoint is now, if that is known."""
+        """Point a lane that leads nowhere at the endpoint's present hub, if that is known."""
         if self.owner.is_here(lane.endpoint_id):
             lane.send_here()
         elif (link := self._routes.find(fingerprint(lane.endpoint_id))) is not None:
@@ -411,7 +411,7 @@ class Lanes:
             lane.delivered(delivered)
 
     def unfit(self, link: Link, number: int, index: int) -> None:
-        """Note that an endpoint does not take a message, because it is too long for it."""
+        """Note that an endpoint refuses a message because it is too long."""
         lane = self._of(link, number)
         data = None if lane is None else lane.refused(index)
         if lane is not None and data is not None:

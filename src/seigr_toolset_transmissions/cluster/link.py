@@ -1,8 +1,8 @@
 """One link: the session with another hub, and what waits to go over it.
 
-What this hub says by itself (routes, confirmations) is never refused: it waits in a backlog while
-the session's window is full, and everything after it waits behind it, so that the order of calls is
-the order of arrival. A hub that stops reading makes the backlog grow; then the link is cut off.
+What this hub says of its own accord (routes, confirmations) is never refused: it waits in a backlog
+while the session's window is full. Everything after it waits behind it, so messages arrive in the
+order of the calls. A hub that stops reading makes the backlog grow, until the link is cut off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Link:
         own: Runs a coroutine as a task of the node.
 
     Attributes:
-        name: The hub's name; "" until it has said it.
+        name: The hub's name; "" until the hub has announced it.
 
     """
 
@@ -55,7 +55,7 @@ class Link:
         return self.session.state is SessionState.OPEN
 
     def post(self, message: bytes) -> None:
-        """Send a message in any case; if the link is lost, with it. Never raises."""
+        """Send a message, whatever the backlog. It is lost only with the link. Never raises."""
         if self._draining is None:
             try:
                 if self.session.try_send(message):

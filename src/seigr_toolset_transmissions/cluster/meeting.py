@@ -1,11 +1,11 @@
 """Where the hubs of a cluster find each other: a bus, or a folder of sockets.
 
-A meeting has a network for the links, says where this hub listens, and lists where others do. What
-it lists may be wrong: a hub proves what it is in the handshake of its link.
+A meeting has a network for the links, announces where this hub listens, and lists where the others
+do. The list may be wrong: a hub proves its identity in the handshake of its link.
 
 Over a bus, hubs announce themselves once a second. An announcement is sealed with a key of the
 cluster, and its subject is derived from that key, so that other users of the bus learn nothing from
-it and can invent no hub, and two clusters on one bus never see each other.
+it and cannot forge a hub, and two clusters on one bus never see each other.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = ["BusMeeting", "FolderMeeting", "Meeting"]
 _NONCE_BYTES = 12
 _PREFIX = "stt.hubs"
 _PORT = 1
-"""Of every hub on a bus: its host is a name that no other has."""
+"""The port of every hub on a bus, where each has a host name of its own."""
 
 _FORGET_SECONDS = 10.0
-"""A hub that has not announced itself for so long is listed no more."""
+"""A hub that has not announced itself for this long is no longer listed."""
 
 _MOST_HUBS = 1024
 
 _STALE_SECONDS = 10.0
-"""A socket that refuses and is older belongs to a process that was killed."""
+"""A socket that refuses connections and is older than this belongs to a process that was killed."""
 
 
 class Meeting(ABC):
@@ -61,7 +61,7 @@ class Meeting(ABC):
     @property
     @abstractmethod
     def listen_at(self) -> Address:
-        """Where this hub is to listen."""
+        """Where this hub should listen."""
 
     @abstractmethod
     def announce(self, address: Address) -> None:
@@ -69,7 +69,7 @@ class Meeting(ABC):
 
     @abstractmethod
     def members(self) -> list[Address]:
-        """Return where hubs listen, as far as is known."""
+        """Return where hubs listen, as far as this side knows."""
 
     @abstractmethod
     def refused(self, address: Address) -> None:
@@ -185,7 +185,7 @@ class FolderMeeting(Meeting):
         return self._folder, 0
 
     def announce(self, address: Address) -> None:
-        """Do nothing: the socket is there to be seen."""
+        """Do nothing: the others see the socket."""
 
     def members(self) -> list[Address]:
         """See `Meeting`."""

@@ -64,7 +64,7 @@ LONGEST_HEAD_BYTES = 64
 
 _ID_BYTES = 32
 _MOST_ROUTES = 4096
-"""Routes in one message: what a hub of many peers has to say must not hold up other messages."""
+"""Routes per message, so that a hub with many peers does not hold up other messages."""
 
 _COUNT = Struct("!I")
 _DONE = Struct("!IQ")
@@ -127,11 +127,11 @@ _NUMBERS = {
 
 
 class BadMessageError(Exception):
-    """A message that no hub would have sent."""
+    """A message that no hub sends."""
 
 
 def fingerprint(endpoint_id: bytes) -> bytes:
-    """Return what stands for an endpoint in routes. The hub that has it knows the whole id."""
+    """Return what stands for an endpoint in routes. The endpoint's own hub knows the whole id."""
     return endpoint_id[:FINGERPRINT_BYTES]
 
 

@@ -1,8 +1,8 @@
-"""Which hubs have which endpoints, as far as this hub was told.
+"""Which endpoints are connected to which hubs, as far as this hub has heard.
 
-A route is a fingerprint of 8 bytes in the set of the hub that has the endpoint: forgetting a hub
-takes no search, and a million endpoints take some 80 MB. The hub that a fingerprint leads to knows
-the whole id.
+A route is a fingerprint of 8 bytes in the set of the endpoint's hub. So forgetting a hub needs no
+search, and a million endpoints take about 80 MB. The hub that a fingerprint leads to knows the
+whole id.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Routes(Generic[H]):
         self._newest = {mark: other for mark, other in self._newest.items() if other is not hub}
 
     def join(self, hub: H, marks: Iterable[bytes]) -> None:
-        """Note that a hub has these now. If another one has said so too, this one counts."""
+        """Note that a hub has these now. If another hub claims one too, the latest claim counts."""
         others = [other for name, other in self._by_hub.items() if name is not hub]
         for mark in marks:
             self._by_hub[hub].add(mark)
@@ -49,7 +49,7 @@ class Routes(Generic[H]):
                 del self._newest[mark]
 
     def find(self, mark: bytes) -> H | None:
-        """Return the hub that has it; None if none has."""
+        """Return the hub with this endpoint; None if there is none."""
         newest = self._newest.get(mark)
         if newest is not None:
             return newest

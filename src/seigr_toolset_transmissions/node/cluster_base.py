@@ -1,4 +1,4 @@
-"""What a node sees of the cluster it is a hub of; `cluster.Cluster` implements it."""
+"""What a node sees of the cluster that it is a hub of. `cluster.Cluster` implements it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ClusterBase", "HubLife"]
 
 
 class HubLife(Protocol):
-    """The parts of a running node that its cluster works with."""
+    """The parts of a running node that its cluster uses."""
 
     runtime: Runtime
     registry: Registry
@@ -42,13 +42,13 @@ class ClusterBase(ABC):
     @property
     @abstractmethod
     def hubs(self) -> list[HubInfo]:
-        """The other hubs that this one has a link with, in the order in which they joined."""
+        """The other hubs that this one has a link to, in the order in which they joined."""
 
     @abstractmethod
     def locate(self, endpoint_id: bytes) -> str | None:
         """Return the name of the hub that an endpoint is connected to; None if no hub has it.
 
-        Other hubs say within 50 ms which endpoints have come and gone.
+        Other hubs report within 50 ms which endpoints have come and gone.
         """
 
     @abstractmethod
@@ -67,15 +67,16 @@ class ClusterBase(ABC):
             where: What the metadata must hold, such as ``{"room": "7"}``, as each hub knows it;
                 values are str, int, float, bool, bytes or None. None: all endpoints.
             exclude: Ids of endpoints to leave out.
-            timeout: Seconds for the slowest endpoint to accept the message, and for the slowest hub
-                to say so; ``send_timeout`` of the node's settings if None.
+            timeout: How many seconds the slowest endpoint may take to accept the message, and the
+                slowest hub to report it; the node's ``send_timeout`` if None.
 
         Returns:
-            How many endpoints have accepted it, how many have not, and which hubs did not say in
-            time. These may have passed it on.
+            How many endpoints have accepted it, how many have not, and which hubs did not report in
+            time. Those hubs may have passed it on.
 
         Raises:
-            TypeError: The data is not bytes-like, or ``where`` cannot be compared elsewhere.
+            TypeError: The data is not bytes-like, or ``where`` has a value that cannot be sent to
+                other hubs.
             RuntimeError: The node is not running.
 
         If cancelled, all, some or none of the endpoints get the message.
@@ -94,7 +95,7 @@ class ClusterBase(ABC):
     async def get_endpoint(
         self, endpoint_id: bytes, *, timeout: float | None = None
     ) -> EndpointInfo | None:
-        """Return what is known of an endpoint of any hub, or None if no hub has it.
+        """Return what is known about an endpoint of any hub; None if no hub has it.
 
         ``"hub"`` is one of the keys: the name of its hub. Metadata of another hub's endpoint are
         a copy, with what JSON can carry, and bytes.

@@ -197,7 +197,7 @@ class NatsBus(Bus):
         if self._client is None:
             raise OSError(
                 errno.ENOTCONN,
-                "not connected to NATS; use `async with` around everything that needs the connection",
+                "not connected to NATS; use `async with` around all that needs the connection",
             )
         if self._client.is_closed:
             raise OSError(errno.ENOTCONN, self._why(self._client.last_error))
