@@ -170,7 +170,7 @@ def test_the_long_description_links_to_nothing_that_only_a_checkout_has() -> Non
     assert "](" not in text
     assert "demo.svg" not in text
     assert "demo_picture" not in text
-    assert "docs/guarantee.md has all of it" in text
+    assert "docs/guarantee.md has the details" in text
 
 
 def test_the_changelog_has_this_version() -> None:

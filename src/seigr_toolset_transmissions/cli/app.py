@@ -255,10 +255,10 @@ def listen(
     With --exec, COMMAND runs once for each request, as from `stt request`: the request is its
     standard input, and its standard output is the reply. If it exits with another status than 0,
     the request fails, and its output is the reason that the peer gets. What it writes to standard
-    error is shown here. No shell is involved. STT_PEER_NODE_ID in its environment says who asks. Up
-    to 64 run at a time. If the peer no longer waits, or this command ends, it gets SIGTERM, and
-    SIGKILL a second later. If this command itself is killed with SIGKILL, it cannot end what runs:
-    the commands go on until they end by themselves.
+    error is shown here. No shell is involved. STT_PEER_NODE_ID in its environment is the node id of
+    the peer that asks. Up to 64 run at a time. If the peer no longer waits, or this command ends,
+    it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it cannot end what runs:
+    the commands then run to their own end.
 
     \b
     Examples:
@@ -451,19 +451,19 @@ def receive(
 def serve(target: Target, workers: int) -> int:
     """Run the node that FACTORY makes, in N processes that restart when they die.
 
-    FACTORY is a function without arguments in the Python module MODULE, which is looked for in the
-    current folder, too. It returns an STTNode that is not started, or is async and does so, or is
-    an async context manager that yields one. It is called in each process.
+    FACTORY is a function without arguments in the Python module MODULE, which may be in the current
+    folder. It returns an STTNode that is not started; it may also be async, or an async context
+    manager that yields the node. Each process calls it.
 
     Several workers share the port, and are hubs of one cluster: to peers they are one node. If
     FACTORY gives the node no cluster, they get one of their own. This needs Linux, the same node
     seed in all workers, and a fixed port.
 
-    If a worker fails at the start, the command fails. Later, a worker that dies is started again,
-    after 0.5 seconds at first and up to 30 if that does not help.
+    If a worker fails at the start, the command fails. Later, a worker that dies is restarted after
+    0.5 seconds; if it keeps dying, the pause grows to 30 seconds.
 
-    SIGTERM or Ctrl-C: all workers deliver what is left, and end; the second one ends them at once.
-    SIGHUP: one worker after another ends and is started anew, with new code and settings.
+    SIGTERM or Ctrl-C: all workers deliver what is left, and end; a second signal ends them at once.
+    SIGHUP: the workers restart one after another, with new code and settings.
 
     \b
     Example:
