@@ -257,8 +257,8 @@ def listen(
     the request fails, and its output is the reason that the peer gets. What it writes to standard
     error is shown here. No shell is involved. STT_PEER_NODE_ID in its environment is the node id of
     the peer that asks. Up to 64 run at a time. If the peer no longer waits, or this command ends,
-    it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it cannot end what runs:
-    the commands then run to their own end.
+    it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it
+    cannot end what runs: the commands then run to their own end.
 
     \b
     Examples:
