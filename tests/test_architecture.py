@@ -51,6 +51,7 @@ ROOMS = {
     "cluster": {
         "errors",
         "config",
+        "identity",
         "stats",
         "foundation",
         "transports",
@@ -117,7 +118,8 @@ LAYERS = {
         ["health"],
     ],
     "cluster": [
-        ["messages", "routes", "meeting", "link"],
+        ["messages", "meeting", "link"],
+        ["routes"],
         ["lanes", "deliveries"],
         ["other"],
         ["inquiries"],

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.cluster import cluster
 from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, live, memory_nodes, until
 from seigr_toolset_transmissions import SendOutcome, STTNode
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-class Hubs:
-    """Hubs of one cluster, on one bus, and peers that connect to them."""
-
-    def __init__(self, nodes: Nodes, hubs: list[STTNode], bus: MemoryBus) -> None:
-        self.nodes = nodes
-        self.hubs = hubs
-        self.bus = bus
-
-    async def peer(self, name: str, hub: STTNode) -> STTNode:
-        peer = await self.nodes.start(name)
-        await peer.connect(*address_of(hub))
-        await until(lambda: all(each.cluster.locate(peer.node_id) for each in self.hubs))
-        return peer
-
-
-@asynccontextmanager
-async def cluster(count: int = 2, grace: float = 10.0) -> AsyncIterator[Hubs]:
-    bus = MemoryBus()
-    async with memory_nodes() as nodes:
-        hubs = [
-            await nodes.listen("bob", cluster=Cluster(bus, name=f"hub-{i}", grace=grace))
-            for i in range(count)
-        ]
-        await until(lambda: all(len(hub.cluster.hubs) == count - 1 for hub in hubs))
-        yield Hubs(nodes, hubs, bus)
 
 
 @in_virtual_time

@@ -22,6 +22,7 @@ from seigr_toolset_transmissions.cluster.messages import (
     unpack_numbers,
     unpack_routes,
 )
+from seigr_toolset_transmissions.errors import STTMessageSizeError
 
 MARKS = st.lists(st.binary(min_size=8, max_size=8))
 
@@ -44,7 +45,42 @@ def test_many_routes_take_several_messages() -> None:
 
 @given(st.dictionaries(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)))
 def test_confirmations_are_read_back(delivered: dict[int, int]) -> None:
-    assert dict(unpack_done(pack_done(delivered))) == delivered
+    assert {
+        lane: count for message in pack_done(delivered) for lane, count in unpack_done(message)
+    } == delivered
+
+
+def test_many_confirmations_take_several_messages() -> None:
+    delivered = dict.fromkeys(range(10_000), 1)
+    assert [len(list(unpack_done(message))) for message in pack_done(delivered)] == [
+        4096,
+        4096,
+        1808,
+    ]
+
+
+def test_metadata_come_back_with_what_json_can_carry() -> None:
+    metadata = {
+        "key": b"\x00\x01",
+        "$bytes": "no bytes",
+        "$$": {"$bytes": "00"},
+        "list": [1, (2, b"3"), {4}],
+        5: "a key that is no text",
+        "callable": print,
+    }
+    assert unpack_json(pack_json(metadata)) == {
+        "key": b"\x00\x01",
+        "$bytes": "no bytes",
+        "$$": {"$bytes": "00"},
+        "list": [1, [2, b"3"]],
+    }
+
+
+def test_a_broadcast_that_leaves_out_too_many_is_refused() -> None:
+    few = [number.to_bytes(32) for number in range(900)]
+    assert unpack_broadcast(pack_broadcast(1, None, few, b""))[2] == frozenset(few)
+    with pytest.raises(STTMessageSizeError, match="leave out fewer endpoints"):
+        pack_broadcast(1, None, [number.to_bytes(32) for number in range(1000)], b"")
 
 
 @given(

@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 
 from ..endpoints.endpoint import check_id, check_ids
 from ..foundation.payload import as_bytes
+from ..identity import NODE_ID_BYTES
 from ..node.cluster_base import ClusterBase
 from ..stats import HubInfo
 from ..transports.bus import Bus
 from ..transports.nats import NatsBus
+from ..transports.pipes import PipeNetwork
 from .hub import Hub
 from .meeting import BusMeeting, FolderMeeting
 from .messages import Kind, check_where
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from .meeting import Meeting
 
 __all__ = ["Cluster"]
+
+_LONGEST_NAME = 255
 
 _ORDERS = {"kick": Kind.KICK, "ban": Kind.BAN, "unban": Kind.UNBAN}
 
@@ -48,20 +52,25 @@ class Cluster(ClusterBase):
             only hubs may enter. ``"nats://broker:4222"`` or ``"tls://broker:4222"``: at a NATS
             server (needs the extra ``nats``). Or a `transports.bus.Bus`, such as a
             `transports.nats.NatsBus` with credentials, which is opened and closed with the node.
-        name: The name of this hub, in events and at the other hubs; host name and process id if
-            None.
+        name: The name of this hub, in events and at the other hubs, in 1 to 255 bytes of UTF-8;
+            host name and process id if None.
         grace: How many seconds a link may be without a connection before the hub counts as lost,
             and how long messages for an endpoint that has left wait for it to turn up again.
 
     Raises:
-        TypeError: ``where`` is neither text nor a bus.
-        ValueError: ``where`` is no such URL, or ``grace`` is not above 0.
+        TypeError: ``where`` is neither text nor a bus, or ``name`` is no text.
+        ValueError: ``where`` is no such URL, ``name`` is empty or too long, or ``grace`` is not
+            above 0.
 
     """
 
     def __init__(self, where: str | Bus, *, name: str | None = None, grace: float = 10.0) -> None:
-        self._meet = _read(where)
+        self._meet = self._meeting_at(where)
         self._name = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
+        if not isinstance(self._name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
+        if not 1 <= len(self._name.encode()) <= _LONGEST_NAME:
+            raise ValueError(f"name must have 1 to {_LONGEST_NAME} bytes in UTF-8, not {name!r}")
         if not grace > 0:
             raise ValueError(f"grace must be a number of seconds above 0, not {grace!r}")
         self._grace = grace
@@ -132,13 +141,13 @@ class Cluster(ClusterBase):
             raise RuntimeError("a Cluster serves one node: make another one for another node")
         self._hub = Hub(life, keys, self._name, self._grace, self._meet)
 
-    async def end(self, drain: float) -> list[STTSessionLostError]:
+    async def end(self) -> list[STTSessionLostError]:
         """See `ClusterBase`."""
         hub = self._hub
         if hub is None:
             return []
         try:
-            return await hub.end(drain)
+            return await hub.end()
         finally:
             self._hub = None
 
@@ -146,26 +155,42 @@ class Cluster(ClusterBase):
         """See `ClusterBase`."""
         return None if self._hub is None else self._hub.lanes.to(endpoint_id)
 
-    def tell(self, order: str, endpoint_id: bytes) -> None:
+    async def drain(self, seconds: float) -> None:
         """See `ClusterBase`."""
         if self._hub is not None:
+            await self._hub.drain(seconds)
+
+    def tell(self, order: str, endpoint_id: bytes) -> None:
+        """See `ClusterBase`."""
+        if self._hub is not None and len(endpoint_id) == NODE_ID_BYTES:
             self._hub.order(_ORDERS[order], endpoint_id)
 
+    # -- the meeting --------------------------------------------------------------------------
 
-def _read(where: object) -> Callable[[bytes, Callable[[bool], None]], Meeting]:
-    """Return what makes the meeting that ``where`` names."""
-    if isinstance(where, Bus):
-        return lambda key, changed: BusMeeting(where, key, changed)
-    if not isinstance(where, str):
-        raise TypeError(
-            f"where must be a URL, as in Cluster('unix:///run/app/hubs'), or a Bus, not {where!r}"
+    def _meeting_at(self, where: object) -> Callable[[bytes], Meeting]:
+        """Return what makes the meeting that ``where`` names, from a key."""
+        if isinstance(where, Bus):
+            return self._meeting_on(where)
+        if not isinstance(where, str):
+            raise TypeError(
+                "where must be a URL, as in Cluster('unix:///run/app/hubs'), or a Bus, "
+                f"not {where!r}"
+            )
+        url = urlsplit(where)
+        if url.scheme in {"nats", "tls"} and url.netloc:
+            return self._meeting_on(NatsBus(where))
+        if url.scheme == "unix" and url.path.startswith("/") and not url.netloc:
+            return lambda _key: FolderMeeting(url.path)
+        raise ValueError(
+            f"hubs cannot meet at {where!r}: give the absolute path of a folder, as in "
+            "'unix:///run/app/hubs', or a NATS server, as in 'nats://broker:4222'"
         )
-    url = urlsplit(where)
-    if url.scheme in {"nats", "tls"} and url.netloc:
-        return lambda key, changed: BusMeeting(NatsBus(where), key, changed)
-    if url.scheme == "unix" and url.path.startswith("/") and not url.netloc:
-        return lambda _key, _changed: FolderMeeting(url.path)
-    raise ValueError(
-        f"hubs cannot meet at {where!r}: give the absolute path of a folder, as in "
-        "'unix:///run/app/hubs', or a NATS server, as in 'nats://broker:4222'"
-    )
+
+    def _meeting_on(self, bus: Bus) -> Callable[[bytes], Meeting]:
+        bus.watch(self._bus_changed)  # once: the bus may outlive many starts of the node
+        network = PipeNetwork(bus)
+        return lambda key: BusMeeting(bus, network, key)
+
+    def _bus_changed(self, is_up: bool) -> None:
+        if self._hub is not None:
+            self._hub.bus_changed(is_up)

@@ -17,7 +17,7 @@ from ..sessions.public import SessionState
 from .messages import Kind, pack_done, pack_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from ..sessions.session import LiveSession
     from .link import Link
@@ -31,8 +31,9 @@ class DeliveriesOwner(Protocol):
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
 
-    def call_soon(self, call: Callable[[], None]) -> object:
-        """Call something in the next turn of the event loop."""
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the node runs on."""
 
     def session_with(self, endpoint_id: bytes) -> LiveSession | None:
         """Return the session of this hub with an endpoint; None if there is none."""
@@ -42,6 +43,7 @@ class _Delivery:
     """What one lane brings to one endpoint."""
 
     __slots__ = (
+        "_closing",
         "_confirming",
         "_delivered",
         "_positions",
@@ -58,21 +60,27 @@ class _Delivery:
         self.number: int = number
         self.session: LiveSession = session
         self._queue: deque[tuple[bytes, bool]] = deque()  # a message, and whether it counts
-        self._positions: deque[int] = deque()  # of messages handed to the session, unacknowledged
+        self._positions: deque[int] = deque()  # a message is settled once this is acknowledged
         self._taken = 0  # messages that were handed to the session, or that it refused
         self._delivered = 0
         self.draining: asyncio.Task[None] | None = None  # while messages wait for room
         self._confirming = False
+        self._closing = False
 
     def put(self, data: bytes, *, counts: bool = True) -> None:
-        """Take a message; if it ``counts``, it is one of the lane's own."""
+        """Take a message; it ``counts`` if it is one of the lane's own, and not a broadcast."""
+        if self._closing:
+            return  # the other hub learns from GONE that it was not delivered
         if self.draining is None:
             try:
                 if self.session.try_send(data):
-                    self._handed(counts)
+                    self._settle(counts)
                     return
-            except (STTSessionClosedError, STTMessageSizeError) as error:
-                self._failed(error, counts)
+            except STTMessageSizeError:
+                self._refuse(counts)
+                return
+            except STTSessionClosedError:
+                self._end_when_closed()
                 return
             self.draining = self.deliveries.owner.own(self._drain())
         self._queue.append((data, counts))
@@ -83,16 +91,17 @@ class _Delivery:
                 data, counts = self._queue.popleft()
                 try:
                     await self.session.send(data)
-                except STTMessageSizeError as error:
-                    self._failed(error, counts)
+                except STTMessageSizeError:
+                    self._refuse(counts)
                 else:
-                    self._handed(counts)
+                    self._settle(counts)
         except STTSessionClosedError:
-            self.end()
+            self._end_when_closed()
         finally:
             self.draining = None
 
-    def _handed(self, counts: bool) -> None:
+    def _settle(self, counts: bool) -> None:
+        """Confirm a message once the endpoint has acknowledged all that the session has now."""
         if not counts:
             return
         self._taken += 1
@@ -101,14 +110,21 @@ class _Delivery:
             self._confirming = True
             self.deliveries.owner.own(self._confirm())
 
-    def _failed(self, error: STTSessionClosedError | STTMessageSizeError, counts: bool) -> None:
-        if isinstance(error, STTSessionClosedError):
-            self.end()
-        elif counts:
+    def _refuse(self, counts: bool) -> None:
+        """Tell the other hub of a message that is too long for the endpoint."""
+        if counts:
             self.deliveries.link.post(pack_numbers(Kind.UNFIT, self.number, self._taken))
-            self._taken += 1
-            self._positions.append(self.session.machine.outbox.accepted)
-            self._count()
+            self._settle(counts)
+
+    def _end_when_closed(self) -> None:
+        """End once the session has closed, which still delivers what it was given."""
+        self._closing = True
+        self._queue.clear()
+        if self.session.state is SessionState.CLOSED:
+            self.end()
+        elif not self._confirming:
+            self._confirming = True
+            self.deliveries.owner.own(self._confirm())
 
     async def _confirm(self) -> None:
         """Tell the other hub what the endpoint acknowledges, until nothing is left."""
@@ -117,9 +133,12 @@ class _Delivery:
                 await self.session.flush()
                 self._count()
         except STTSessionClosedError:
-            self.end()
+            self._closing = True
         finally:
             self._confirming = False
+        if self._closing:
+            await self.session.wait_closed()
+            self.end()
 
     def _count(self) -> None:
         acked = self.session.machine.outbox.acked
@@ -220,12 +239,13 @@ class Deliveries:
     def confirm(self, number: int, delivered: int) -> None:
         """Tell the other hub how many messages of a lane were delivered, once a turn."""
         if not self._confirmed:
-            self.owner.call_soon(self._tell)
+            self.owner.loop.call_soon(self._tell)
         self._confirmed[number] = delivered
 
     def _tell(self) -> None:
         if self._confirmed:
-            self.link.post(pack_done(self._confirmed))
+            for message in pack_done(self._confirmed):
+                self.link.post(message)
             self._confirmed.clear()
 
     def gone(self, number: int, delivered: int, sent: int) -> None:

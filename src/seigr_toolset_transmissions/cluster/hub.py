@@ -72,6 +72,10 @@ _ROUTES_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
 
+_LEAST_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Hubs can say so much in one message, however short those of the application are: routes, the
+answer to a search, the metadata of an endpoint."""
+
 _FORWARD = int(Kind.FORWARD)
 
 
@@ -90,8 +94,7 @@ class Hub:
         keys: Its seeds.
         name: What other hubs call this one.
         grace: How many seconds a link, or an endpoint, has to come back.
-        meet: Makes the meeting, from a key and a function to be called when the bus is lost or
-            back.
+        meet: Makes the meeting, from a key.
 
     """
 
@@ -101,21 +104,22 @@ class Hub:
         keys: Keys,
         name: str,
         grace: float,
-        meet: Callable[[bytes, Callable[[bool], None]], Meeting],
+        meet: Callable[[bytes], Meeting],
     ) -> None:
         self.life: HubLife = life
         self.registry: Registry = life.registry
         self.runtime: Runtime = life.runtime
         self.name: str = name
         self.grace: float = grace
+        self.loop: asyncio.AbstractEventLoop = life.runtime.loop
         self.most_bytes: int = life.runtime.config.max_message_bytes
+        self.most_held_bytes: int = life.runtime.config.max_buffered_bytes
         self.others: dict[bytes, Other] = {}  # by session id of the link
         self.routes: Routes[Link] = Routes()
         self.lanes: Lanes = Lanes(self, self.routes)
         self.inquiries: Inquiries = Inquiries(self)
         self._keys = keys
         self._meet = meet
-        self._meeting: Meeting | None = None
         self._node: STTNode | None = None
         self._present: dict[bytes, _Present] = {}
         self._marks: dict[bytes, bytes] = {}  # the ids of those
@@ -154,10 +158,7 @@ class Hub:
 
     async def _take_part(self) -> None:
         secret = await self._keys.secret_for(_LINKS)
-        if self._meeting is None:  # for all attempts: a bus keeps those who watch it
-            key = await self._keys.secret_for(_MEETING)
-            self._meeting = self._meet(key, self._bus_changed)
-        async with self._meeting as meeting:
+        async with self._meet(await self._keys.secret_for(_MEETING)) as meeting:
             node = self._make_node(secret, meeting)
             await node.start(server_mode=True)
             address = node.address
@@ -176,7 +177,7 @@ class Hub:
                 await node.stop(drain=self.runtime.config.close_timeout)
 
     def _make_node(self, secret: bytes, meeting: Meeting) -> STTNode:
-        most = self.most_bytes + LONGEST_HEAD_BYTES
+        most = max(self.most_bytes + LONGEST_HEAD_BYTES, _LEAST_MESSAGE_BYTES)
         window = max(8 * 1024 * 1024, 2 * most)
         config = NodeConfig(
             max_message_bytes=most,
@@ -232,7 +233,7 @@ class Hub:
         finally:
             self._dialed.discard(address)
 
-    def _bus_changed(self, is_up: bool) -> None:
+    def bus_changed(self, is_up: bool) -> None:
         """Skip every back-off once the bus is back."""
         self._wake.set()
         if is_up and self._node is not None:
@@ -251,7 +252,7 @@ class Hub:
         self.others[session_id] = Other(link, Deliveries(self, link))
         self.routes.add(link)
         link.post(bytes((Kind.NAME, VERSION)) + self.name.encode())
-        now = self.runtime.loop.time()
+        now = self.loop.time()
         here = [(fingerprint(each), now - at) for each, (_, at) in self._present.items()]
         for message in pack_routes(here, ()):
             link.post(message)
@@ -364,12 +365,12 @@ class Hub:
             self.lanes.turned_up_here(endpoint_id)
         self._changed.add(endpoint_id)
         if self._routes_timer is None:
-            self._routes_timer = self.runtime.loop.call_later(_ROUTES_SECONDS, self._tell_routes)
+            self._routes_timer = self.loop.call_later(_ROUTES_SECONDS, self._tell_routes)
 
     def _tell_routes(self) -> None:
         self._routes_timer = None
         joined, left = [], []
-        now = self.runtime.loop.time()
+        now = self.loop.time()
         for endpoint_id in self._changed:
             session = self.registry.routes.get(endpoint_id)
             before = self._present.get(endpoint_id)
@@ -402,7 +403,7 @@ class Hub:
     def _moved(self, endpoint_id: bytes, age: float) -> None:
         """Give up a session without a connection if its peer has since connected elsewhere."""
         session, since = self._present[endpoint_id]
-        older = self.runtime.loop.time() - since > age
+        older = self.loop.time() - since > age
         if older and session.state is SessionState.SUSPENDED:
             session.lose("the peer has connected to another hub")
 
@@ -410,7 +411,7 @@ class Hub:
         """Return the name of the hub that an endpoint is connected to; None if there is none."""
         if endpoint_id in self.registry.routes:
             return self.name
-        link = self.routes.find(fingerprint(endpoint_id))
+        link = self.routes.hub_of(endpoint_id)
         return None if link is None else link.name
 
     # -- what the parts need -----------------------------------------------------------------
@@ -428,16 +429,6 @@ class Hub:
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
         return self.runtime.own(coroutine, calls_handlers=False)
-
-    def call_later(
-        self, seconds: float, call: Callable[..., None], *args: Any
-    ) -> asyncio.TimerHandle:
-        """Call something later, as an event loop does."""
-        return self.runtime.loop.call_later(seconds, call, *args)
-
-    def call_soon(self, call: Callable[[], None]) -> asyncio.Handle:
-        """Call something in the next turn of the event loop."""
-        return self.runtime.loop.call_soon(call)
 
     def is_here(self, endpoint_id: bytes) -> bool:
         """Whether an endpoint has a session with this hub."""
@@ -472,14 +463,17 @@ class Hub:
 
     # -- the end -----------------------------------------------------------------------------
 
-    async def end(self, drain: float) -> list[STTSessionLostError]:
-        """Leave; return what could not be delivered to endpoints of other hubs in time."""
+    async def drain(self, seconds: float) -> None:
+        """Wait until endpoints of other hubs have acknowledged everything, or the time is over."""
         try:
-            async with asyncio.timeout(drain):
+            async with asyncio.timeout(seconds):
                 for lane in self.lanes:
                     await lane.drained()
         except TimeoutError:
             pass
+
+    async def end(self) -> list[STTSessionLostError]:
+        """Leave; return what endpoints of other hubs have not acknowledged."""
         self.registry.followers.discard(self._route_changed)
         if self._routes_timer is not None:
             self._tell_routes()

@@ -22,13 +22,13 @@ from ..errors import (
     STTTimeoutError,
 )
 from ..foundation.ids import short
+from ..identity import NODE_ID_BYTES
 from ..stats import Tally
 from .messages import (
     Answer,
     Ask,
     BadMessageError,
     Kind,
-    fingerprint,
     pack_broadcast,
     pack_json,
     pack_numbers,
@@ -50,8 +50,6 @@ __all__ = ["Inquiries", "InquiriesOwner"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_ID_BYTES = 32
-
 
 class InquiriesOwner(Protocol):
     """What inquiries need of their hub."""
@@ -59,6 +57,7 @@ class InquiriesOwner(Protocol):
     others: dict[bytes, Other]
     routes: Routes[Link]
     name: str
+    most_bytes: int
 
     @property
     def endpoints(self) -> EndpointManager:
@@ -93,6 +92,11 @@ class Inquiries:
         timeout: float,
     ) -> Tally:
         """See `ClusterBase.broadcast`."""
+        if len(data) > self._owner.most_bytes:
+            raise STTMessageSizeError(
+                f"a message of {len(data)} bytes is longer than max_message_bytes, "
+                f"{self._owner.most_bytes}"
+            )
         self._last_number = self._last_number % 0xFFFFFFFF + 1
         message = pack_broadcast(self._last_number, where, exclude, data)
         links = [other.link for other in self._owner.others.values()]
@@ -120,8 +124,8 @@ class Inquiries:
                 await link.send(message)
                 accepted, refused = await tally
                 return accepted, refused
-        except (TimeoutError, STTSessionClosedError):
-            return None
+        except (TimeoutError, STTSessionClosedError, STTMessageSizeError):
+            return None  # the last: a hub whose node takes only shorter messages
         finally:
             del self._tallies[link, number]
 
@@ -201,7 +205,8 @@ class Inquiries:
                 silent.append(link.name)
             else:
                 found |= {
-                    reply[at : at + _ID_BYTES]: None for at in range(0, len(reply), _ID_BYTES)
+                    reply[at : at + NODE_ID_BYTES]: None
+                    for at in range(0, len(reply), NODE_ID_BYTES)
                 }
         if silent:
             logger.warning("find: no answer within %g s from hubs %s", timeout, ", ".join(silent))
@@ -217,7 +222,7 @@ class Inquiries:
     async def get_endpoint(self, endpoint_id: bytes, timeout: float) -> EndpointInfo | None:
         """See `ClusterBase.get_endpoint`."""
         info = self.info_here(endpoint_id)
-        link = self._owner.routes.find(fingerprint(endpoint_id))
+        link = self._owner.routes.hub_of(endpoint_id)
         if info is not None or link is None:
             return info
         reply = await _ask(link, bytes((Ask.INFO,)) + endpoint_id, timeout)
@@ -257,19 +262,21 @@ class Inquiries:
 
     async def answer(self, other: Other, question: bytes) -> bytes:
         """Answer a request of another hub."""
-        match question[:1]:
-            case b"\x00":
-                return await self._answer_ask(
-                    other, question[1 : 1 + _ID_BYTES], question[1 + _ID_BYTES :]
-                )
-            case b"\x01":
-                where = unpack_json(question[1:])
+        if not question:
+            raise BadMessageError("an empty request")
+        content = question[1:]
+        match question[0]:
+            case Ask.ASK:
+                endpoint_id, data = content[:NODE_ID_BYTES], content[NODE_ID_BYTES:]
+                return await self._answer_ask(other, endpoint_id, data)
+            case Ask.FIND:
+                where = unpack_json(content)
                 if not isinstance(where, dict):
                     raise BadMessageError("a search for nothing")
                 return b"".join(self._found_here(where))
-            case b"\x02":
-                return pack_json(self.info_here(question[1:]))
-        raise BadMessageError(f"a request of kind {question[:1].hex()}")
+            case Ask.INFO:
+                return pack_json(self.info_here(content))
+        raise BadMessageError(f"a request of kind {question[0]}")
 
     async def _answer_ask(self, other: Other, endpoint_id: bytes, data: bytes) -> bytes:
         await other.deliveries.drained(endpoint_id)  # not before the messages of the same hub

@@ -21,7 +21,7 @@ from .messages import FORWARD_HEAD, Kind, fingerprint, pack_numbers
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
-    from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
+    from collections.abc import Container, Coroutine, Iterator, Sequence
 
     from .link import Link
     from .routes import Routes
@@ -47,14 +47,19 @@ class LanesOwner(Protocol):
         """The longest message that a node of the cluster takes."""
 
     @property
+    def most_held_bytes(self) -> int:
+        """How much all lanes together may hold."""
+
+    @property
     def grace(self) -> float:
         """How many seconds an endpoint may take to turn up again."""
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> object:
         """Run a coroutine as a task of the node."""
 
-    def call_later(self, seconds: float, call: Callable[..., None], *args: Any) -> TimerHandle:
-        """Call something later, as an event loop does."""
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the node runs on."""
 
     def is_here(self, endpoint_id: bytes) -> bool:
         """Whether an endpoint has a session with this hub."""
@@ -77,7 +82,12 @@ class _Sent(NamedTuple):
     """A message under way, and its position in the link's session."""
 
     position: int
-    data: bytes
+    data: bytes | None  # None: it was too long for the endpoint, and is reported already
+
+    @property
+    def cost(self) -> int:
+        """How much of the lane's window it takes."""
+        return _COST if self.data is None else len(self.data) + _COST
 
 
 class Lane:
@@ -192,14 +202,21 @@ class Lane:
     def _has_room(self, data: bytes) -> bool:
         if not self._sent:
             return True
+        cost = len(data) + _COST
         return (
-            self._size + len(data) + _COST <= _WINDOW_BYTES and len(self._sent) < _WINDOW_MESSAGES
+            self._size + cost <= _WINDOW_BYTES
+            and len(self._sent) < _WINDOW_MESSAGES
+            and self._lanes.held + cost <= self._lanes.owner.most_held_bytes
         )
 
     def _note(self, position: int, data: bytes) -> None:
         self._sent.append(_Sent(position, data))
-        self._size += len(data) + _COST
+        self._grow(len(data) + _COST)
         self.idle = False
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        self._lanes.held += size
 
     async def request(self, data: bytes, *, timeout: float | None = None) -> bytes:
         """Send a request and return the reply. See `endpoints.requests.Askable`."""
@@ -238,14 +255,19 @@ class Lane:
         for _ in range(count - self._confirmed):
             if not self._sent:
                 break
-            self._size -= len(self._sent.popleft().data) + _COST
+            self._grow(-self._sent.popleft().cost)
             self._confirmed += 1
         self.note_change()
 
     def refused(self, index: int) -> bytes | None:
-        """Return the message with this number, which the endpoint refuses."""
+        """Give up the message with this number, which the endpoint refuses, and return it."""
         at = index - self._confirmed
-        return self._sent[at].data if 0 <= at < len(self._sent) else None
+        if not 0 <= at < len(self._sent):
+            return None
+        position, data = self._sent[at]
+        self._sent[at] = _Sent(position, None)
+        self._grow(-len(data or b""))
+        return data
 
     def may_have_arrived(self) -> int:
         """Return how many of the messages under way may have reached the hub."""
@@ -257,23 +279,31 @@ class Lane:
 
         What may have arrived is reported; the others wait until the endpoint turns up.
         """
-        unknown = [self._sent.popleft().data for _ in range(min(sent, len(self._sent)))]
-        self._unsent.extendleft(each.data for each in reversed(self._sent))
+        unknown, unsent = self._split(sent)
+        self._unsent.extendleft(reversed(unsent))
         self._sent.clear()
-        self._size = sum(len(data) + _COST for data in self._unsent)
+        self._grow(sum(len(data) + _COST for data in self._unsent) - self._size)
         self.link = None
         self.number = 0
         if unknown:
             self._lanes.owner.report_lost(self.endpoint_id, reason, (), unknown)
         if self._unsent and self._timer is None:
             owner = self._lanes.owner
-            self._timer = owner.call_later(owner.grace, self._expire, reason)
+            self._timer = owner.loop.call_later(owner.grace, self._expire, reason)
         self.note_change()
+
+    def _split(self, sent: int) -> tuple[list[bytes], list[bytes]]:
+        """Return what is under way: the first ``sent`` messages, and the others."""
+        data = [each.data for each in self._sent]
+        return (
+            [each for each in data[:sent] if each is not None],
+            [each for each in data[sent:] if each is not None],
+        )
 
     def send_here(self) -> None:
         """Send what is unsent over a session of this hub, which the endpoint has connected to."""
         while self._unsent and self._lanes.owner.send_here(self.endpoint_id, self._unsent[0]):
-            self._size -= len(self._unsent.popleft()) + _COST
+            self._grow(-len(self._unsent.popleft()) - _COST)
         if not self._unsent:
             self._stop_timer()
             self.note_change()
@@ -282,7 +312,7 @@ class Lane:
         self._timer = None
         unsent = [*self._unsent]
         self._unsent.clear()
-        self._size = 0
+        self._grow(-self._size)
         self._lanes.owner.report_lost(self.endpoint_id, reason, unsent, ())
         self.note_change()
         self._lanes.drop_if_done(self)
@@ -290,15 +320,15 @@ class Lane:
     def end(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Accept nothing more; return what has certainly not arrived, and what may have."""
         self._stop_timer()
-        sent = self.may_have_arrived()
-        under_way = [each.data for each in self._sent]
-        unsent, unknown = (*self._unsent, *under_way[sent:]), tuple(under_way[:sent])
+        unknown, rest = self._split(self.may_have_arrived())
+        unsent = (*rest, *self._unsent)
         self._sent.clear()
         self._unsent.clear()
+        self._grow(-self._size)
         self.link = None
         self.number = 0
         self.note_change()
-        return unsent, unknown
+        return unsent, tuple(unknown)
 
     async def drained(self) -> None:
         """Wait until the endpoint has acknowledged everything, or nothing more can be sent."""
@@ -329,10 +359,14 @@ class Lanes:
         owner: See `LanesOwner`.
         routes: Which hub has which endpoints.
 
+    Attributes:
+        held: How much all lanes hold, in bytes.
+
     """
 
     def __init__(self, owner: LanesOwner, routes: Routes[Link]) -> None:
         self.owner: LanesOwner = owner
+        self.held: int = 0
         self._routes = routes
         self._by_id: dict[bytes, Lane] = {}
         self._open: dict[int, Lane] = {}
@@ -350,13 +384,13 @@ class Lanes:
         lane = self._by_id.get(endpoint_id)
         if lane is not None and lane.link is not None:
             return lane
-        link = self._routes.find(fingerprint(endpoint_id))
+        link = self._routes.hub_of(endpoint_id)
         if link is None:
             return None
         if lane is None:
             lane = self._by_id[endpoint_id] = Lane(self, endpoint_id)
             if self._sweeping is None:
-                self._sweeping = self.owner.call_later(_IDLE_SECONDS, self._sweep)
+                self._sweeping = self.owner.loop.call_later(_IDLE_SECONDS, self._sweep)
         self._lead(lane, link)
         return lane
 
@@ -377,7 +411,7 @@ class Lanes:
         """Point a lane that leads nowhere at the endpoint's present hub, if that is known."""
         if self.owner.is_here(lane.endpoint_id):
             lane.send_here()
-        elif (link := self._routes.find(fingerprint(lane.endpoint_id))) is not None:
+        elif (link := self._routes.hub_of(lane.endpoint_id)) is not None:
             self._lead(lane, link)
         self.drop_if_done(lane)
 
@@ -443,7 +477,7 @@ class Lanes:
                 lane.end()
             lane.idle = True
         if self._by_id:
-            self._sweeping = self.owner.call_later(_IDLE_SECONDS, self._sweep)
+            self._sweeping = self.owner.loop.call_later(_IDLE_SECONDS, self._sweep)
 
     def end(self) -> Iterator[tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]]:
         """End all lanes; return for each what was lost: its endpoint, the unsent, the unknown."""

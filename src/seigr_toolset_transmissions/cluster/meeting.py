@@ -22,15 +22,14 @@ from typing import TYPE_CHECKING, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from ..transports.pipes import PipeNetwork
 from ..transports.unix import UnixNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from ..transports.base import Address, Network
-    from ..transports.bus import Bus, Unsubscribe
+    from ..transports.bus import Bus
+    from ..transports.pipes import PipeNetwork
 
 __all__ = ["BusMeeting", "FolderMeeting", "Meeting"]
 
@@ -99,13 +98,13 @@ class BusMeeting(Meeting):
 
     Args:
         bus: The bus. If it can be opened, the meeting opens and closes it.
+        network: The pipes over it.
         key: 32 bytes that only hubs of the cluster know.
-        changed: Called with whether the bus is up, whenever that changes.
 
     """
 
-    def __init__(self, bus: Bus, key: bytes, changed: Callable[[bool], None]) -> None:
-        self.network: Network = PipeNetwork(bus)
+    def __init__(self, bus: Bus, network: PipeNetwork, key: bytes) -> None:
+        self.network: Network = network
         self._bus = bus
         self._opened = contextlib.AsyncExitStack()
         self._cipher = ChaCha20Poly1305(key)
@@ -113,8 +112,6 @@ class BusMeeting(Meeting):
         self._subject = f"{_PREFIX}.{tag}"
         self._name = secrets.token_hex(8)
         self._heard: dict[str, float] = {}
-        self._unsubscribe: Unsubscribe | None = None
-        bus.watch(changed)
 
     @property
     def listen_at(self) -> Address:
@@ -147,13 +144,11 @@ class BusMeeting(Meeting):
             self._heard[name] = asyncio.get_running_loop().time()
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._bus, contextlib.AbstractAsyncContextManager):
-            await self._opened.enter_async_context(self._bus)
-        try:
-            self._unsubscribe = await self._bus.subscribe(self._subject, self._arrived)
-        except BaseException:
-            await self._opened.aclose()
-            raise
+        async with contextlib.AsyncExitStack() as opened:
+            if isinstance(self._bus, contextlib.AbstractAsyncContextManager):
+                await opened.enter_async_context(self._bus)
+            opened.push_async_callback(await self._bus.subscribe(self._subject, self._arrived))
+            self._opened = opened.pop_all()
         return self
 
     async def __aexit__(
@@ -162,8 +157,6 @@ class BusMeeting(Meeting):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._unsubscribe is not None:
-            await self._unsubscribe()
         await self._opened.aclose()
 
 

@@ -29,6 +29,8 @@ from enum import IntEnum
 from struct import Struct, error, iter_unpack
 from typing import TYPE_CHECKING, Any
 
+from ..errors import STTMessageSizeError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -59,12 +61,12 @@ VERSION = 1
 
 FINGERPRINT_BYTES = 8
 
-LONGEST_HEAD_BYTES = 64
+LONGEST_HEAD_BYTES = 64 * 1024
 """A message or request between hubs is at most this much longer than what it carries."""
 
-_ID_BYTES = 32
 _MOST_ROUTES = 4096
-"""Routes per message, so that a hub with many peers does not hold up other messages."""
+_MOST_COUNTS = 4096
+"""Per message, so that a hub with many peers does not hold up other messages."""
 
 _COUNT = Struct("!I")
 _DONE = Struct("!IQ")
@@ -180,9 +182,11 @@ def unpack_routes(data: bytes) -> tuple[list[tuple[bytes, float]], list[bytes]]:
     return joined, left
 
 
-def pack_done(delivered: Mapping[int, int]) -> bytes:
-    """Return the message that says how many messages of each lane were delivered in all."""
-    return bytes((Kind.DONE,)) + b"".join(_DONE.pack(*item) for item in delivered.items())
+def pack_done(delivered: Mapping[int, int]) -> Iterator[bytes]:
+    """Return the messages that say how many messages of each lane were delivered in all."""
+    counts = [_DONE.pack(*item) for item in delivered.items()]
+    for at in range(0, len(counts), _MOST_COUNTS):
+        yield bytes((Kind.DONE,)) + b"".join(counts[at : at + _MOST_COUNTS])
 
 
 def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:
@@ -195,10 +199,22 @@ def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:
 def pack_broadcast(
     number: int, where: Mapping[str, Any] | None, exclude: Iterable[bytes], data: bytes
 ) -> bytes:
-    """Return a broadcast: its number, which endpoints it is for, and the message."""
+    """Return a broadcast: its number, which endpoints it is for, and the message.
+
+    Raises:
+        STTMessageSizeError: ``where`` and ``exclude`` are too long.
+
+    """
     chosen = pack_json(
         {"where": None if where is None else dict(where), "exclude": [*map(bytes.hex, exclude)]}
     )
+    most = LONGEST_HEAD_BYTES - _BROADCAST.size
+    if len(chosen) > most:
+        raise STTMessageSizeError(
+            f"where and exclude of a broadcast take {len(chosen)} bytes on the way to other hubs, "
+            f"and at most {most} are allowed: leave out fewer endpoints, or mark those you mean in "
+            "their metadata"
+        )
     return b"".join((_BROADCAST.pack(Kind.BROADCAST, number, len(chosen)), chosen, data))
 
 
@@ -216,7 +232,10 @@ def unpack_broadcast(data: bytes) -> tuple[int, dict[str, Any] | None, frozenset
 
 
 def pack_json(value: Any) -> bytes:
-    """Return JSON, with bytes as ``{"$bytes": hex}``; leave out what JSON does not know."""
+    """Return JSON, with bytes as ``{"$bytes": hex}``; leave out what JSON does not know.
+
+    A key of the application's that begins with ``$`` gets another one in front.
+    """
     return json.dumps(_jsonable(value), separators=(",", ":")).encode()
 
 
@@ -247,7 +266,11 @@ def _jsonable(value: Any) -> Any:
         return {"$bytes": value.hex()}
     if isinstance(value, list | tuple):
         return [_jsonable(each) for each in value if _travels(each)]
-    return {key: _jsonable(each) for key, each in value.items() if _travels(each)}
+    return {
+        f"${key}" if key.startswith("$") else key: _jsonable(each)
+        for key, each in value.items()
+        if isinstance(key, str) and _travels(each)
+    }
 
 
 def _travels(value: Any) -> bool:
@@ -257,4 +280,6 @@ def _travels(value: Any) -> bool:
 
 
 def _from_json(value: dict[str, Any]) -> Any:
-    return bytes.fromhex(value["$bytes"]) if value.keys() == {"$bytes"} else value
+    if value.keys() == {"$bytes"}:
+        return bytes.fromhex(value["$bytes"])
+    return {key.removeprefix("$"): each for key, each in value.items()}

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ..identity import NODE_ID_BYTES
+from .messages import fingerprint
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -47,6 +50,12 @@ class Routes(Generic[H]):
             self._by_hub[hub].discard(mark)
             if self._newest.get(mark) is hub:
                 del self._newest[mark]
+
+    def hub_of(self, endpoint_id: bytes) -> H | None:
+        """Return the hub that has an endpoint; None if none has, or if this is no node id."""
+        if len(endpoint_id) != NODE_ID_BYTES:
+            return None  # an endpoint that was added by hand, under an id of the user's
+        return self.find(fingerprint(endpoint_id))
 
     def find(self, mark: bytes) -> H | None:
         """Return the hub with this endpoint; None if there is none."""

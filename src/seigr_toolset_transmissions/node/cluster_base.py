@@ -113,8 +113,12 @@ class ClusterBase(ABC):
         """Join the cluster, which may take a while; the node has started."""
 
     @abstractmethod
-    async def end(self, drain: float) -> list[STTSessionLostError]:
-        """Leave the cluster; return what could not be delivered within ``drain`` seconds."""
+    async def drain(self, seconds: float) -> None:
+        """Wait until endpoints of other hubs have acknowledged everything, or the time is over."""
+
+    @abstractmethod
+    async def end(self) -> list[STTSessionLostError]:
+        """Leave the cluster; return what endpoints of other hubs have not acknowledged."""
 
     @abstractmethod
     def route_to(self, endpoint_id: bytes) -> Remote | None:

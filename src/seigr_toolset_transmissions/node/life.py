@@ -166,9 +166,11 @@ class Life:
         self.keeper.stop()
         self.dialer.abort()
         end = runtime.loop.time() + drain
-        await end_sessions(self.registry, drain)
-        if self.cluster is not None:
-            self.registry.lost += await self.cluster.end(max(0, end - runtime.loop.time()))
+        if self.cluster is None:
+            await end_sessions(self.registry, drain)
+        else:
+            await asyncio.gather(end_sessions(self.registry, drain), self.cluster.drain(drain))
+            self.registry.lost += await self.cluster.end()
         self._check_timer.cancel()
         patience = max(end - runtime.loop.time(), runtime.config.close_timeout)
         report = await end_work(self.registry, self.acceptor, patience)

@@ -1,0 +1,74 @@
+"""Where hubs meet: what is opened is closed, even if something goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from helpers.nodes import in_virtual_time, memory_nodes, until
+from seigr_toolset_transmissions.cluster import Cluster
+from seigr_toolset_transmissions.cluster.meeting import BusMeeting
+from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
+from seigr_toolset_transmissions.transports.pipes import PipeNetwork
+
+if TYPE_CHECKING:
+    from seigr_toolset_transmissions.transports.bus import Arrived, Unsubscribe
+
+
+class FailingBus(MemoryBus, contextlib.AbstractAsyncContextManager["FailingBus"]):
+    """A bus that is opened and closed, and fails when it is told to."""
+
+    def __init__(self, *, subscribing: bool = False, unsubscribing: bool = False) -> None:
+        super().__init__()
+        self.is_open = False
+        self.fails = {"subscribe": subscribing, "unsubscribe": unsubscribing}
+
+    async def subscribe(self, prefix: str, arrived: Arrived) -> Unsubscribe:
+        if self.fails["subscribe"]:
+            raise ConnectionResetError("subscribing failed")
+        unsubscribe = await super().subscribe(prefix, arrived)
+
+        async def fail() -> None:
+            await unsubscribe()
+            if self.fails["unsubscribe"]:
+                raise ConnectionResetError("unsubscribing failed")
+
+        return fail
+
+    async def __aenter__(self) -> Self:
+        self.is_open = True
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.is_open = False
+
+
+@pytest.mark.parametrize("fails", ["subscribing", "unsubscribing"])
+@in_virtual_time
+async def test_the_bus_is_closed_even_if_it_fails(fails: str) -> None:
+    bus = FailingBus(**{fails: True})
+    with pytest.raises(ConnectionResetError, match=f"{fails} failed"):
+        async with BusMeeting(bus, PipeNetwork(bus), bytes(32)):
+            assert bus.is_open
+    assert not bus.is_open
+
+
+@in_virtual_time
+async def test_a_node_that_starts_again_leaves_nothing_at_its_bus() -> None:
+    bus = MemoryBus()
+    async with memory_nodes() as nodes:
+        node = nodes.make("bob", cluster=Cluster(bus, name="hub"))
+        watchers = len(bus._watchers)
+        for _ in range(3):
+            async with node.listening():
+                pass
+        assert len(bus._watchers) == watchers
+        await until(lambda: bus._subscriptions == {})
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "\N{SNOWMAN}" * 86])
+def test_a_name_that_is_empty_or_too_long_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name must have 1 to 255 bytes"):
+        Cluster("unix:///run/app/hubs", name=name)

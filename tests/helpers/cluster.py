@@ -1,0 +1,69 @@
+"""Hubs of one cluster in virtual time, and peers that connect to them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from helpers.nodes import Nodes, address_of, memory_nodes, until
+from seigr_toolset_transmissions.cluster import Cluster
+from seigr_toolset_transmissions.errors import STTSessionClosedError
+from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from seigr_toolset_transmissions import STTNode
+    from seigr_toolset_transmissions.cluster.lanes import Lanes
+
+__all__ = ["Hubs", "cluster", "lanes_of", "receive"]
+
+
+class Hubs:
+    """Hubs of one cluster, on one bus, and peers that connect to them."""
+
+    def __init__(self, nodes: Nodes, hubs: list[STTNode], bus: MemoryBus) -> None:
+        self.nodes = nodes
+        self.hubs = hubs
+        self.bus = bus
+
+    async def peer(self, name: str, hub: STTNode, **options: Any) -> STTNode:
+        """Return a peer that is connected to a hub, which all hubs know."""
+        peer = await self.nodes.start(name, **options)
+        await peer.connect(*address_of(hub))
+        await until(lambda: all(each.cluster.locate(peer.node_id) for each in self.hubs))
+        return peer
+
+
+@asynccontextmanager
+async def cluster(
+    count: int = 2, grace: float = 10.0, bus: MemoryBus | None = None, **options: Any
+) -> AsyncIterator[Hubs]:
+    """Run hubs that have found each other: ``hub-0``, ``hub-1`` and so on."""
+    bus = bus or MemoryBus()
+    async with memory_nodes() as nodes:
+        hubs = [
+            await nodes.listen("bob", cluster=Cluster(bus, name=f"hub-{i}", grace=grace), **options)
+            for i in range(count)
+        ]
+        await until(lambda: all(len(hub.cluster.hubs) == count - 1 for hub in hubs))
+        yield Hubs(nodes, hubs, bus)
+
+
+def lanes_of(hub: STTNode) -> Lanes:
+    """Return the lanes of a hub, to look at what they hold."""
+    cluster = hub.cluster
+    assert isinstance(cluster, Cluster)
+    assert cluster._hub is not None
+    return cluster._hub.lanes
+
+
+async def receive(node: STTNode, sender: bytes, count: int) -> list[bytes]:
+    """Return the next messages of a peer: so many, or fewer if its session ends before that."""
+    received: list[bytes] = []
+    try:
+        while len(received) < count:
+            received.append((await node.endpoints.receive_from(sender))[0])
+    except STTSessionClosedError:
+        pass
+    return received
