@@ -129,6 +129,25 @@ async def test_a_dead_listener_that_the_bus_still_knows_takes_no_address() -> No
     await listener.close()
 
 
+async def test_a_dial_that_arrives_before_the_bus_is_known_to_be_back_is_answered_then() -> None:
+    near, far = MemoryBus(), MemoryBus()  # one bus, as two processes see it
+    far._subscriptions = near._subscriptions
+    client, server = Recorder(), Recorder()
+    listener = await PipeNetwork(far).listen(lambda: server, "hub", 7)
+    far.take_down()
+    dial = asyncio.create_task(PipeNetwork(near).dial(client, "hub", 7))
+    await turns(20)
+    assert not dial.done()
+    far.bring_up()
+    await dial
+    client.transport.write(b"hi")
+    await server.until_received(2)
+    assert server.data == b"hi"
+    client.transport.abort()
+    await server.until_lost()
+    await listener.close()
+
+
 @in_virtual_time
 async def test_a_dial_that_nobody_answers_ends_in_time_and_says_so() -> None:
     bus = MemoryBus()

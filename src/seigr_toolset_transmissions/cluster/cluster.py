@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -187,8 +188,10 @@ class Cluster(ClusterBase):
         )
 
     def _meeting_on(self, bus: Bus) -> Callable[[bytes], Meeting]:
-        bus.watch(self._bus_changed)  # once: the bus may outlive many starts of the node
-        network = PipeNetwork(bus)
+        bus.watch(self._bus_changed)
+        if isinstance(bus, AbstractAsyncContextManager):  # its subscriptions end with each stop
+            return lambda key: BusMeeting(bus, PipeNetwork(bus), key)
+        network = PipeNetwork(bus)  # for all starts of the node: a network stays subscribed
         return lambda key: BusMeeting(bus, network, key)
 
     def _bus_changed(self, is_up: bool) -> None:

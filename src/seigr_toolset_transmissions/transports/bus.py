@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from types import MethodType
+from weakref import WeakMethod
 
 __all__ = ["Arrived", "Bus", "Unsubscribe"]
 
@@ -27,7 +29,7 @@ class Bus(ABC):
 
     def __init__(self) -> None:
         self._is_up = False
-        self._watchers: list[Callable[[bool], None]] = []
+        self._watchers: list[Callable[[], Callable[[bool], None] | None]] = []
 
     @property
     def is_up(self) -> bool:
@@ -37,15 +39,20 @@ class Bus(ABC):
     def watch(self, changed: Callable[[bool], None]) -> None:
         """From now on, call ``changed(is_up)`` whenever the bus is lost or comes back.
 
-        Messages published shortly before a loss may be lost too.
+        Messages published shortly before a loss may be lost too. The bus does not keep the object
+        of a bound method alive: the calls end with it.
         """
-        self._watchers.append(changed)
+        bound = isinstance(changed, MethodType)
+        self._watchers.append(WeakMethod(changed) if bound else lambda: changed)
 
     def _set_up(self, is_up: bool) -> None:
         if self._is_up is not is_up:
             self._is_up = is_up
-            for changed in self._watchers:
-                changed(is_up)
+            self._watchers = [watcher for watcher in self._watchers if watcher() is not None]
+            for watcher in list(self._watchers):
+                changed = watcher()
+                if changed is not None:
+                    changed(is_up)
 
     @abstractmethod
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:

@@ -402,14 +402,20 @@ class _Inbox:
         self._subscribing = asyncio.Lock()
         self._subscribed = False
         self._up = asyncio.Event()
-        self.changed(bus.is_up)
+        self._early: list[Callable[[], None]] = []
+        bus.watch(self._changed)
+        self._changed(bus.is_up)
 
-    def changed(self, is_up: bool) -> None:
+    def _changed(self, is_up: bool) -> None:
         """Note whether the bus is up; a loss cuts all pipes."""
         if is_up:
             self._up.set()
+            early, self._early = self._early, []
+            for answer in early:
+                answer()
         else:
             self._up.clear()
+            self._early.clear()
             for pipe in list(self.pipes.values()):
                 pipe.lose()
 
@@ -420,6 +426,17 @@ class _Inbox:
             if not self._subscribed:
                 await self.bus.subscribe(self._prefix, self._arrived)
                 self._subscribed = True
+
+    def when_up(self, answer: Callable[[], None]) -> None:
+        """Answer as soon as the bus is up.
+
+        Envelopes can arrive a moment before a bus that is back says so, and what is published until
+        then is lost.
+        """
+        if self.bus.is_up:
+            answer()
+        elif len(self._early) < _MOST_PIPES:
+            self._early.append(answer)
 
     @property
     def is_full(self) -> bool:
@@ -469,6 +486,9 @@ class _PipeListener(Listener):
             await unsubscribe()
 
     def _arrived(self, _: str, data: bytes, reply: str) -> None:
+        self._inbox.when_up(lambda: self._asked(data, reply))
+
+    def _asked(self, data: bytes, reply: str) -> None:
         dialer = _END_SUBJECT.fullmatch(reply)
         if dialer is None or len(data) < _HEAD.size:
             return
@@ -498,7 +518,6 @@ class PipeNetwork(Network):
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._inbox: _Inbox | None = None
-        bus.watch(self._changed)
 
     async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
         """Connect to a name and port. If the bus is down, wait up to 10 seconds for it.
@@ -565,10 +584,6 @@ class PipeNetwork(Network):
             inbox = self._inbox = _Inbox(self._bus)
         await inbox.ready()
         return inbox
-
-    def _changed(self, is_up: bool) -> None:
-        if self._inbox is not None:
-            self._inbox.changed(is_up)
 
 
 @contextlib.contextmanager
