@@ -118,6 +118,7 @@ class _Worker:
             OSError: There is no starting it.
 
         """
+        self._close_control()
         self._control, its_end = socket.socketpair()
         self._control.setblocking(False)
         with its_end:
@@ -156,6 +157,7 @@ class _Worker:
         if report is None:
             report = await self._read_report()
         status = await self._process.wait()
+        self._close_control()
         self._listens.clear()
         wrong = report.get("failure") or f"its process has ended: {describe_status(status)}"
         return _EndedError(wrong, report.get("exit_code", FAILED))
@@ -206,6 +208,9 @@ class _Worker:
         """Wait for the end of the process, if there is one."""
         if self._process is not None:
             await self._process.wait()
+        self._close_control()
+
+    def _close_control(self) -> None:
         if self._control is not None:
             self._control.close()
 
