@@ -53,6 +53,8 @@ def test_a_hello_is_for_the_node_that_it_names_or_for_anybody() -> None:
 def test_a_reply_has_these_bytes() -> None:
     encoded = Reply(1, 0x01020304, INCARNATION).encode()
     assert encoded == b"\x01" + bytes(3) + b"\x01\x02\x03\x04" + INCARNATION + bytes(40)
+    of_hub = Reply(1, 0x01020304, INCARNATION, hub=True).encode()
+    assert of_hub == encoded[:1] + b"\x01" + encoded[2:]
 
 
 def test_an_opening_has_these_bytes() -> None:
@@ -73,7 +75,7 @@ def test_a_hello_is_read_as_it_was_written(hello: Hello) -> None:
     assert Hello.decode(hello.encode()) == hello
 
 
-@given(st.builds(Reply, U8, U32, ID))
+@given(st.builds(Reply, U8, U32, ID, st.booleans()))
 def test_a_reply_is_read_as_it_was_written(reply: Reply) -> None:
     assert Reply.decode(reply.encode()) == reply
 
@@ -88,7 +90,7 @@ def test_an_opening_is_read_as_it_was_written(opening: Opening) -> None:
 def test_reserved_bytes_are_ignored() -> None:
     reply = Reply(1, 2, INCARNATION)
     encoded = reply.encode()
-    assert Reply.decode(encoded[:1] + b"\xff" * 3 + encoded[4:24] + b"\xff" * 40) == reply
+    assert Reply.decode(encoded[:1] + b"\xfe\xff\xff" + encoded[4:24] + b"\xff" * 40) == reply
     opening = Opening(OpeningKind.NEW, 2, INCARNATION, SESSION_ID, 5, 6, 7)
     encoded = opening.encode()
     assert Opening.decode(encoded[:1] + b"\xff" * 3 + encoded[4:64] + b"\xff" * 32) == opening

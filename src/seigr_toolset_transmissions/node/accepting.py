@@ -54,10 +54,18 @@ class Acceptor:
         self._access = access
         self._admission: Admission[Answering] = Admission(self._runtime.config)
         self._first_messages = FirstMessages(_FIRST_MESSAGES)
+        self._hub = False
         self.answering: set[Answering] = set()
 
-    def begin(self, node_id: bytes) -> None:
-        """Begin a life of the node that has this id; `accept` may be called from now on."""
+    def begin(self, node_id: bytes, *, hub: bool) -> None:
+        """Begin a life of the node that has this id; `accept` may be called from now on.
+
+        Args:
+            node_id: The node's id.
+            hub: Whether other processes have it, too: the hubs of a cluster.
+
+        """
+        self._hub = hub
         self._first_messages.begin(node_id)
 
     def accept(self) -> Receiver:
@@ -66,7 +74,7 @@ class Acceptor:
         answering = Answering(
             self,
             self.handshakes,
-            Reply(VERSION, config.max_message_bytes, self._runtime.incarnation),
+            Reply(VERSION, config.max_message_bytes, self._runtime.incarnation, self._hub),
             self._first_messages,
             config.handshake_timeout,
         )

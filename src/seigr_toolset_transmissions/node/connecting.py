@@ -98,7 +98,8 @@ class Connector:
             dialed.transport.abort()
             self._check_not_stopping()
         peer, now = dialed.peer_node_id, registry.loop.time()
-        registry.clones.seen(peer, dialed.reply.incarnation, dialed.transport.peer_address, now)
+        if not dialed.reply.hub:
+            registry.clones.seen(peer, dialed.reply.incarnation, dialed.transport.peer_address, now)
         if self._runtime.endpoints.is_overfull(peer):
             dialed.transport.abort()
             raise STTConnectError(

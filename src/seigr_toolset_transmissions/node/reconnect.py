@@ -213,7 +213,8 @@ class Reconnects:
         finally:
             suspension.dialing = None
         seen, now = dialed.reply.incarnation, runtime.loop.time()
-        self._owner.clones.seen(session.peer_node_id, seen, dialed.transport.peer_address, now)
+        if not dialed.reply.hub:
+            self._owner.clones.seen(session.peer_node_id, seen, dialed.transport.peer_address, now)
         if seen != session.peer_incarnation:
             dialed.transport.abort()
             session.lose("the peer was restarted")

@@ -32,7 +32,8 @@ _NOBODY_NAMED = bytes(_RECIPIENT_BYTES)
 _TIME_BYTES = 6
 
 _hello = Struct(f">BB{_TIME_BYTES}s{_RECIPIENT_BYTES}s")
-_reply = Struct(">B3xI16s40x")
+_reply = Struct(">BB2xI16s40x")
+_HUB = 1
 _opening = Struct(">B3xI16s16sQQQ32x")
 
 HELLO_BYTES = _hello.size
@@ -89,15 +90,19 @@ class Reply(NamedTuple):
     max_message_bytes: int
     incarnation: bytes
     """16 random bytes that the listener's process drew when its node started."""
+    hub: bool = False
+    """Whether other processes listen with the same identity, as the hubs of a cluster do."""
 
     def encode(self) -> bytes:
         """Return the payload, `REPLY_BYTES` long."""
-        return _reply.pack(*self)
+        flags = _HUB if self.hub else 0
+        return _reply.pack(self.version, flags, self.max_message_bytes, self.incarnation)
 
     @classmethod
     def decode(cls, payload: bytes) -> Reply:
         """Read a payload of `REPLY_BYTES`."""
-        return cls(*_reply.unpack(payload))
+        version, flags, max_message_bytes, incarnation = _reply.unpack(payload)
+        return cls(version, max_message_bytes, incarnation, bool(flags & _HUB))
 
 
 class OpeningKind(IntEnum):
