@@ -13,12 +13,12 @@ import pytest
 
 from cli.processes import SHARED_SEED, Stt
 from helpers.machine import has_ipv6
-from helpers.nodes import Nodes, in_virtual_time, live
+from helpers.nodes import Nodes, address_of, in_virtual_time, live
 from helpers.relay import Kind, Relay
 from seigr_toolset_transmissions import NodeConfig, STTNode, generate_seed
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.main import run
-from seigr_toolset_transmissions.cli.nodes import connect_to, running
+from seigr_toolset_transmissions.cli.nodes import connect_to, leave, running
 from seigr_toolset_transmissions.cli.seeds import Seeds, find_seeds
 from seigr_toolset_transmissions.errors import STTSilenceError
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
@@ -198,3 +198,15 @@ def test_an_interrupted_command_says_what_did_not_arrive() -> None:
         assert listener.end() == 130
         assert len(re.findall("stt: not everything was delivered to .*\n", listener.stderr)) == 1
         assert awake.end() == 0
+
+
+async def test_leaving_a_session_that_was_lost_does_not_report_the_loss_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with Nodes() as nodes:
+        hub, peer = await nodes.listen(), await nodes.start()
+        session = await peer.connect(*address_of(hub))
+        session.send_nowait(b"never sent")
+        session.abort("lost")
+        await leave(session)
+    assert capsys.readouterr().err == ""

@@ -234,7 +234,7 @@ async def _round_trips(node: STTNode, session: Session) -> list[float]:
         answer, _ = await receive()
         times.append(time.perf_counter() - began)
         if answer != message:
-            raise Failure("an answer is not the one to its question")
+            raise Failure("an answer does not match its question")
     return times
 
 
@@ -250,7 +250,7 @@ async def _request(session: Session, in_flight: int, count: int) -> list[float]:
             reply = await session.request(request)
             times.append(time.perf_counter() - began)
             if reply != request:
-                raise Failure("a reply is not the one to its request")
+                raise Failure("a reply does not match its request")
 
     await asyncio.gather(*(ask_on() for _ in range(in_flight)))
     return times
