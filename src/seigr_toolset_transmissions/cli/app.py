@@ -460,7 +460,7 @@ def serve(target: Target, workers: int) -> int:
     seed in all workers, and a fixed port.
 
     If a worker fails at the start, the command fails. Later, a worker that dies is restarted after
-    0.5 seconds; if it keeps dying, the pause grows to 30 seconds.
+    0.5 seconds; if it keeps dying, the pause grows to 5 seconds.
 
     SIGTERM or Ctrl-C: all workers deliver what is left, and end; a second signal ends them at once.
     SIGHUP: the workers restart one after another, with new code and settings.

@@ -34,7 +34,8 @@ _MODULE = "seigr_toolset_transmissions.cli.worker"
 _LIBRARY = "seigr_toolset_transmissions"
 
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 5.0
+"""Short: if one peer's message kills every worker that gets it, all others wait for this."""
 _STEADY_SECONDS = 10.0
 """A worker that dies after so long is started again without the pauses of those before it."""
 
