@@ -11,6 +11,7 @@ import html
 import inspect
 import re
 import runpy
+import tomllib
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(seigr_toolset_transmissions.__file__).parent
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cli]' && .venv/bin/stt demo"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
 FIGURE = re.compile(r"\d[\d,.]*\d|\d")
@@ -177,7 +178,28 @@ def test_the_changelog_has_this_version() -> None:
     assert f"## [{seigr_toolset_transmissions.__version__}]" in read("CHANGELOG.md")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_extra_that_a_document_names_exists() -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    named = {
+        extra
+        for document in DOCUMENTS
+        for extras in re.findall(
+            r"(?:\.|CLONE|seigr-toolset-transmissions)\[([a-z,]+)\]",
+            document.read_text(encoding="utf-8"),
+        )
+        for extra in extras.split(",")
+    }
+    assert {"cli", "nats"} <= named <= set(project["optional-dependencies"])
+
+
+def test_the_base_install_needs_one_package() -> None:
+    [needed] = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
+    assert needed.startswith("cryptography")
+
+
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix()
+)
 def test_every_link_leads_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -223,7 +245,9 @@ def snippets() -> Iterator[Any]:
         text = document.read_text(encoding="utf-8")
         for number, block in enumerate(python_blocks(text)):
             if not any(block in example for example in examples):  # which test_examples runs
-                yield pytest.param(block, id=f"{document.stem}-{number}")
+                yield pytest.param(
+                    block, id=f"{document.relative_to(ROOT).with_suffix('')}-{number}"
+                )
 
 
 @pytest.mark.parametrize("block", list(snippets()))
