@@ -54,6 +54,7 @@ ROOMS = {
         "identity",
         "stats",
         "foundation",
+        "protocol",
         "transports",
         "endpoints",
         "sessions",
@@ -119,7 +120,7 @@ LAYERS = {
     ],
     "cluster": [
         ["messages", "meeting", "link"],
-        ["routes"],
+        ["routes", "landings"],
         ["lanes", "deliveries"],
         ["other"],
         ["inquiries"],

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers.cluster import cluster
-from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, live, memory_nodes, until
+from helpers.nodes import (
+    SHARED_SEED,
+    EventLog,
+    Nodes,
+    address_of,
+    in_virtual_time,
+    live,
+    memory_nodes,
+    seed_of,
+    until,
+)
 from seigr_toolset_transmissions import SendOutcome, STTNode
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
@@ -204,3 +215,29 @@ async def test_values_that_cannot_be_compared_elsewhere_are_refused() -> None:
     async with cluster() as it:
         with pytest.raises(TypeError, match="other hubs can compare"):
             await it.hubs[0].cluster.find(position=(1, 2))
+
+
+async def test_a_hub_of_this_machine_that_was_killed_is_lost_at_once(tmp_path: Path) -> None:
+    hubs = f"unix://{tmp_path / 'hubs'}"
+    script = (
+        "import asyncio, sys\n"
+        "from seigr_toolset_transmissions import STTNode\n"
+        "from seigr_toolset_transmissions.cluster import Cluster\n"
+        "async def main():\n"
+        "    seed, shared, hubs = map(bytes.fromhex, sys.argv[1:])\n"
+        "    cluster = Cluster(hubs.decode(), name='far')\n"
+        "    async with STTNode(seed, shared, '127.0.0.1', cluster=cluster).listening():\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    async with Nodes() as nodes:
+        near = await nodes.listen("bob", cluster=Cluster(hubs, name="near", grace=600))
+        log = EventLog(near, "hub_joined", "hub_lost")
+        seeds = [value.hex() for value in (seed_of("bob"), SHARED_SEED, hubs.encode())]
+        far = await asyncio.create_subprocess_exec(sys.executable, "-c", script, *seeds)
+        try:
+            assert await log.until("hub_joined") == {"hub": "far"}
+        finally:
+            far.kill()
+            await far.wait()
+        assert await log.until("hub_lost") == {"hub": "far"}

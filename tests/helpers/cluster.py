@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from seigr_toolset_transmissions import STTNode
+    from seigr_toolset_transmissions.cluster.hub import Hub
+    from seigr_toolset_transmissions.cluster.landings import Landings
     from seigr_toolset_transmissions.cluster.lanes import Lanes
+    from seigr_toolset_transmissions.transports.base import Address
 
-__all__ = ["Hubs", "cluster", "lanes_of", "receive"]
+__all__ = ["Hubs", "cluster", "hub_of", "landing_of", "landings_of", "lanes_of", "receive"]
 
 
 class Hubs:
@@ -26,6 +29,10 @@ class Hubs:
         self.nodes = nodes
         self.hubs = hubs
         self.bus = bus
+
+    def another(self, name: str) -> Cluster:
+        """Return what makes one more node a hub."""
+        return Cluster(self.bus, name=name)
 
     async def peer(self, name: str, hub: STTNode, **options: Any) -> STTNode:
         """Return a peer that is connected to a hub, which all hubs know."""
@@ -50,12 +57,31 @@ async def cluster(
         yield Hubs(nodes, hubs, bus)
 
 
-def lanes_of(hub: STTNode) -> Lanes:
+def hub_of(node: STTNode) -> Hub:
+    """Return what stands behind the cluster of a node."""
+    assert isinstance(node.cluster, Cluster)
+    assert node.cluster._hub is not None
+    return node.cluster._hub
+
+
+def lanes_of(node: STTNode) -> Lanes:
     """Return the lanes of a hub, to look at what they hold."""
-    cluster = hub.cluster
-    assert isinstance(cluster, Cluster)
-    assert cluster._hub is not None
-    return cluster._hub.lanes
+    return hub_of(node).lanes
+
+
+def landings_of(node: STTNode) -> Landings:
+    """Return what a hub passes on, and what is passed on to it."""
+    landings = hub_of(node)._landings
+    assert landings is not None
+    return landings
+
+
+def landing_of(node: STTNode) -> Address:
+    """Return where a hub takes connections that are passed on to it."""
+    hub = hub_of(node)
+    assert hub._meeting is not None
+    assert hub._address is not None
+    return hub._meeting.landing_of(hub._address)
 
 
 async def receive(node: STTNode, sender: bytes, count: int) -> list[bytes]:

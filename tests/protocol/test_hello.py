@@ -50,6 +50,20 @@ def test_a_hello_is_for_the_node_that_it_names_or_for_anybody() -> None:
     assert named.recipient != Hello(1, 1, 6).meant_for(node_id).recipient
 
 
+def test_a_hello_names_one_of_the_hubs_that_share_a_node_id() -> None:
+    node, hub, other = bytes(32), INCARNATION, bytes(16)
+    hello = Hello(1, 1, 1_700_000_000_000)
+    named = hello.meant_for(node, hub)
+    assert named.may_be_for(node)
+    assert not named.may_be_for(b"n" * 32)
+    assert named.names_hub(node)
+    assert named.is_for_hub(hub)
+    assert not named.is_for_hub(other)
+    assert Hello.decode(named.encode()) == named
+    for anybody in (hello, hello.meant_for(node)):
+        assert not anybody.names_hub(node)
+
+
 def test_a_reply_has_these_bytes() -> None:
     encoded = Reply(1, 0x01020304, INCARNATION).encode()
     assert encoded == b"\x01" + bytes(3) + b"\x01\x02\x03\x04" + INCARNATION + bytes(40)

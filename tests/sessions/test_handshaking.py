@@ -30,7 +30,7 @@ from seigr_toolset_transmissions.errors import (
     STTProtocolError,
 )
 from seigr_toolset_transmissions.protocol.hello import Hello, Opening, OpeningKind, Reply
-from seigr_toolset_transmissions.sessions.handshaking import Answering, FirstMessages, dial
+from seigr_toolset_transmissions.sessions.handshaking import Answering, FirstMessages, Landing, dial
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -483,12 +483,19 @@ class FakeTransport:
 class Notes:
     """The `AnsweringUser` of these tests: it records its calls."""
 
+    landing = Landing.HERE
+
     def __init__(self, log: list[tuple[Any, ...]], room: bool = True) -> None:
         self.log = log
         self.room = room
 
     def entered(self, answering: Answering) -> bool:
         return self.room
+
+    def landed(
+        self, answering: Answering, transport: Transport, hello: Hello, message: bytes
+    ) -> Landing:
+        return self.landing
 
     def proven(self, answering: Answering) -> None:
         self.log.append(("proven",))

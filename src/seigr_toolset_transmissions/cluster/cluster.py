@@ -12,6 +12,7 @@ from ..endpoints.endpoint import check_id, check_ids
 from ..foundation.payload import as_bytes
 from ..identity import NODE_ID_BYTES
 from ..node.cluster_base import ClusterBase
+from ..sessions.handshaking import Landing
 from ..stats import HubInfo
 from ..transports.bus import Bus
 from ..transports.nats import NatsBus
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from ..errors import STTSessionLostError
     from ..node.cluster_base import HubLife
     from ..node.keys import Keys
+    from ..protocol.hello import Hello
     from ..stats import Tally
+    from ..transports.base import Transport
     from .meeting import Meeting
 
 __all__ = ["Cluster"]
@@ -155,6 +158,12 @@ class Cluster(ClusterBase):
     def route_to(self, endpoint_id: bytes) -> Remote | None:
         """See `ClusterBase`."""
         return None if self._hub is None else self._hub.lanes.to(endpoint_id)
+
+    def pass_on(self, transport: Transport, hello: Hello, message: bytes) -> Landing:
+        """See `ClusterBase`."""
+        if self._hub is None:
+            return Landing.HERE
+        return self._hub.pass_on(transport, hello, message)
 
     async def drain(self, seconds: float) -> None:
         """See `ClusterBase`."""

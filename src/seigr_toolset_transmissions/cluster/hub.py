@@ -25,22 +25,26 @@ from ..errors import (
 from ..foundation.ids import short
 from ..node.duty import Duty
 from ..node.node import STTNode
+from ..sessions.handshaking import Landing
 from ..sessions.public import SessionState
 from ..sessions.session import LiveSession
+from ..transports.base import NOBODY
 from .deliveries import Deliveries
 from .inquiries import Inquiries
+from .landings import Landings
 from .lanes import Lanes
 from .link import Link
 from .messages import (
     FORWARD_HEAD,
     LONGEST_HEAD_BYTES,
-    VERSION,
     BadMessageError,
     Kind,
     fingerprint,
+    pack_name,
     pack_numbers,
     pack_routes,
     unpack_done,
+    unpack_name,
     unpack_numbers,
     unpack_routes,
 )
@@ -55,7 +59,8 @@ if TYPE_CHECKING:
     from ..node.keys import Keys
     from ..node.registry import Registry
     from ..node.runtime import Runtime
-    from ..transports.base import Address
+    from ..protocol.hello import Hello
+    from ..transports.base import Address, Listener, Receiver, Transport
     from .meeting import Meeting
 
 __all__ = ["Hub"]
@@ -63,11 +68,15 @@ __all__ = ["Hub"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _LINKS, _MEETING = b"stt cluster links", b"stt cluster meeting"
+_LANDING = b"stt cluster landing"
 """The purposes of the secrets derived from the node seed."""
 
 _ANNOUNCE_SECONDS = 1.0
 _ROUTES_SECONDS = 0.05
 """How long changes of routes wait, so that several travel in one message."""
+
+_SETTLING_SECONDS = 3.0
+"""For this long after its start, a hub may not know all others yet."""
 
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
@@ -121,6 +130,10 @@ class Hub:
         self._keys = keys
         self._meet = meet
         self._node: STTNode | None = None
+        self._address: Address | None = None
+        self._meeting: Meeting | None = None  # while this hub takes part
+        self._landings: Landings | None = None
+        self._since = self.loop.time()
         self._present: dict[bytes, _Present] = {}
         self._marks: dict[bytes, bytes] = {}  # the ids of those
         self._changed: set[bytes] = set()
@@ -158,13 +171,19 @@ class Hub:
 
     async def _take_part(self) -> None:
         secret = await self._keys.secret_for(_LINKS)
+        landing_key = await self._keys.secret_for(_LANDING)
         async with self._meet(await self._keys.secret_for(_MEETING)) as meeting:
             node = self._make_node(secret, meeting)
             await node.start(server_mode=True)
-            address = node.address
+            address = self._address = node.address
             assert address is not None  # noqa: S101  it listens
             self._node = node
+            landings = Landings(self, meeting.network, landing_key)
+            listener: Listener | None = None
             try:
+                landing = meeting.landing_of(address)
+                listener = await meeting.network.listen(landings.accept, *landing)
+                self._landings, self._meeting = landings, meeting
                 while not self._leaving:
                     meeting.announce(address)
                     for other in meeting.members():
@@ -173,7 +192,10 @@ class Hub:
                             self.own(self._dial(meeting, other))
                     await self._pause(_ANNOUNCE_SECONDS)
             finally:
-                self._node = None
+                self._node = self._landings = self._meeting = None
+                if listener is not None:
+                    await listener.close()
+                landings.end()
                 await node.stop(drain=self.runtime.config.close_timeout)
 
     def _make_node(self, secret: bytes, meeting: Meeting) -> STTNode:
@@ -251,7 +273,8 @@ class Hub:
         link = Link(session, self.own)
         self.others[session_id] = Other(link, Deliveries(self, link))
         self.routes.add(link)
-        link.post(bytes((Kind.NAME, VERSION)) + self.name.encode())
+        assert self._address is not None  # noqa: S101  it has links
+        link.post(pack_name(self.name, self.runtime.incarnation, self._address))
         now = self.loop.time()
         here = [(fingerprint(each), now - at) for each, (_, at) in self._present.items()]
         for message in pack_routes(here, ()):
@@ -263,6 +286,19 @@ class Hub:
         other = self.others.get(session_id)
         if other is not None and other.link.name:
             self._tell(self.runtime.emit("hub_suspended", hub=other.link.name))
+            if self._meeting is not None and self._meeting.refusal_is_final:
+                self.own(self._check_lives(self._meeting, other.link))
+
+    async def _check_lives(self, meeting: Meeting, link: Link) -> None:
+        """Give a link up if its hub has ended: nothing that waits for it will ever arrive."""
+        try:
+            transport = await meeting.network.dial(NOBODY, *meeting.landing_of(link.address))
+        except ConnectionRefusedError:
+            link.session.lose("the hub has ended")
+        except OSError:
+            pass  # it may still live
+        else:
+            transport.abort()
 
     async def _link_resumed(self, *, session_id: bytes) -> None:
         other = self.others.get(session_id)
@@ -326,7 +362,7 @@ class Hub:
             case Kind.UNFIT:
                 self.lanes.unfit(link, *unpack_numbers(Kind.UNFIT, data))
             case Kind.NAME if not link.name:
-                link.name = data[2:].decode(errors="replace") or "?"
+                link.name, link.incarnation, link.address = unpack_name(data)
                 logger.info("hub %r has joined", link.name)
                 self._tell(self.runtime.emit("hub_joined", hub=link.name))
             case Kind.BROADCAST:
@@ -406,6 +442,35 @@ class Hub:
         older = self.loop.time() - since > age
         if older and session.state is SessionState.SUSPENDED:
             session.lose("the peer has connected to another hub")
+
+    # -- connections of sessions that other hubs have ----------------------------------------
+
+    def pass_on(self, transport: Transport, hello: Hello, message: bytes) -> Landing:
+        """Pass a connection on to the hub that it names. See `ClusterBase.pass_on`."""
+        for link, _ in self.others.values():
+            if link.name and hello.is_for_hub(link.incarnation):
+                if link.is_up and self._landings is not None and self._meeting is not None:
+                    to = self._meeting.landing_of(link.address)
+                    if self._landings.pass_on(transport, message, to):
+                        return Landing.PASSED_ON
+                return Landing.LATER
+        # Nobody has the session any more, and the dialer learns it from the answer.
+        settled = self.loop.time() - self._since > _SETTLING_SECONDS
+        return Landing.HERE if settled else Landing.LATER
+
+    def accept_landed(self) -> Receiver:
+        """Return what answers a connection that was passed on to this hub."""
+        return self.life.acceptor.accept(passed_on=True)
+
+    @property
+    def handshake_seconds(self) -> float:
+        """How long the parts of a handshake may take, and the last bytes of a connection."""
+        return self.runtime.config.handshake_timeout
+
+    @property
+    def most_relays(self) -> int:
+        """How many connections may be passed on at a time."""
+        return self.runtime.config.max_sessions
 
     def locate(self, endpoint_id: bytes) -> str | None:
         """Return the name of the hub that an endpoint is connected to; None if there is none."""

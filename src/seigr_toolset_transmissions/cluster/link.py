@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..sessions.session import LiveSession
+    from ..transports.base import Address
 
 __all__ = ["Link"]
 
@@ -33,17 +34,30 @@ class Link:
         own: Runs a coroutine as a task of the node.
 
     Attributes:
-        name: The hub's name; "" until the hub has announced it.
+        name: The hub's name; "" until the hub has said who it is.
+        incarnation: That of its node.
+        address: Where it listens for links.
 
     """
 
-    __slots__ = ("_backlog", "_backlog_bytes", "_draining", "_own", "name", "session")
+    __slots__ = (
+        "_backlog",
+        "_backlog_bytes",
+        "_draining",
+        "_own",
+        "address",
+        "incarnation",
+        "name",
+        "session",
+    )
 
     def __init__(
         self, session: LiveSession, own: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     ) -> None:
         self.session: LiveSession = session
         self.name: str = ""
+        self.incarnation: bytes = b""
+        self.address: Address = ("", 0)
         self._own = own
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0

@@ -38,6 +38,12 @@ _PREFIX = "stt.hubs"
 _PORT = 1
 """The port of every hub on a bus, where each has a host name of its own."""
 
+_LANDING_PORT = 2
+"""Where a hub on a bus takes connections that are passed on to it."""
+
+_LANDING_FOLDER = "landing"
+"""Where hubs of one machine take such connections: a folder beside their sockets."""
+
 _FORGET_SECONDS = 10.0
 """A hub that has not announced itself for this long is no longer listed."""
 
@@ -56,11 +62,17 @@ class Meeting(ABC):
     """
 
     network: Network
+    refusal_is_final: bool
+    """Whether a hub that refuses a connection has ended, and cannot merely be out of reach."""
 
     @property
     @abstractmethod
     def listen_at(self) -> Address:
         """Where this hub should listen."""
+
+    @abstractmethod
+    def landing_of(self, address: Address) -> Address:
+        """Return where the hub that listens there takes connections that are passed on to it."""
 
     @abstractmethod
     def announce(self, address: Address) -> None:
@@ -103,6 +115,8 @@ class BusMeeting(Meeting):
 
     """
 
+    refusal_is_final = False
+
     def __init__(self, bus: Bus, network: PipeNetwork, key: bytes) -> None:
         self.network: Network = network
         self._bus = bus
@@ -117,6 +131,10 @@ class BusMeeting(Meeting):
     def listen_at(self) -> Address:
         """See `Meeting`."""
         return self._name, _PORT
+
+    def landing_of(self, address: Address) -> Address:
+        """See `Meeting`."""
+        return address[0], _LANDING_PORT
 
     def announce(self, address: Address) -> None:
         """See `Meeting`."""
@@ -168,6 +186,8 @@ class FolderMeeting(Meeting):
 
     """
 
+    refusal_is_final = True
+
     def __init__(self, folder: str) -> None:
         self.network: Network = UnixNetwork()
         self._folder = folder
@@ -176,6 +196,10 @@ class FolderMeeting(Meeting):
     def listen_at(self) -> Address:
         """See `Meeting`."""
         return self._folder, 0
+
+    def landing_of(self, address: Address) -> Address:
+        """See `Meeting`."""
+        return str(Path(address[0], _LANDING_FOLDER)), address[1]
 
     def announce(self, address: Address) -> None:
         """Do nothing: the others see the socket."""
@@ -188,14 +212,17 @@ class FolderMeeting(Meeting):
 
     def refused(self, address: Address) -> None:
         """Remove the socket of a process that was killed."""
+        folder, port = self.landing_of(address)
         path = Path(address[0], f"{address[1]}.sock")
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
+                Path(folder, f"{port}.sock").unlink()
 
     async def __aenter__(self) -> Self:
         folder = Path(self._folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240  takes no time
+        (folder / _LANDING_FOLDER).mkdir(mode=0o700, exist_ok=True)
         return self
 
     async def __aexit__(

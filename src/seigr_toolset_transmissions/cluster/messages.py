@@ -4,7 +4,7 @@ Pure functions from values to bytes and back. A message begins with its `Kind`, 
 `Ask`, and a reply with its `Answer`; numbers are big-endian. A hub ignores a message of a kind that
 it does not know, so that hubs of two versions can run side by side while an upgrade goes on.
 
-    NAME       u8 version | the hub's name, UTF-8
+    NAME       JSON {"version", "name", "incarnation", "address"}
     ROUTES     u32 n | n x (8 bytes fingerprint, u32 age in ms) | fingerprints that have left
     LANE       u32 lane | 32 bytes endpoint id
     FORWARD    u32 lane | a message for the endpoint
@@ -34,11 +34,12 @@ from ..errors import STTMessageSizeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ..transports.base import Address
+
 __all__ = [
     "FINGERPRINT_BYTES",
     "FORWARD_HEAD",
     "LONGEST_HEAD_BYTES",
-    "VERSION",
     "Answer",
     "Ask",
     "BadMessageError",
@@ -48,16 +49,18 @@ __all__ = [
     "pack_broadcast",
     "pack_done",
     "pack_json",
+    "pack_name",
     "pack_numbers",
     "pack_routes",
     "unpack_broadcast",
     "unpack_done",
     "unpack_json",
+    "unpack_name",
     "unpack_numbers",
     "unpack_routes",
 ]
 
-VERSION = 1
+_VERSION = 1
 
 FINGERPRINT_BYTES = 8
 
@@ -148,6 +151,21 @@ def unpack_numbers(kind: Kind, data: bytes) -> tuple[Any, ...]:
         return _NUMBERS[kind].unpack(data)[1:]
     except error as bad:
         raise BadMessageError(str(bad)) from None
+
+
+def pack_name(name: str, incarnation: bytes, address: Address) -> bytes:
+    """Return what a hub says of itself: its name, its node's incarnation, where it listens."""
+    told = {"version": _VERSION, "name": name, "incarnation": incarnation, "address": address}
+    return bytes((Kind.NAME,)) + pack_json(told)
+
+
+def unpack_name(data: bytes) -> tuple[str, bytes, Address]:
+    """Return what `pack_name` was given."""
+    told = unpack_json(data[1:])
+    match told:
+        case {"name": str(name), "incarnation": bytes(mark), "address": [str(host), int(port)]}:
+            return name or "?", mark, (host, port)
+    raise BadMessageError("a hub that does not say who it is")
 
 
 def pack_routes(joined: Iterable[tuple[bytes, float]], left: Iterable[bytes]) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ that are not authenticated yet.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import STTConnectError, STTListenError, STTProtocolError, reason_of
 from ..identity import node_id_of
@@ -16,13 +16,14 @@ from ..protocol.hello import VERSION, Opening, OpeningKind, Reply
 from ..protocol.machine import SessionMachine
 from ..protocol.phase import Link
 from ..protocol.records import seal
-from ..sessions.handshaking import Answering, FirstMessages
+from ..sessions.handshaking import Answering, FirstMessages, Landing
 from ..transports.sockets import SocketNetwork, descriptor_limit
 from .admission import Admission
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..protocol.hello import Hello
     from ..protocol.noise import Channel, Handshake
     from ..transports.base import Listener, Network, Receiver, Transport
     from .access import Access
@@ -36,6 +37,13 @@ _FIRST_MESSAGES = 65_536
 """How many first handshake messages are remembered: ten minutes' worth at 100 dials a second."""
 
 
+class Cluster(Protocol):
+    """What accepting needs of the cluster that the node is a hub of."""
+
+    def pass_on(self, transport: Transport, hello: Hello, message: bytes) -> Landing:
+        """Pass a connection on to the hub that its first message names, if that is another one."""
+
+
 class Acceptor:
     """Answers the connections to a listening node. It is the `AnsweringUser` of all handshakes.
 
@@ -47,6 +55,7 @@ class Acceptor:
     """
 
     handshakes: Sequence[Handshake]
+    _reply: Reply
 
     def __init__(self, registry: Registry, access: Access) -> None:
         self._registry = registry
@@ -54,29 +63,34 @@ class Acceptor:
         self._access = access
         self._admission: Admission[Answering] = Admission(self._runtime.config)
         self._first_messages = FirstMessages(_FIRST_MESSAGES)
-        self._hub = False
+        self._cluster: Cluster | None = None
+        self._node_id = b""
         self.answering: set[Answering] = set()
 
-    def begin(self, node_id: bytes, *, hub: bool) -> None:
+    def begin(self, node_id: bytes, cluster: Cluster | None) -> None:
         """Begin a life of the node that has this id; `accept` may be called from now on.
 
         Args:
             node_id: The node's id.
-            hub: Whether other processes have it, too: the hubs of a cluster.
+            cluster: Knows the other hubs that have this id; None if there are none.
 
         """
-        self._hub = hub
+        runtime = self._runtime
+        most = runtime.config.max_message_bytes
+        self._node_id = node_id
+        self._cluster = cluster
+        self._reply = Reply(VERSION, most, runtime.incarnation, hub=cluster is not None)
         self._first_messages.begin(node_id)
 
-    def accept(self) -> Receiver:
-        """Return the receiver of a new connection."""
-        config = self._runtime.config
+    def accept(self, *, passed_on: bool = False) -> Receiver:
+        """Return the receiver of a new connection; say if another hub has passed it on."""
         answering = Answering(
             self,
             self.handshakes,
-            Reply(VERSION, config.max_message_bytes, self._runtime.incarnation, self._hub),
+            self._reply,
             self._first_messages,
-            config.handshake_timeout,
+            self._runtime.config.handshake_timeout,
+            passed_on=passed_on,
         )
         self.answering.add(answering)
         return answering
@@ -91,6 +105,23 @@ class Acceptor:
     def entered(self, answering: Answering) -> bool:
         """Admit a new connection, unless there are too many."""
         return self._admission.enter(answering)
+
+    def landed(
+        self, answering: Answering, transport: Transport, hello: Hello, message: bytes
+    ) -> Landing:
+        """Answer here, unless another hub of the cluster has the dialer's session."""
+        if (
+            self._cluster is None
+            or answering.passed_on  # once is enough: the hub that it names is not to be found
+            or not hello.names_hub(self._node_id)
+            or hello.is_for_hub(self._runtime.incarnation)
+        ):
+            return Landing.HERE
+        landing = self._cluster.pass_on(transport, hello, message)
+        if landing is Landing.PASSED_ON:
+            self.answering.discard(answering)
+            self._admission.leave(answering)
+        return landing
 
     def proven(self, answering: Answering) -> None:
         """Note that the dialer knows the shared seed."""

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.fanout import Remote
     from ..errors import STTSessionLostError
+    from ..protocol.hello import Hello
+    from ..sessions.handshaking import Landing
     from ..stats import HubInfo, Tally
+    from ..transports.base import Transport
+    from .accepting import Acceptor
     from .access import Access
     from .keys import Keys
     from .registry import Registry
@@ -26,6 +30,7 @@ class HubLife(Protocol):
     runtime: Runtime
     registry: Registry
     access: Access
+    acceptor: Acceptor
 
     def kick(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
         """End all sessions with a peer, at this hub alone."""
@@ -111,6 +116,17 @@ class ClusterBase(ABC):
     @abstractmethod
     def begin(self, life: HubLife, keys: Keys) -> None:
         """Join the cluster, which may take a while; the node has started."""
+
+    @abstractmethod
+    def pass_on(self, transport: Transport, hello: Hello, message: bytes) -> Landing:
+        """Pass a connection on to the hub that its first message names, if that is another one.
+
+        Args:
+            transport: The connection; it is taken over if it is passed on.
+            hello: What the message says.
+            message: Its bytes.
+
+        """
 
     @abstractmethod
     async def drain(self, seconds: float) -> None:

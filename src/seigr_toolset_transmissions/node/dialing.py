@@ -86,6 +86,7 @@ class Dialer:
         port: int,
         expect: bytes | None,
         *,
+        incarnation: bytes = b"",
         pauses: Sequence[float] = (),
         turn: Turn | None = None,
         begun: Callable[[], object] = lambda: None,
@@ -98,6 +99,7 @@ class Dialer:
             host: A name or address.
             port: The port.
             expect: The node id that the peer must prove; None for any that is allowed.
+            incarnation: Which of the hubs that share this node id is meant; empty: any.
             pauses: Seconds. If the other end closes the connection without an answer, it is dialed
                 again after a random part of the first pause, then of the second, and so on. (A
                 listener with too many connections in a handshake drops some. It also drops one
@@ -120,7 +122,7 @@ class Dialer:
         if expect is not None and self._access.bans(expect):
             raise _banned(expect)
         turn = turn or Turn()
-        attempt = self._take_turn(host, port, expect, pauses, turn, begun)
+        attempt = self._take_turn((host, port), expect, incarnation, pauses, turn, begun)
         task = self._runtime.own(attempt, calls_handlers=False)
         current, cancels = _Dial(task, expect), _cancels()
         self._dials.add(current)
@@ -166,13 +168,14 @@ class Dialer:
 
     async def _take_turn(
         self,
-        host: str,
-        port: int,
+        named: Address,
         expect: bytes | None,
+        incarnation: bytes,
         pauses: Sequence[float],
         turn: Turn,
         begun: Callable[[], object],
     ) -> Dialed:
+        host, port = named
         await self._slots.begin(turn)
         try:
             begun()
@@ -180,11 +183,12 @@ class Dialer:
             urgent = turn.rank is Rank.ASKED
             for pause in (*pauses, None):
                 addresses = await self._network.resolve(host, port, urgent=urgent)
-                dialed = await race(addresses, partial(self._shake_hands, (host, port), expect))
+                attempt = partial(self._shake_hands, named, expect, incarnation)
+                dialed = await race(addresses, attempt)
                 if dialed is not None:
-                    self._unanswered.pop((host, port), None)
+                    self._unanswered.pop(named, None)
                     return dialed
-                self._note_silence((host, port))
+                self._note_silence(named)
                 if pause is not None:
                     self._runtime.counters.handshakes_failed += 1
                     await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
@@ -204,11 +208,12 @@ class Dialer:
         self,
         named: Address,
         expect: bytes | None,
+        incarnation: bytes,
         address: Address,
         connected: Callable[[], object],
     ) -> Dialed | None:
         """Try one of the addresses of a name."""
-        hello = self._hello(named, expect)
+        hello = self._hello(named, expect, incarnation)
         dialed = await dial(self._network, address, self.handshake.copy(), hello, connected)
         if dialed is not None:
             try:
@@ -218,7 +223,7 @@ class Dialer:
                 raise
         return dialed
 
-    def _hello(self, address: Address, expect: bytes | None) -> Hello:
+    def _hello(self, address: Address, expect: bytes | None, incarnation: bytes) -> Hello:
         """Return what to say first.
 
         It states the time, unless the last dial of this address did so and got no answer: this
@@ -226,7 +231,7 @@ class Dialer:
         """
         written_at = 0 if address in self._unanswered else wall_clock()
         hello = Hello(VERSION, VERSION, written_at)
-        return hello if expect is None else hello.meant_for(expect)
+        return hello if expect is None else hello.meant_for(expect, incarnation)
 
     def _note_silence(self, address: Address) -> None:
         if address in self._unanswered:

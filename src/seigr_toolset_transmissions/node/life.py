@@ -99,7 +99,7 @@ class Life:
             await self.use_keys(keys)
             self._check_not_stopped(incarnation)
             self.registry.begin()
-            self.acceptor.begin(keys.identity.node_id, hub=self.cluster is not None)
+            self.acceptor.begin(keys.identity.node_id, self.cluster)
             if listen_at is not None:
                 most = runtime.config.max_sessions
                 listener = await listen(self._network, self.acceptor, *listen_at, most)

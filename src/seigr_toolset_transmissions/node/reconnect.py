@@ -209,7 +209,8 @@ class Reconnects:
         address = self._address_of(session, suspension)
         suspension.dialing = address
         try:
-            dialed = await self._dialer.dial(*address, session.peer_node_id)
+            hub = session.peer_incarnation if session.peer_is_hub else b""
+            dialed = await self._dialer.dial(*address, session.peer_node_id, incarnation=hub)
         finally:
             suspension.dialing = None
         seen, now = dialed.reply.incarnation, runtime.loop.time()

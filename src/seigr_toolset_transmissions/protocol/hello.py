@@ -28,6 +28,8 @@ VERSION = 1
 
 _RECIPIENT_LABEL = b"seigr-stt/1 recipient"
 _RECIPIENT_BYTES = 8
+_NODE_BYTES = 4
+"""This much of the recipient names the node, and the rest the node again or one of its hubs."""
 _NOBODY_NAMED = bytes(_RECIPIENT_BYTES)
 _TIME_BYTES = 6
 
@@ -54,22 +56,42 @@ class Hello(NamedTuple):
     written_at: int = 0
     """When it was written, in milliseconds since the epoch by the dialer's clock; 0: not stated."""
     recipient: bytes = _NOBODY_NAMED
-    """A hash of the intended node's id; zeros: not stated."""
+    """A hash of the intended node's id, with one of the intended hub's incarnation in its second
+    half if there is such a hub; zeros: not stated."""
 
-    def meant_for(self, node_id: bytes) -> Hello:
-        """Return the same message, but for this node only."""
-        return self._replace(recipient=self._hash_of(node_id))
+    def meant_for(self, node_id: bytes, incarnation: bytes = b"") -> Hello:
+        """Return the same message, but for this node only.
+
+        Args:
+            node_id: The node's id.
+            incarnation: Which of the hubs that share this id has the dialer's session; empty: none.
+
+        """
+        recipient = self._hash_of(node_id)
+        if incarnation:
+            hub = self._hash_of(incarnation)
+            recipient = recipient[:_NODE_BYTES] + hub[: _RECIPIENT_BYTES - _NODE_BYTES]
+        return self._replace(recipient=recipient)
 
     def may_be_for(self, node_id: bytes) -> bool:
         """Return whether it names this node, or none, as its recipient."""
         if self.recipient == _NOBODY_NAMED:
             return True
-        return self.recipient == self._hash_of(node_id)
+        return self.recipient[:_NODE_BYTES] == self._hash_of(node_id)[:_NODE_BYTES]
 
-    def _hash_of(self, node_id: bytes) -> bytes:
-        # With the time, so that members who do not know the node id learn little of who dials whom.
+    def names_hub(self, node_id: bytes) -> bool:
+        """Return whether it is for a certain one of the hubs that share this id."""
+        return self.recipient not in (_NOBODY_NAMED, self._hash_of(node_id))
+
+    def is_for_hub(self, incarnation: bytes) -> bool:
+        """Return whether that hub, if it names one, is the one with this incarnation."""
+        hub = self._hash_of(incarnation)
+        return self.recipient[_NODE_BYTES:] == hub[: _RECIPIENT_BYTES - _NODE_BYTES]
+
+    def _hash_of(self, name: bytes) -> bytes:
+        # With the time, so that members who do not know the name learn little of who dials whom.
         text = _RECIPIENT_LABEL + self.written_at.to_bytes(_TIME_BYTES)
-        return hmac.digest(node_id, text, "sha256")[:_RECIPIENT_BYTES]
+        return hmac.digest(name, text, "sha256")[:_RECIPIENT_BYTES]
 
     def encode(self) -> bytes:
         """Return the payload, `HELLO_BYTES` long."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import STTAuthenticationError, STTHandshakeError, STTIdentityError, STTProtocolError
@@ -27,6 +28,7 @@ __all__ = [
     "AnsweringUser",
     "Dialed",
     "FirstMessages",
+    "Landing",
     "dial",
     "wall_clock",
 ]
@@ -85,8 +87,32 @@ class FirstMessages:
             self._since = max(self._since, self._keys.pop(oldest) + 1)
 
 
+class Landing(Enum):
+    """What becomes of a connection whose first message is valid."""
+
+    #: It is answered here.
+    HERE = "here"
+    #: It was handed over, to be passed on to the hub that has the dialer's session.
+    PASSED_ON = "passed on"
+    #: That hub cannot be reached now: the connection ends, and the dialer tries again.
+    LATER = "later"
+
+
 class AnsweringUser(Protocol):
     """What the listener's side of a handshake reports to."""
+
+    def landed(
+        self, answering: Answering, transport: Transport, hello: Hello, message: bytes
+    ) -> Landing:
+        """Decide where to answer a valid first message, and hand its transport over if elsewhere.
+
+        Args:
+            answering: What has received it. It forgets a transport that was handed over.
+            transport: Where it came from.
+            hello: What it says.
+            message: All of its bytes.
+
+        """
 
     def entered(self, answering: Answering) -> bool:
         """Admit a new connection, or return False to have it dropped (`Answering.drop`)."""
@@ -116,6 +142,7 @@ class Answering:
         reply: The payload of our message.
         first_messages: Decides which first messages this node answers.
         deadline: Seconds for the whole handshake.
+        passed_on: Whether another hub has passed the connection on to this node.
 
     """
 
@@ -131,6 +158,7 @@ class Answering:
         "_user",
         "dropped",
         "heard",
+        "passed_on",
     )
 
     def __init__(
@@ -140,7 +168,10 @@ class Answering:
         reply: Reply,
         first_messages: FirstMessages,
         deadline: float,
+        *,
+        passed_on: bool = False,
     ) -> None:
+        self.passed_on: bool = passed_on
         self._user = user
         self._handshakes = handshakes
         self._handshake: Handshake | None = None  # from the first message on
@@ -153,7 +184,7 @@ class Answering:
         self.heard: bool = False
         """Whether the dialer has sent anything."""
         self.dropped: bool = False
-        """Whether the connection was dropped because there were too many."""
+        """Whether the connection was dropped: there are too many, or its hub is out of reach."""
 
     def connection_made(self, transport: Transport) -> None:
         """Wait for the first message from now on."""
@@ -196,10 +227,18 @@ class Answering:
                 f"a dialer that speaks versions {hello.min_version} to {hello.max_version}, "
                 f"not {VERSION}"
             )
-        self._handshake = handshake
-        self._user.proven(self)
         assert self._transport is not None  # noqa: S101  connection_made comes first
-        self._transport.write(handshake.write_message(self._reply.encode()))
+        landing = self._user.landed(self, self._transport, hello, message)
+        if landing is Landing.PASSED_ON:
+            self._stop_timer()
+            self._over = True
+            self._transport = None
+        elif landing is Landing.LATER:
+            self.drop()
+        else:
+            self._handshake = handshake
+            self._user.proven(self)
+            self._transport.write(handshake.write_message(self._reply.encode()))
 
     def _read_first(self, message: bytes) -> tuple[Handshake, bytes]:
         """Return the handshake that can read the message, and the payload."""
@@ -249,7 +288,7 @@ class Answering:
         self._user.gone(self)
 
     def drop(self) -> None:
-        """End the connection without an answer: there are too many."""
+        """End the connection without an answer, and without a report: the dialer tries again."""
         self.dropped = True
         self.abort(None)
 

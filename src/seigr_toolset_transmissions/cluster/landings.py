@@ -1,0 +1,342 @@
+"""Connections that land at another hub than the one that has their session.
+
+A dialer that resumes a session names the hub that has it, the owner, in its first message
+(``docs/wire-format.md``, payload 1). The hub where the connection lands reads that message and
+passes the connection on: it connects to the owner over the network of the links, says where the
+dialer is, and from then on moves bytes both ways. It has no key of the session, so the bytes tell
+it nothing. The owner answers the handshake as if it had been dialed itself.
+
+What is said about the dialer's address is sealed with a key of the cluster. Nobody else on the bus
+can make an owner believe that a connection comes from elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from ..transports.base import Transport
+from .messages import BadMessageError, pack_json, unpack_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from ..transports.base import Address, Network, Receiver
+
+__all__ = ["Landings", "LandingsOwner"]
+
+_LENGTH = Struct("!H")
+_LONGEST_PREFACE = 1024
+_NONCE_BYTES = 12
+
+_MOST_ARRIVALS = 1024
+"""How many connections may be open whose preface has not arrived."""
+
+_STALLED_SECONDS = 120.0
+"""One side of a relay may read nothing for this long. Reading from the other side is paused
+meanwhile, and its end would go unnoticed."""
+
+
+class LandingsOwner(Protocol):
+    """What landings need of their hub."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the node runs on."""
+
+    @property
+    def handshake_seconds(self) -> float:
+        """How long the parts of a handshake may take, and the last bytes of a connection."""
+
+    @property
+    def most_relays(self) -> int:
+        """How many connections may be passed on at a time."""
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> object:
+        """Run a coroutine as a task of the node."""
+
+    def accept_landed(self) -> Receiver:
+        """Return what answers a connection that was passed on to this hub."""
+
+
+class Landings:
+    """The connections that this hub passes on, and those that are passed on to it.
+
+    Args:
+        owner: See `LandingsOwner`.
+        network: What carries the connections between hubs.
+        key: 32 bytes that only hubs of the cluster know.
+
+    """
+
+    def __init__(self, owner: LandingsOwner, network: Network, key: bytes) -> None:
+        self.owner: LandingsOwner = owner
+        self._network = network
+        self._cipher = ChaCha20Poly1305(key)
+        self._relays: set[_Relay] = set()
+        self.arrivals: set[_Arrival] = set()  # whose preface has not arrived
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    def pass_on(self, transport: Transport, message: bytes, to: Address) -> bool:
+        """Pass a connection on, with the message that it brought; return False if too many are.
+
+        Args:
+            transport: The connection, which is taken over.
+            message: The dialer's first message.
+            to: Where the owner accepts such connections.
+
+        """
+        if len(self._relays) >= self.owner.most_relays:
+            return False
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        address = pack_json(transport.peer_address)
+        preface = nonce + self._cipher.encrypt(nonce, address, None)
+        relay = _Relay(self.owner, transport, self._relays.discard)
+        self._relays.add(relay)
+        first = _LENGTH.pack(len(preface)) + preface + message
+        self.owner.own(relay.begin(self._network, to, first))
+        return True
+
+    def accept(self) -> Receiver:
+        """Return the receiver of a connection that another hub passes on."""
+        return _Arrival(self)
+
+    def read(self, preface: bytes) -> Address:
+        """Return where the dialer is.
+
+        Raises:
+            BadMessageError: No hub of the cluster has written this, or it is cut off.
+
+        """
+        try:
+            text = self._cipher.decrypt(preface[:_NONCE_BYTES], preface[_NONCE_BYTES:], None)
+        except (InvalidTag, ValueError):
+            raise BadMessageError("a preface that no hub has written") from None
+        host, port = unpack_json(text)
+        return host, port
+
+    def end(self) -> None:
+        """End everything."""
+        for relay in list(self._relays):
+            relay.abort()
+        for arrival in list(self.arrivals):
+            arrival.abort()
+
+
+class _Side:
+    """One end of a relay: the receiver of one connection, which writes to the other."""
+
+    __slots__ = ("lost", "other", "relay", "stalled", "transport")
+
+    other: _Side
+
+    def __init__(self, relay: _Relay, transport: Transport | None = None) -> None:
+        self.relay: _Relay = relay
+        self.transport: Transport | None = transport  # None until it is connected
+        self.lost: bool = False
+        self.stalled: asyncio.TimerHandle | None = None  # while the other end reads too slowly
+
+    def connection_made(self, transport: Transport) -> None:
+        """Begin, unless the other side has ended meanwhile."""
+        self.transport = transport
+        if self.other.lost:
+            transport.abort()
+
+    def bytes_received(self, data: memoryview) -> int:
+        """Move bytes to the other side."""
+        if self.other.transport is not None:
+            self.other.transport.write(bytes(data))
+        return len(data)
+
+    def pause_writing(self) -> None:
+        """Read no more from the other side, for a while."""
+        if self.other.transport is not None:
+            self.other.transport.pause_reading()
+        if self.stalled is None:
+            self.stalled = self.relay.owner.loop.call_later(_STALLED_SECONDS, self.relay.abort)
+
+    def resume_writing(self) -> None:
+        """Continue."""
+        self._stop_timer()
+        if self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        """End the other side in the same way."""
+        self.lost = True
+        self._stop_timer()
+        self.relay.side_lost(self.other, cause)
+
+    def _stop_timer(self) -> None:
+        if self.stalled is not None:
+            self.stalled.cancel()
+            self.stalled = None
+
+
+class _Relay:
+    """One connection that is passed on.
+
+    Args:
+        owner: See `LandingsOwner`.
+        transport: The dialer's connection.
+        ended: Called at the end.
+
+    """
+
+    def __init__(
+        self, owner: LandingsOwner, transport: Transport, ended: Callable[[_Relay], None]
+    ) -> None:
+        self.owner: LandingsOwner = owner
+        self._ended = ended
+        self._near = _Side(self, transport)
+        self._far = _Side(self)
+        self._near.other, self._far.other = self._far, self._near
+        self._closing: asyncio.TimerHandle | None = None
+        transport.pause_reading()
+        transport.hand_over(self._near)
+
+    async def begin(self, network: Network, to: Address, first: bytes) -> None:
+        """Connect to the owner, and move bytes from then on, these first."""
+        try:
+            async with asyncio.timeout(self.owner.handshake_seconds):
+                far = await network.dial(self._far, *to)
+        except BaseException as error:
+            self._far.lost = True
+            self.abort()
+            if not isinstance(error, OSError):  # among them TimeoutError
+                raise
+            return
+        far.write(first)
+        near = self._near.transport
+        if near is not None and not self._near.lost:
+            near.resume_reading()
+
+    def side_lost(self, other: _Side, cause: Exception | None) -> None:
+        """End the other side too: at once if it was a failure, else after what was written."""
+        if other.lost:
+            if self._closing is not None:
+                self._closing.cancel()
+            self._ended(self)
+        elif other.transport is None:
+            pass  # `begin` or `connection_made` ends it
+        elif cause is not None:
+            other.transport.abort()
+        else:
+            other.transport.close()
+            self._closing = self.owner.loop.call_later(self.owner.handshake_seconds, self.abort)
+
+    def abort(self) -> None:
+        """End both sides at once."""
+        for side in (self._near, self._far):
+            if side.transport is not None:
+                side.transport.abort()
+        if self._near.lost and self._far.lost:
+            self._ended(self)
+
+
+class _Arrival:
+    """A connection that another hub passes on, until it has said where the dialer is."""
+
+    __slots__ = ("_landings", "_timer", "_transport")
+
+    def __init__(self, landings: Landings) -> None:
+        self._landings = landings
+        self._transport: Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:
+        """Wait for the preface."""
+        self._transport = transport
+        landings = self._landings
+        if len(landings.arrivals) >= _MOST_ARRIVALS:
+            transport.abort()
+            return
+        landings.arrivals.add(self)
+        seconds = landings.owner.handshake_seconds
+        self._timer = landings.owner.loop.call_later(seconds, transport.abort)
+
+    def bytes_received(self, data: memoryview) -> int:
+        """Take the preface once it has arrived whole, and let the handshake begin behind it."""
+        assert self._transport is not None  # noqa: S101  connection_made comes first
+        if len(data) < _LENGTH.size:
+            return 0
+        end = _LENGTH.size + int(_LENGTH.unpack_from(data)[0])
+        if len(data) < end <= _LONGEST_PREFACE:
+            return 0
+        try:
+            address = self._landings.read(bytes(data[_LENGTH.size : end]))
+        except BadMessageError:
+            self.abort()
+            return len(data)
+        self._forget()
+        answering = self._landings.owner.accept_landed()
+        landed = _Landed(self._transport, address)
+        self._transport.hand_over(answering)
+        answering.connection_made(landed)
+        self._transport.resume_reading()  # the first message may be here already
+        return end
+
+    def pause_writing(self) -> None:
+        """Nothing to do: nothing is written."""
+
+    def resume_writing(self) -> None:
+        """Nothing to do: see `pause_writing`."""
+
+    def connection_lost(self, _cause: Exception | None) -> None:
+        """Forget it."""
+        self._forget()
+
+    def abort(self) -> None:
+        """End the connection."""
+        self._forget()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _forget(self) -> None:
+        self._landings.arrivals.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Landed(Transport):
+    """The connection to the hub where a dialer has landed, with the dialer's own address."""
+
+    __slots__ = ("_address", "_inner")
+
+    def __init__(self, inner: Transport, address: Address) -> None:
+        self._inner = inner
+        self._address = address
+
+    @property
+    def peer_address(self) -> Address:
+        return self._address
+
+    @property
+    def waiting(self) -> int:
+        return self._inner.waiting
+
+    def hand_over(self, receiver: Receiver) -> None:
+        self._inner.hand_over(receiver)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._inner.write(data)
+
+    def pause_reading(self) -> None:
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._inner.resume_reading()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._inner.abort()

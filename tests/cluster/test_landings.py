@@ -1,0 +1,209 @@
+"""Peers behind a balancer: a connection lands at any hub, and reaches the one with its session."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers.cluster import Hubs, cluster, hub_of, landing_of, landings_of, receive
+from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
+from helpers.recorder import Recorder
+from seigr_toolset_transmissions import NodeConfig
+from seigr_toolset_transmissions.transports.base import Network
+from seigr_toolset_transmissions.transports.memory import memory_pair
+from seigr_toolset_transmissions.transports.pipes import PipeNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from seigr_toolset_transmissions import STTNode
+    from seigr_toolset_transmissions.transports.base import (
+        Address,
+        Listener,
+        Receiver,
+        Transport,
+    )
+
+
+class Balancer(Network):
+    """Leads each connection to the next of some addresses, whatever address is dialed."""
+
+    def __init__(self, network: Network, addresses: Iterator[Address]) -> None:
+        self.network = network
+        self.addresses = addresses
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
+        return await self.network.dial(receiver, *next(self.addresses))
+
+    async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
+        raise NotImplementedError
+
+
+def balanced(it: Hubs, order: Iterator[int]) -> Balancer:
+    assert it.nodes.network is not None
+    return Balancer(it.nodes.network, (address_of(it.hubs[index]) for index in order))
+
+
+async def peer_at(it: Hubs, name: str, order: Iterator[int]) -> STTNode:
+    """Return a peer that reaches hubs in this order, connected to the first."""
+    peer = await it.nodes.start(name, network=balanced(it, order))
+    await peer.connect("balancer", 1)
+    await until(lambda: all(each.cluster.locate(peer.node_id) for each in it.hubs))
+    return peer
+
+
+def cut(node: STTNode, hub: STTNode) -> None:
+    live(node.get_session_for_endpoint(hub.node_id)).cut("test")
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@in_virtual_time
+async def test_sessions_that_land_anywhere_lose_nothing(count: int) -> None:
+    chance = random.Random(count)  # noqa: S311 - no secret
+    async with cluster(count) as it:
+        hub = it.hubs[0]
+        home = iter([0] + [chance.randrange(count) for _ in range(1000)])
+        alice = await peer_at(it, "alice", home)
+        await asyncio.sleep(5)
+        logs = [EventLog(node) for node in (alice, *it.hubs)]
+        there, back = asyncio.create_task(send(alice, hub)), asyncio.create_task(send(hub, alice))
+        for _ in range(30):
+            await asyncio.sleep(chance.uniform(0.1, 1))
+            cut(alice, hub)
+        await asyncio.gather(there, back)
+        numbers = [b"%d" % number for number in range(1000)]
+        assert await receive(hub, alice.node_id, 1000) == numbers
+        assert await receive(alice, hub.node_id, 1000) == numbers
+        assert [log.errors for log in logs] == [[]] * (count + 1)
+        assert all(len(each.sessions) == (each is hub) for each in it.hubs)
+
+
+async def send(sender: STTNode, receiver: STTNode) -> None:
+    for number in range(1000):
+        await sender.endpoints.send_to_endpoint(receiver.node_id, b"%d" % number)
+        await asyncio.sleep(0.01)
+
+
+@in_virtual_time
+async def test_the_owner_sees_where_the_dialer_is_and_no_hub_between() -> None:
+    async with cluster() as it:
+        alice = await peer_at(it, "alice", iter([0, 1]))
+        await asyncio.sleep(5)
+        session = live(it.hubs[0].get_session_for_endpoint(alice.node_id))
+        direct = session.address
+        cut(alice, it.hubs[0])
+        await until(lambda: session.stats.resumes == 1)
+        assert session.address[0] == direct[0]
+
+
+@in_virtual_time
+async def test_a_dialer_whose_hub_is_lost_learns_it_from_another_one() -> None:
+    async with cluster(grace=2) as it:
+        alice = await peer_at(it, "alice", iter([0, 1]))
+        await asyncio.sleep(5)
+        log = EventLog(alice, "error")
+        it.bus.take_down()
+        await until(lambda: not it.hubs[1].cluster.hubs)
+        cut(alice, it.hubs[0])
+        await log.until("error")
+        ((kind, details),) = log.errors
+        assert (kind, details["reason"]) == ("session_lost", "the peer was restarted")
+
+
+@in_virtual_time
+async def test_a_dialer_whose_hub_is_out_of_reach_tries_until_it_is_back() -> None:
+    async with cluster() as it:
+        alice = await peer_at(it, "alice", iter([0] + [1] * 1000))
+        await asyncio.sleep(5)
+        it.bus.take_down()
+        await asyncio.sleep(0.1)
+        session = live(alice.get_session_for_endpoint(it.hubs[0].node_id))
+        cut(alice, it.hubs[0])
+        await asyncio.sleep(5)
+        assert not session.connected
+        it.bus.bring_up()
+        await until(lambda: session.connected)
+        assert session.stats.resumes == 1
+
+
+@in_virtual_time
+async def test_a_hub_that_has_just_started_lets_dialers_try_again_until_it_is_linked() -> None:
+    async with cluster(1) as it:
+        late = it.nodes.make("bob", cluster=it.another("late"))
+        order = iter([0] + [1] * 1000)
+        it.hubs.append(late)
+        async with late.listening():
+            alice = await it.nodes.start("alice", network=balanced(it, order))
+            await alice.connect("balancer", 1)
+            cut(alice, it.hubs[0])
+            session = live(alice.get_session_for_endpoint(it.hubs[0].node_id))
+            await until(lambda: session.connected)
+            assert session.stats.resumes == 1
+
+
+@in_virtual_time
+async def test_a_connection_that_was_passed_on_is_not_passed_on_again() -> None:
+    async with cluster() as it:
+        alice = await peer_at(it, "alice", iter([0, 1]))
+        await asyncio.sleep(5)
+        former = bytes(16)  # as if the first hub had been restarted, and the second not heard of it
+        live(alice.get_session_for_endpoint(it.hubs[0].node_id)).peer_incarnation = former
+        for link, _ in hub_of(it.hubs[1]).others.values():
+            link.incarnation = former
+        log = EventLog(alice, "error")
+        cut(alice, it.hubs[0])
+        await log.until("error")
+        assert log.errors[0][1]["reason"] == "the peer was restarted"
+        await until(lambda: len(landings_of(it.hubs[1])) == 0)
+
+
+@in_virtual_time
+async def test_no_more_connections_are_passed_on_than_a_node_may_have_sessions() -> None:
+    async with cluster(config=NodeConfig(max_sessions=1)) as it:
+        alice = await peer_at(it, "alice", iter([0] + [1] * 1000))
+        await asyncio.sleep(5)
+        session = live(alice.get_session_for_endpoint(it.hubs[0].node_id))
+        landings = landings_of(it.hubs[1])
+        relay = Recorder()
+        near, _ = memory_pair(Recorder(), relay)
+        assert landings.pass_on(near, b"nobody's", ("nowhere", 1))
+        assert not landings.pass_on(near, b"nobody's", ("nowhere", 1))
+        cut(alice, it.hubs[0])
+        await until(lambda: session.connected)  # once the first has failed
+
+
+@in_virtual_time
+async def test_a_relay_ends_with_either_side_and_loses_nothing_on_the_way() -> None:
+    async with cluster() as it:
+        alice = await peer_at(it, "alice", iter([0, 1]))
+        await asyncio.sleep(5)
+        cut(alice, it.hubs[0])
+        session = live(alice.get_session_for_endpoint(it.hubs[0].node_id))
+        await until(lambda: session.connected)
+        assert len(landings_of(it.hubs[1])) == 1
+        data = bytes(1024 * 1024)
+        for _ in range(8):  # more than any buffer on the way holds
+            await alice.endpoints.send_to_endpoint(it.hubs[0].node_id, data)
+        await session.close()
+        assert await receive(it.hubs[0], alice.node_id, 8) == [data] * 8
+        await until(lambda: len(landings_of(it.hubs[1])) == 0)
+
+
+@in_virtual_time
+async def test_strangers_on_the_bus_reach_no_hub_through_its_landing_place() -> None:
+    async with cluster() as it:
+        network, stranger = PipeNetwork(it.bus), Recorder()
+        address = landing_of(it.hubs[0])
+        for preface in (b"\xff\xff", b"\x00\x10" + bytes(16), b"\x00\x00" + bytes(64)):
+            stranger = Recorder()
+            transport = await network.dial(stranger, *address)
+            transport.write(preface)
+            await stranger.until_lost()
+            assert stranger.data == b""
+        silent = Recorder()
+        await network.dial(silent, *address)
+        await silent.until(lambda: silent.lost, seconds=30)  # once its time is over
+        assert landings_of(it.hubs[0]).arrivals == set()
