@@ -1,10 +1,11 @@
 """Kill and replace the workers of `stt serve` under load: ``python -m tests.soak.kill_workers``.
 
-Peers send numbered messages to several workers that act as one node, each of which writes down what
+Peers send numbered requests to several workers that act as one node, each of which writes down what
 it gets. Workers are ended by SIGKILL at random, and at last all are replaced by SIGHUP. All peers
-must be connected again soon after each kill. Each message that was accepted must have arrived once,
-or the peer must know that it may not have; nothing may be lost while workers are replaced. Prints a
-summary, and exits with code 1 if that fails.
+must be connected again soon after each kill. No request may be handled twice; those with a reply
+must have been handled, and those whose error says that they were not must not. While workers are
+replaced, no request may have an uncertain end. Prints a summary, and exits with code 1 if that
+fails.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from seigr_toolset_transmissions import NodeConfig, SessionState, STTError, STTNode
+from seigr_toolset_transmissions.errors import STTRequestError
 
 NODE_SEED = b"the node seed that all workers share"
 SHARED_SEED = b"the seed of the workers' and the peers' group"
@@ -40,9 +41,10 @@ def make_node():
     node = STTNode({NODE_SEED!r}, {SHARED_SEED!r}, "127.0.0.1", int(os.environ["PORT"]))
     log = Path(str(os.getpid()) + ".log").open("wb", buffering=0)
 
-    @node.events.on("data_received")
-    async def write(session_id, data):
+    @node.on_request
+    async def write(peer_node_id, data):
         log.write(data + b"\\n")
+        return b"written"
 
     return node
 """
@@ -74,22 +76,16 @@ class Supervisor:
 
 
 class Peer:
-    """A peer that sends numbers for as long as it is told to, and hears what may be lost."""
+    """A peer that sends numbered requests for as long as it is told to."""
 
     def __init__(self, number: int) -> None:
         self.name = f"{number}"
-        self.accepted: set[str] = set()
-        self.unsent: set[str] = set()
-        self.unknown: set[str] = set()
+        self.answered: set[str] = set()
+        self.unhandled: set[str] = set()
+        self.uncertain: set[str] = set()
         self.node = STTNode(
             number.to_bytes(2) * 16, SHARED_SEED, config=NodeConfig(reconnect_delay_max=1)
         )
-        self.node.events.register("error", self._on_error)
-
-    async def _on_error(self, error_type: str, details: dict[str, Any]) -> None:
-        if error_type == "session_lost":
-            self.unsent |= {data.decode() for data in details["unsent"]}
-            self.unknown |= {data.decode() for data in details["unknown"]}
 
     def is_connected(self, hub_id: bytes) -> bool:
         session = self.node.get_session_for_endpoint(hub_id)
@@ -100,11 +96,13 @@ class Peer:
         while not end.is_set():
             message = f"{self.name} {number}"
             try:
-                await self.node.endpoints.send_to_endpoint(hub_id, message.encode())
+                await self.node.endpoints.request(hub_id, message.encode(), timeout=PATIENCE)
+            except STTRequestError as error:
+                (self.unhandled if error.handled is False else self.uncertain).add(message)
             except STTError:
-                pass  # it was not accepted
+                self.unhandled.add(message)
             else:
-                self.accepted.add(message)
+                self.answered.add(message)
             number += 1
             await asyncio.sleep(GAP_SECONDS)
 
@@ -148,39 +146,39 @@ async def run(options: argparse.Namespace, folder: Path, port: int) -> list[str]
             await asyncio.sleep(chance.uniform(0.2, 1))
             slowest = max(slowest, await all_connected(peers, hub_id))
         print(f"{options.kills} kills; all {len(peers)} connected again {slowest:.1f} s later")
-        reported = sum(len(peer.unsent) + len(peer.unknown) for peer in peers)
+        uncertain = sum(len(peer.uncertain) for peer in peers)
         supervisor.process.send_signal(signal.SIGHUP)
         await supervisor.until("all workers are new")
         await all_connected(peers, hub_id)
-        late = sum(len(peer.unsent) + len(peer.unknown) for peer in peers) - reported
         end.set()
         await asyncio.gather(*sending)
+        late = sum(len(peer.uncertain) for peer in peers) - uncertain
     finally:
         await asyncio.gather(*(peer.node.stop() for peer in peers))
         supervisor.process.terminate()
         code = await supervisor.process.wait()
     problems = judge(peers, folder)
     if late:
-        problems.append(f"{late} messages may be lost because workers were replaced")
+        problems.append(f"{late} requests had an uncertain end because workers were replaced")
     if code != 128 + signal.SIGTERM:
         problems.append(f"stt serve ended with {code}: {''.join(supervisor.said[-3:])}")
     return problems
 
 
 def judge(peers: list[Peer], folder: Path) -> list[str]:
-    """Compare what was accepted with what has arrived."""
-    arrived = Counter(line for log in folder.glob("*.log") for line in log.read_text().splitlines())
-    accepted = set().union(*(peer.accepted for peer in peers))
-    unsent = set().union(*(peer.unsent for peer in peers))
-    unknown = set().union(*(peer.unknown for peer in peers))
+    """Compare what the peers know with what the workers have written."""
+    handled = Counter(line for log in folder.glob("*.log") for line in log.read_text().splitlines())
+    answered = set[str]().union(*(peer.answered for peer in peers))
+    unhandled = set[str]().union(*(peer.unhandled for peer in peers))
+    uncertain = set[str]().union(*(peer.uncertain for peer in peers))
     print(
-        f"{len(accepted)} accepted, {len(arrived)} arrived; reported: {len(unsent)} that have not, "
-        f"{len(unknown)} that may not have"
+        f"{len(answered)} requests answered, {len(unhandled)} not handled, {len(uncertain)} "
+        f"uncertain, of which {len(uncertain & set(handled))} were handled"
     )
     wrong = {
-        "arrived twice": [message for message, count in arrived.items() if count > 1],
-        "lost without a word": list(accepted - set(arrived) - unsent - unknown),
-        "arrived, though reported as unsent": list(unsent & set(arrived)),
+        "handled twice": [request for request, count in handled.items() if count > 1],
+        "answered, but not handled": list(answered - set(handled)),
+        "handled, though reported as not": list(unhandled & set(handled)),
     }
     return [f"{len(found)} {what}: {found[:3]}" for what, found in wrong.items() if found]
 
