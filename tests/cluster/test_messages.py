@@ -18,6 +18,7 @@ from seigr_toolset_transmissions.cluster.messages import (
     pack_routes,
     unpack_broadcast,
     unpack_done,
+    unpack_forward,
     unpack_json,
     unpack_numbers,
     unpack_routes,
@@ -112,6 +113,12 @@ def test_a_lane_is_read_back() -> None:
 
 @given(st.binary())
 def test_nonsense_is_refused(data: bytes) -> None:
-    for unpack in (unpack_routes, unpack_broadcast, lambda d: list(unpack_done(d)), unpack_json):
+    for unpack in (
+        unpack_routes,
+        unpack_broadcast,
+        unpack_forward,
+        lambda d: list(unpack_done(d)),
+        unpack_json,
+    ):
         with contextlib.suppress(BadMessageError):  # and nothing else comes out of it
             unpack(data)

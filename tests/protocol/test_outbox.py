@@ -178,6 +178,25 @@ def test_an_acknowledgement_that_cannot_be_true_changes_nothing(
 
 
 @pytest.mark.usefixtures("short_parts")
+def test_messages_that_may_have_arrived_are_counted_however_they_are_cut() -> None:
+    box = make()
+    box.send(bytes(3 * PART))
+    box.send(b"next")
+    box.send(bytes(9 * PART))
+    take(box)
+    assert box.messages_ever_sent == 3
+    box.send_again()
+    assert box.messages_ever_sent == 0
+    take(box, 2 * PART)
+    assert box.messages_ever_sent == 0  # only parts of the first have left
+    box.acknowledge(1, ALL)
+    take(box, 6 * PART)
+    assert box.messages_ever_sent == 2
+    assert len(box.abandon().unknown) == 2
+    assert box.messages_ever_sent == 2
+
+
+@pytest.mark.usefixtures("short_parts")
 def test_abandoned_messages_are_sorted_by_whether_they_may_have_arrived() -> None:
     box, long = make(), bytes(PART + 5)
     for message in (b"arrived", b"sent", long):

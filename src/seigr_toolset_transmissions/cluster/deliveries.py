@@ -17,8 +17,9 @@ from ..sessions.public import SessionState
 from .messages import Kind, pack_done, pack_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
+    from ..node.duty import Duty
     from ..sessions.session import LiveSession
     from .link import Link
 
@@ -28,8 +29,8 @@ __all__ = ["Deliveries", "DeliveriesOwner"]
 class DeliveriesOwner(Protocol):
     """What deliveries need of their cluster."""
 
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a task of the node."""
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Duty:
+        """Do some work in a task of the node, whoever cancels that."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -46,6 +47,7 @@ class _Delivery:
         "_closing",
         "_confirming",
         "_delivered",
+        "_drainer",
         "_positions",
         "_queue",
         "_taken",
@@ -60,10 +62,12 @@ class _Delivery:
         self.number: int = number
         self.session: LiveSession = session
         self._queue: deque[tuple[bytes, bool]] = deque()  # a message, and whether it counts
-        self._positions: deque[int] = deque()  # a message is settled once this is acknowledged
+        # Each is settled once the endpoint has acknowledged so many of the session's messages.
+        self._positions: deque[int] = deque()
         self._taken = 0  # messages that were handed to the session, or that it refused
         self._delivered = 0
-        self.draining: asyncio.Task[None] | None = None  # while messages wait for room
+        self.draining: asyncio.Future[None] | None = None  # while messages wait for room
+        self._drainer: Duty | None = None
         self._confirming = False
         self._closing = False
 
@@ -82,22 +86,31 @@ class _Delivery:
             except STTSessionClosedError:
                 self._end_when_closed()
                 return
-            self.draining = self.deliveries.owner.own(self._drain())
+            self.draining = self.deliveries.owner.loop.create_future()
+            self._drainer = self.deliveries.owner.keep(self._drain)
         self._queue.append((data, counts))
 
     async def _drain(self) -> None:
         try:
             while self._queue:
-                data, counts = self._queue.popleft()
+                data, counts = self._queue[0]  # if cancelled, it stays the first
                 try:
                     await self.session.send(data)
                 except STTMessageSizeError:
                     self._refuse(counts)
                 else:
                     self._settle(counts)
+                self._queue.popleft()
         except STTSessionClosedError:
             self._end_when_closed()
-        finally:
+        self._stop_draining()
+
+    def _stop_draining(self) -> None:
+        if self._drainer is not None:
+            self._drainer.end()
+            self._drainer = None
+        if self.draining is not None:
+            self.draining.set_result(None)
             self.draining = None
 
     def _settle(self, counts: bool) -> None:
@@ -105,10 +118,10 @@ class _Delivery:
         if not counts:
             return
         self._taken += 1
-        self._positions.append(self.session.machine.outbox.accepted)
+        self._positions.append(self.session.machine.outbox.messages_sent)
         if not self._confirming:
             self._confirming = True
-            self.deliveries.owner.own(self._confirm())
+            self.deliveries.owner.keep(self._confirm)
 
     def _refuse(self, counts: bool) -> None:
         """Tell the other hub of a message that is too long for the endpoint."""
@@ -124,7 +137,7 @@ class _Delivery:
             self.end()
         elif not self._confirming:
             self._confirming = True
-            self.deliveries.owner.own(self._confirm())
+            self.deliveries.owner.keep(self._confirm)
 
     async def _confirm(self) -> None:
         """Tell the other hub what the endpoint acknowledges, until nothing is left."""
@@ -134,14 +147,13 @@ class _Delivery:
                 self._count()
         except STTSessionClosedError:
             self._closing = True
-        finally:
-            self._confirming = False
         if self._closing:
             await self.session.wait_closed()
             self.end()
+        self._confirming = False
 
     def _count(self) -> None:
-        acked = self.session.machine.outbox.acked
+        acked = self.session.machine.outbox.messages_acked
         positions = self._positions
         before = self._delivered
         while positions and positions[0] <= acked:
@@ -151,7 +163,8 @@ class _Delivery:
             self.deliveries.confirm(self.number, self._delivered)
 
     def drop(self) -> None:
-        """Deliver nothing more."""
+        """Deliver nothing more of what waits."""
+        self._stop_draining()
         self._queue.clear()
 
     def end(self) -> None:
@@ -159,9 +172,9 @@ class _Delivery:
         if not self.deliveries.remove(self):
             return
         self._count()
-        ever_sent = self.session.machine.outbox.ever_sent
+        ever_sent = self.session.machine.outbox.messages_ever_sent
         sent = self._delivered + sum(position <= ever_sent for position in self._positions)
-        self._queue.clear()
+        self.drop()
         self.deliveries.gone(self.number, self._delivered, sent)
 
 

@@ -19,6 +19,7 @@ from ..config import NodeConfig
 from ..errors import (
     STTConnectError,
     STTListenError,
+    STTMessageSizeError,
     STTSessionClosedError,
     STTSessionLostError,
 )
@@ -35,7 +36,6 @@ from .landings import Landings
 from .lanes import Lanes
 from .link import Link
 from .messages import (
-    FORWARD_HEAD,
     LONGEST_HEAD_BYTES,
     BadMessageError,
     Kind,
@@ -44,6 +44,7 @@ from .messages import (
     pack_numbers,
     pack_routes,
     unpack_done,
+    unpack_forward,
     unpack_name,
     unpack_numbers,
     unpack_routes,
@@ -270,7 +271,7 @@ class Hub:
         if not isinstance(session, LiveSession):
             return  # it has ended already
         session.ping()  # so that its round-trip time is known at once
-        link = Link(session, self.own)
+        link = Link(session, self.keep)
         self.others[session_id] = Other(link, Deliveries(self, link))
         self.routes.add(link)
         assert self._address is not None  # noqa: S101  it has links
@@ -337,8 +338,7 @@ class Hub:
             return
         try:
             if data[0] == _FORWARD:
-                _kind, number = FORWARD_HEAD.unpack_from(data)
-                other.deliveries.forward(number, data[FORWARD_HEAD.size :])
+                other.deliveries.forward(*unpack_forward(data))
             else:
                 self._heard(other, data)
         except BadMessageError as error:
@@ -495,6 +495,10 @@ class Hub:
         """Run a coroutine as a task of the node."""
         return self.runtime.own(coroutine, calls_handlers=False)
 
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Duty:
+        """Do some work in a task of the node, whoever cancels that."""
+        return Duty(self.runtime, work)
+
     def is_here(self, endpoint_id: bytes) -> bool:
         """Whether an endpoint has a session with this hub."""
         return endpoint_id in self.registry.routes
@@ -504,9 +508,12 @@ class Hub:
         return self.registry.routes.get(endpoint_id)
 
     def send_here(self, endpoint_id: bytes, data: bytes) -> bool:
-        """Send a message over a session of this hub, if there is one with room for it."""
+        """Send a message over a session of this hub, if there is one that takes it at once."""
         session = self.registry.routes.get(endpoint_id)
-        return session is not None and session.try_send(data)
+        try:
+            return session is not None and session.try_send(data)
+        except (STTMessageSizeError, STTSessionClosedError):
+            return False
 
     async def ask(
         self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None

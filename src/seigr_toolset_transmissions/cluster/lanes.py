@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import STTEndpointError, STTMessageSizeError, STTSessionClosedError
@@ -21,7 +22,7 @@ from .messages import FORWARD_HEAD, Kind, fingerprint, pack_numbers
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
-    from collections.abc import Container, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
 
     from .link import Link
     from .routes import Routes
@@ -54,8 +55,8 @@ class LanesOwner(Protocol):
     def grace(self) -> float:
         """How many seconds an endpoint may take to turn up again."""
 
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> object:
-        """Run a coroutine as a task of the node."""
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        """Do some work in a task of the node, whoever cancels that."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -65,7 +66,7 @@ class LanesOwner(Protocol):
         """Whether an endpoint has a session with this hub."""
 
     def send_here(self, endpoint_id: bytes, data: bytes) -> bool:
-        """Send a message over a session of this hub, if there is one with room for it."""
+        """Send a message over a session of this hub, if there is one that takes it at once."""
 
     async def ask(
         self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None
@@ -79,9 +80,9 @@ class LanesOwner(Protocol):
 
 
 class _Sent(NamedTuple):
-    """A message under way, and its position in the link's session."""
+    """A message under way, and its number in the link's session."""
 
-    position: int
+    place: int
     data: bytes | None  # None: it was too long for the endpoint, and is reported already
 
     @property
@@ -145,12 +146,12 @@ class Lane:
         if not self._has_room(data):
             return False
         try:
-            position = link.try_send(FORWARD_HEAD.pack(Kind.FORWARD, self.number) + data)
+            place = link.try_send(FORWARD_HEAD.pack(Kind.FORWARD, self.number) + data)
         except STTSessionClosedError:
             return False  # `send` waits for what becomes of the endpoint
-        if not position:
+        if not place:
             return False
-        self._note(position, data)
+        self._note(place, data)
         return True
 
     async def send(self, data: bytes) -> None:
@@ -177,14 +178,14 @@ class Lane:
             return False
         number = self.number
         try:
-            position = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
+            place = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
         except STTSessionClosedError:
             if self.link is link:
                 await self._change()  # the hub hears in a moment that the link is lost
             return False
         if self.number != number:
             return False  # the hub had said that it has the endpoint no longer: it dropped this
-        self._note(position, data)
+        self._note(place, data)
         return True
 
     def _checked_link(self, data: bytes) -> Link:
@@ -209,8 +210,8 @@ class Lane:
             and self._lanes.held + cost <= self._lanes.owner.most_held_bytes
         )
 
-    def _note(self, position: int, data: bytes) -> None:
-        self._sent.append(_Sent(position, data))
+    def _note(self, place: int, data: bytes) -> None:
+        self._sent.append(_Sent(place, data))
         self._grow(len(data) + _COST)
         self.idle = False
 
@@ -236,18 +237,18 @@ class Lane:
         self._stop_timer()
         link.post(pack_numbers(Kind.LANE, number, self.endpoint_id))
         if self._unsent:
-            self._lanes.owner.own(self._send_again(link, number))
+            self._lanes.owner.keep(partial(self._send_again, link, number))
         self.note_change()
 
     async def _send_again(self, link: Link, number: int) -> None:
         while self._unsent and self.number == number:
             data = self._unsent[0]
             try:
-                position = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
+                place = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
             except STTSessionClosedError:
                 return
             if self.number == number:
-                self._sent.append(_Sent(position, self._unsent.popleft()))
+                self._sent.append(_Sent(place, self._unsent.popleft()))
         self.note_change()
 
     def delivered(self, count: int) -> None:
@@ -264,15 +265,15 @@ class Lane:
         at = index - self._confirmed
         if not 0 <= at < len(self._sent):
             return None
-        position, data = self._sent[at]
-        self._sent[at] = _Sent(position, None)
+        place, data = self._sent[at]
+        self._sent[at] = _Sent(place, None)
         self._grow(-len(data or b""))
         return data
 
     def may_have_arrived(self) -> int:
         """Return how many of the messages under way may have reached the hub."""
-        link = self.link
-        return 0 if link is None else sum(link.has_sent(each.position) for each in self._sent)
+        last = 0 if self.link is None else self.link.ever_sent
+        return sum(each.place <= last for each in self._sent)
 
     def lose(self, reason: str, sent: int) -> None:
         """Lead nowhere for now: the first ``sent`` messages may have arrived, the others have not.
@@ -301,15 +302,19 @@ class Lane:
         )
 
     def send_here(self) -> None:
-        """Send what is unsent over a session of this hub, which the endpoint has connected to."""
+        """Send what is unsent over a session of this hub, which the endpoint has connected to.
+
+        What the session does not take at once is reported: what is sent next would overtake it.
+        """
         while self._unsent and self._lanes.owner.send_here(self.endpoint_id, self._unsent[0]):
             self._grow(-len(self._unsent.popleft()) - _COST)
-        if not self._unsent:
-            self._stop_timer()
-            self.note_change()
+        if self._unsent:
+            self._expire("the endpoint's new session did not take it at once")
+        self._stop_timer()
+        self.note_change()
 
     def _expire(self, reason: str) -> None:
-        self._timer = None
+        self._stop_timer()
         unsent = [*self._unsent]
         self._unsent.clear()
         self._grow(-self._size)

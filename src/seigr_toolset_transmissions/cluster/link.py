@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from ..node.duty import Duty
     from ..sessions.session import LiveSession
     from ..transports.base import Address
 
@@ -31,7 +32,7 @@ class Link:
 
     Args:
         session: The session.
-        own: Runs a coroutine as a task of the node.
+        keep: Does some work in a task of the node, whoever cancels that.
 
     Attributes:
         name: The hub's name; "" until the hub has said who it is.
@@ -44,7 +45,7 @@ class Link:
         "_backlog",
         "_backlog_bytes",
         "_draining",
-        "_own",
+        "_keep",
         "address",
         "incarnation",
         "name",
@@ -52,16 +53,18 @@ class Link:
     )
 
     def __init__(
-        self, session: LiveSession, own: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self,
+        session: LiveSession,
+        keep: Callable[[Callable[[], Coroutine[Any, Any, None]]], Duty],
     ) -> None:
         self.session: LiveSession = session
         self.name: str = ""
         self.incarnation: bytes = b""
         self.address: Address = ("", 0)
-        self._own = own
+        self._keep = keep
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
-        self._draining: asyncio.Task[None] | None = None
+        self._draining: asyncio.Future[None] | None = None  # while there is a backlog
 
     @property
     def is_up(self) -> bool:
@@ -76,7 +79,8 @@ class Link:
                     return
             except STTSessionClosedError:
                 return
-            self._draining = self._own(self._drain())
+            self._draining = asyncio.get_running_loop().create_future()
+            self._keep(self._drain)
         self._backlog.append(message)
         self._backlog_bytes += len(message)
         if self._backlog_bytes > _MOST_BACKLOG:
@@ -85,17 +89,17 @@ class Link:
     async def _drain(self) -> None:
         try:
             while self._backlog:
-                message = self._backlog.popleft()
-                self._backlog_bytes -= len(message)
-                await self.session.send(message)
+                await self.session.send(self._backlog[0])  # if cancelled, it stays the first
+                self._backlog_bytes -= len(self._backlog.popleft())
         except STTSessionClosedError:
             self._backlog.clear()
             self._backlog_bytes = 0
-        finally:
+        if self._draining is not None:
+            self._draining.set_result(None)
             self._draining = None
 
     def try_send(self, message: bytes) -> int:
-        """Send a message if there is room for it; return its position, or 0.
+        """Send a message if there is room for it; return its number, or 0.
 
         Raises:
             STTSessionClosedError: The link is lost.
@@ -103,10 +107,10 @@ class Link:
         """
         if self._draining is not None or not self.session.try_send(message):
             return 0
-        return self.session.machine.outbox.accepted
+        return self.session.machine.outbox.messages_sent
 
     async def send(self, message: bytes) -> int:
-        """Wait for room and send a message; return its position. If cancelled, it is not sent.
+        """Wait for room and send a message; return its number. If cancelled, it is not sent.
 
         Raises:
             STTSessionClosedError: The link is lost.
@@ -115,8 +119,9 @@ class Link:
         while self._draining is not None:
             await asyncio.wait((self._draining,))
         await self.session.send(message)
-        return self.session.machine.outbox.accepted
+        return self.session.machine.outbox.messages_sent
 
-    def has_sent(self, position: int) -> bool:
-        """Whether the message with this position may have reached the hub."""
-        return position <= self.session.machine.outbox.ever_sent
+    @property
+    def ever_sent(self) -> int:
+        """The number of the last message that may have reached the hub."""
+        return self.session.machine.outbox.messages_ever_sent

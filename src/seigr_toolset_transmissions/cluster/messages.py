@@ -54,6 +54,7 @@ __all__ = [
     "pack_routes",
     "unpack_broadcast",
     "unpack_done",
+    "unpack_forward",
     "unpack_json",
     "unpack_name",
     "unpack_numbers",
@@ -205,6 +206,13 @@ def pack_done(delivered: Mapping[int, int]) -> Iterator[bytes]:
     counts = [_DONE.pack(*item) for item in delivered.items()]
     for at in range(0, len(counts), _MOST_COUNTS):
         yield bytes((Kind.DONE,)) + b"".join(counts[at : at + _MOST_COUNTS])
+
+
+def unpack_forward(data: bytes) -> tuple[int, bytes]:
+    """Return the lane of a FORWARD, and its message."""
+    if len(data) < FORWARD_HEAD.size:
+        raise BadMessageError("a message without a lane")
+    return FORWARD_HEAD.unpack_from(data)[1], data[FORWARD_HEAD.size :]
 
 
 def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ few hundred bytes.
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import STTMessageSizeError, STTProtocolError, STTSessionClosedError
@@ -133,6 +134,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_abandoned",
         "_accepted_cost",
         "_acked_cost",
         "_extra",
@@ -182,6 +184,7 @@ class Outbox:
         self._slices = 0  # how many in `pending` are not just the payload of a DATA frame
         self._extra = 0  # frames beyond one for each message
         self._extra_acked = 0  # those of them that are acknowledged
+        self._abandoned: int | None = None  # `messages_ever_sent` at the end
 
     def send(self, message: bytes) -> int:
         """Accept a message for delivery; return how many bytes may be sent now, at least 1.
@@ -435,6 +438,7 @@ class Outbox:
 
     def abandon(self) -> Undelivered:
         """Accept no more messages; drop and return those accepted and not acknowledged."""
+        self._abandoned = self.messages_ever_sent
         unsent: list[bytes] = []
         unknown: list[bytes] = []
         unsent_requests: list[bytes] = []
@@ -466,6 +470,14 @@ class Outbox:
     def messages_acked(self) -> int:
         """How many of these messages the peer has acknowledged."""
         return self.acked - self._extra_acked
+
+    @property
+    def messages_ever_sent(self) -> int:
+        """How many of these messages the peer may have received, the acknowledged ones included."""
+        if self._abandoned is not None:
+            return self._abandoned
+        frames = islice(chain(self._unacked, self.pending), self.ever_sent - self.acked)
+        return self.messages_acked + sum(not _continues(frame) for frame in frames)
 
     @property
     def bytes_sent(self) -> int:

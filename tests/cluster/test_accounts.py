@@ -1,0 +1,131 @@
+"""Whatever breaks, each message to an endpoint of another hub is delivered or reported, once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers.clock import run_virtual
+from helpers.cluster import Hubs, cluster, lanes_of
+from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
+from seigr_toolset_transmissions import NodeConfig, STTNode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIZES = st.sampled_from([8, 1000, 40_000, 200_000])
+STEPS = st.lists(
+    st.tuples(st.just("send"), SIZES)
+    | st.tuples(st.sampled_from(["cut session", "cut link", "move", "cancel", "pause"]), st.just(0))
+    | st.tuples(st.just("sleep"), st.sampled_from([0, 1, 20, 300])),
+    min_size=5,
+    max_size=30,
+)
+
+
+class Account:
+    """What hub-0 has sent to one peer, and what became of it."""
+
+    def __init__(self, it: Hubs, alice: STTNode) -> None:
+        self.it = it
+        self.alice = alice
+        self.at = 1
+        self.log = EventLog(it.hubs[0], "error")
+        self.accepted: list[int] = []
+        self.delivered: list[int] = []
+        alice.events.register("data_received", self._arrived)
+
+    async def _arrived(self, *, session_id: bytes, data: bytes) -> None:
+        assert session_id
+        self.delivered.append(int.from_bytes(data[:8]))
+
+    def send(self, size: int) -> None:
+        lane = self.it.hubs[0].cluster.route_to(self.alice.node_id)
+        number = len(self.accepted)
+        if lane is not None and lane.try_send(number.to_bytes(8) + bytes(size)):
+            self.accepted.append(number)
+
+    async def move(self) -> None:
+        """Leave for the other hub without a word to the present one."""
+        for session in self.alice.sessions:
+            live(session).abort()
+        self.at = 3 - self.at
+        await self.alice.connect(*address_of(self.it.hubs[self.at]))
+
+    def cut_session(self) -> None:
+        for session in self.it.hubs[self.at].sessions:
+            live(session).cut("test")
+
+    def cut_links(self) -> None:
+        self.it.bus.take_down()
+        self.it.bus.bring_up()
+
+    def cancel_tasks(self) -> None:
+        """Do what programs do that cancel all tasks they find."""
+        for task in asyncio.all_tasks():
+            name = getattr(task.get_coro(), "__qualname__", "")
+            if name.endswith(("._drain", "._confirm", "._send_again")):
+                task.cancel()
+
+    async def settle(self) -> None:
+        """Wait until nothing is under way; check that everything adds up."""
+        await until(lambda: all(lane.is_empty for lane in lanes_of(self.it.hubs[0])), 120)
+        await asyncio.sleep(5)
+        unsent = self._reported("unsent")
+        unknown = self._reported("unknown")
+        assert self.delivered == sorted(set(self.delivered)), "doubled or reordered"
+        assert not set(unsent) & set(self.delivered), "reported as unsent, and delivered"
+        assert len(unsent + unknown) == len({*unsent, *unknown}), "reported twice"
+        assert {*self.delivered, *unsent, *unknown} == set(self.accepted)
+
+    def _reported(self, key: str) -> list[int]:
+        return [int.from_bytes(data[:8]) for _, details in self.log.errors for data in details[key]]
+
+
+async def play(steps: Sequence[tuple[str, int]]) -> None:
+    config = NodeConfig(send_window_bytes=512 * 1024, max_message_bytes=256 * 1024)
+    async with cluster(3, grace=3, config=config) as it:
+        account = Account(it, await it.peer("alice", it.hubs[1], config=config))
+        for step, number in steps:
+            match step:
+                case "send":
+                    account.send(number)
+                case "cut session":
+                    account.cut_session()
+                case "cut link":
+                    account.cut_links()
+                case "move":
+                    await account.move()
+                case "cancel":
+                    account.cancel_tasks()
+                case "pause":
+                    await asyncio.sleep(0)
+                case _:
+                    await asyncio.sleep(number / 1000)
+        await account.settle()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS)
+def test_each_message_is_delivered_or_reported_once_and_in_order(
+    steps: list[tuple[str, int]],
+) -> None:
+    run_virtual(play(steps))
+
+
+@in_virtual_time
+async def test_work_that_other_code_cancels_goes_on() -> None:
+    config = NodeConfig(send_window_bytes=256 * 1024, max_message_bytes=64 * 1024)
+    async with cluster(config=config) as it:
+        account = Account(it, await it.peer("alice", it.hubs[1], config=config))
+        account.cut_session()
+        for _ in range(15):
+            account.send(60_000)
+        await until(lambda: it.hubs[1].get_session_for_endpoint(account.alice.node_id))
+        await asyncio.sleep(0.01)
+        account.cancel_tasks()
+        await account.settle()
+        assert account.delivered == account.accepted == list(range(15))
