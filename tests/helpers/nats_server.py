@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -98,6 +99,14 @@ class NatsServer:
         """Let it shut down."""
         self._process.terminate()
         self._process.wait()
+
+    def pause(self) -> None:
+        """Let it stand still, with its connections open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run again."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it, if it runs, as a crash would."""
