@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.nodes import free_port
 from seigr_toolset_transmissions import generate_seed, save_seed
 
 if TYPE_CHECKING:
@@ -192,6 +193,26 @@ def test_a_peer_talks_to_a_hub_in_another_process(tmp_path: Path) -> None:
     assert hub.returncode == 0
 
 
+def test_the_peer_of_the_tutorial_talks_to_its_hub(tmp_path: Path) -> None:
+    for name in ("shared", "hub", "peer"):
+        save_seed(tmp_path / f"{name}.seed", generate_seed())
+    port = free_port()
+    for name in ("tutorial_hub.py", "tutorial_peer.py"):
+        text = (EXAMPLES / name).read_text(encoding="utf-8")
+        assert text.count("9400") == 1
+        (tmp_path / name).write_text(text.replace("9400", str(port)), encoding="utf-8")
+    with program(str(tmp_path / "tutorial_hub.py"), folder=tmp_path) as (hub, line):
+        calling = (str(tmp_path / "tutorial_peer.py"), "127.0.0.1", line[-1])
+        with program(*calling, folder=tmp_path) as (peer, reply):
+            assert reply == ["ARE", "YOU", "THERE?"]
+            assert hub.stdout is not None
+            assert hub.stdout.readline() == "message 1\n"
+            assert hub.stdout.readline() == "message 2\n"
+            assert interrupt(peer) == ""
+        interrupt(hub)
+    assert peer.returncode == hub.returncode == 0
+
+
 def test_a_hub_says_goodbye_on_sigterm(tmp_path: Path) -> None:
     for name in ("shared", "hub"):
         save_seed(tmp_path / f"{name}.seed", generate_seed())
@@ -330,5 +351,5 @@ def test_an_example_that_is_called_wrongly_says_how_to_call_it(
 def test_every_example_has_a_test() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
         *OUTPUTS,
-        *("hub", "peer", "chat_rooms", "file_drop"),
+        *("hub", "peer", "chat_rooms", "file_drop", "tutorial_hub", "tutorial_peer"),
     }
