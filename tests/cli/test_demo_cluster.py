@@ -37,7 +37,8 @@ SHOWN = (
     "✓ nothing is lost without a word",
     "✓ nothing came twice",
     "hub-3 +killed",
-    "All 10 checks passed in",
+    "✓ its peers are at other hubs",
+    "All 11 checks passed in",
 )
 
 

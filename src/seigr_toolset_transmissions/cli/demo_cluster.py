@@ -247,6 +247,8 @@ class _ClusterShow(Show):
             self._hubs.pop("hub-3").kill()
             self._balancer.targets.remove((HOST, self._ports["hub-3"]))
             await self._until(lambda: "hub-3" not in self._links("hub-1"))
+            await self._until(lambda: None not in self._places().values())
+            stage.check("its peers are at other hubs", ok=True)
         peers = self._peers.values()
         arrived = sum(peer.tally.received for peer in peers)
         reported = sum(len(self._reported(peer)) for peer in peers)
