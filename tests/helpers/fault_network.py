@@ -71,7 +71,7 @@ class Cable(Between):
 
     def __init__(self, receiver: Receiver, fault: Fault | None) -> None:
         super().__init__(receiver)
-        self._fault = fault
+        self.fault = fault
         self.passed = {Direction.OUT: 0, Direction.IN: 0}
         self.broken: Kind | None = None
         self._held: dict[Direction, list[bytes]] | None = None
@@ -79,7 +79,7 @@ class Cable(Between):
 
     def _pass(self, direction: Direction, count: int) -> int:
         """Return how many of ``count`` bytes pass before the fault is due."""
-        fault = self._fault
+        fault = self.fault
         if self.broken is not None:
             return 0
         if fault is not None and fault.direction is direction:
@@ -88,7 +88,7 @@ class Cable(Between):
         return count
 
     def _break_if_due(self) -> None:
-        fault = self._fault
+        fault = self.fault
         if (
             fault is not None
             and self.broken is None
