@@ -50,6 +50,7 @@ PACKAGE = Path(seigr_toolset_transmissions.__file__).parent
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cli]' && .venv/bin/stt demo"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
+FOREIGN = re.compile(r"^(?:import|from) (?:zmq|nats|socketio|websockets|aiomqtt)\b", re.MULTILINE)
 FIGURE = re.compile(r"\d[\d,.]*\d|\d")
 
 
@@ -72,7 +73,9 @@ def rows(text: str) -> list[list[str]]:
 
 
 def python_blocks(text: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    """Return the blocks of code, without those that show another library."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if not FOREIGN.search(block)]
 
 
 def names(cell: str) -> set[str]:

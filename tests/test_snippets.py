@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from test_docs import DOCUMENTS, ROOT, python_blocks, read
+from test_docs import DOCUMENTS, FOREIGN, ROOT, python_blocks, read
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+COMING_FROM = sorted((ROOT / "docs" / "coming-from").glob("*.md"))
 GIVEN = """
 import asyncio
 import json
@@ -78,6 +79,16 @@ def test_a_type_checker_accepts_every_snippet(tmp_path: Path) -> None:
     assert checked > 60
     options = ["--no-error-summary", "--check-untyped-defs", "--cache-dir", ".cache"]
     run(tmp_path, "mypy", *options, "--disable-error-code=import-not-found", ".")
+
+
+@pytest.mark.parametrize("page", COMING_FROM, ids=lambda path: path.stem)
+def test_what_other_libraries_look_like_is_python(page: Path) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    [theirs] = [block for block in blocks if FOREIGN.search(block)]
+    compile(theirs, page.name, "exec")
+    assert len(blocks) > 1
 
 
 def test_the_test_of_the_how_to_page_passes(tmp_path: Path) -> None:
