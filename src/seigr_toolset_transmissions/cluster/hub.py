@@ -135,6 +135,7 @@ class Hub:
         self._meeting: Meeting | None = None  # while this hub takes part
         self._landings: Landings | None = None
         self._since = self.loop.time()
+        self._first_seen: dict[Address, float] = {}  # where others listen
         self._present: dict[bytes, _Present] = {}
         self._marks: dict[bytes, bytes] = {}  # the ids of those
         self._changed: set[bytes] = set()
@@ -187,7 +188,7 @@ class Hub:
                 self._landings, self._meeting = landings, meeting
                 while not self._leaving:
                     meeting.announce(address)
-                    for other in meeting.members():
+                    for other in self._members(meeting):
                         if other < address and other not in self._dialed:
                             self._dialed.add(other)
                             self.own(self._dial(meeting, other))
@@ -255,6 +256,24 @@ class Hub:
             pass  # the node was stopped meanwhile
         finally:
             self._dialed.discard(address)
+
+    def _members(self, meeting: Meeting) -> list[Address]:
+        """Return where other hubs listen, and note which of them are new."""
+        members = [member for member in meeting.members() if member != self._address]
+        now = self.loop.time()
+        self._first_seen = {member: self._first_seen.get(member, now) for member in members}
+        return members
+
+    def _expects_links(self, meeting: Meeting) -> bool:
+        """Whether there may be a hub that this one has not met yet."""
+        now = self.loop.time()
+        if now - self._since < _SETTLING_SECONDS:
+            return True
+        met = {link.address for link, _ in self.others.values() if link.name}
+        return any(
+            member not in met and now - self._first_seen[member] < self.grace
+            for member in self._members(meeting)
+        )
 
     def bus_changed(self, is_up: bool) -> None:
         """Skip every back-off once the bus is back."""
@@ -454,9 +473,9 @@ class Hub:
                     if self._landings.pass_on(transport, message, to):
                         return Landing.PASSED_ON
                 return Landing.LATER
-        # Nobody has the session any more, and the dialer learns it from the answer.
-        settled = self.loop.time() - self._since > _SETTLING_SECONDS
-        return Landing.HERE if settled else Landing.LATER
+        if self._meeting is not None and self._expects_links(self._meeting):
+            return Landing.LATER
+        return Landing.HERE  # nobody has the session any more, as the answer tells the dialer
 
     def accept_landed(self) -> Receiver:
         """Return what answers a connection that was passed on to this hub."""
