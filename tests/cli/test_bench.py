@@ -78,12 +78,12 @@ def test_it_measures_only_requests_if_asked() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_both_processes_without_a_word(number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_both_processes(number: signal.Signals, code: int) -> None:
     with begun() as command:
         other = other_process(command)
         command.signal(number)
         assert command.end() == code
-        assert command.stderr == ""
+        assert command.stderr == "stt: interrupted: not everything was measured\n"
         assert not Path(f"/proc/{other}").exists()
 
 

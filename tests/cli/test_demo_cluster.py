@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
         stt.signal(signal.SIGINT)
         assert stt.end() == 130
         assert not any(alive(child) for child in children)
-        assert stt.stderr == ""
+        assert stt.stderr == "stt: interrupted: the demo was not finished\n"
 
 
 def test_hubs_and_broker_of_a_demo_that_is_killed_end_by_themselves(

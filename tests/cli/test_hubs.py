@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from cli.processes import Stt
 from helpers.nats_server import NatsServer, needs_nats
 from helpers.nodes import address_of, until
 from seigr_toolset_transmissions import STTNode, generate_seed
@@ -174,6 +176,25 @@ def test_without_nats_py_it_says_at_once_what_to_install(
     monkeypatch.setattr(cli_hubs, "find_spec", {"nats": None}.get)
     assert run(["cluster", "hubs", "nats://127.0.0.1:9"]) == 2
     assert "pip install 'seigr-toolset-transmissions[nats]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["hubs"], ["find"], ["locate", "00" * 32]], ids=lambda arguments: arguments[0]
+)
+def test_an_interrupted_search_says_so(folder: Path, arguments: list[str]) -> None:
+    name, *rest = arguments
+    with Stt("cluster", name, f"unix://{folder}", *rest, "--seed", str(seed_file(folder))) as stt:
+        stt.until("looking for hubs for 3 s")
+        stt.signal(signal.SIGINT)
+        assert stt.end() == 130
+        assert stt.stderr.endswith("stt: interrupted: the search was not finished\n")
+
+
+def seed_file(folder: Path) -> Path:
+    path = folder / "node.seed"
+    path.write_bytes(NODE_SEED)
+    path.chmod(0o600)
+    return path
 
 
 def test_metadata_are_text_or_json() -> None:

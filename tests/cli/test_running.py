@@ -86,3 +86,24 @@ def test_the_signal_is_the_reason_for_the_end_however_the_cleanup_ends(
     with pytest.raises(Interrupted) as caught:
         run_until_done(work())
     assert caught.value.exit_code == 130
+
+
+@pytest.mark.parametrize("undone", ["", "half was measured"])
+def test_the_user_reads_what_an_interrupt_has_left_undone(
+    undone: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def work() -> None:
+        send(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    with pytest.raises(Interrupted):
+        run_until_done(work(), undone=undone)
+    assert capfd.readouterr().err == (f"stt: interrupted: {undone}\n" if undone else "")
+
+
+def test_what_ends_by_itself_leaves_nothing_undone(capfd: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        pass
+
+    run_until_done(work(), undone="half was measured")
+    assert capfd.readouterr().err == ""

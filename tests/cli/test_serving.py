@@ -68,7 +68,7 @@ async def test_a_status_other_than_0_fails_with_the_output(
     assert capsys.readouterr().err == (
         "stt: sh for 00010203: at line\\x1b[2J 7\n"
         "stt: sh for 00010203: exit status 3\n"
-        "stt: sh for 00010203: ended by SIGKILL\n"
+        "stt: sh for 00010203: killed by SIGKILL\n"
     )
 
 

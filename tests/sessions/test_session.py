@@ -389,12 +389,35 @@ async def test_a_close_without_anything_to_deliver_ends_quietly_even_if_unanswer
         assert pair.near.state == "closed"
 
 
+@in_virtual_time
+async def test_after_a_close_both_sides_are_told_who_closed() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        await pair.near.close()
+        await pair.far.wait_closed()
+        for session, closer in ((pair.near, "this side"), (pair.far, "the peer")):
+            with pytest.raises(STTSessionClosedError, match=f"^{closer} closed the session: "):
+                await session.send(b"too late")
+
+
+@in_virtual_time
+async def test_the_loss_of_what_the_peer_did_not_wait_for_names_the_peer() -> None:
+    async with memory_nodes(**SMALL) as nodes:
+        pair = await nodes.pair()
+        await fill(pair.near)
+        await pair.far.close()
+        await pair.near.wait_closed()
+        said = r"^the peer closed the session \(messages not sent: [1-9]\d*; sent, but not ack"
+        with pytest.raises(STTSessionLostError, match=said):
+            await pair.near.send(b"too late")
+
+
 async def test_a_closing_session_takes_no_more() -> None:
     async with Nodes() as nodes:
         pair = await nodes.pair()
         live(pair.near).start_closing()
         assert pair.near.state == "closing"
-        with pytest.raises(STTSessionClosedError, match="accepts no more"):
+        with pytest.raises(STTSessionClosedError, match="takes no more"):
             await pair.near.send(b"x")
         with pytest.raises(STTSessionClosedError):
             pair.near.send_nowait(b"x")
@@ -419,7 +442,7 @@ async def test_an_aborted_session_is_lost_on_both_sides_at_once(who: str) -> Non
         await until(lambda: far.state == "closed")
         assert asyncio.get_running_loop().time() - before < 1
         assert far.error is not None
-        assert str(far.error).startswith("the peer aborted the session: ")
+        assert str(far.error).startswith("the peer aborted the session (")
         assert near.error is not None
         assert str(near.error).startswith("for this test")
         for log in logs:

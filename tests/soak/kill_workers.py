@@ -64,7 +64,7 @@ class Supervisor:
             self.said.append(line.decode())
 
     async def until(self, pattern: str, count: int = 1) -> None:
-        """Wait until it has said something so often."""
+        """Wait until it has said something this often."""
         async with asyncio.timeout(PATIENCE):
             while sum(bool(re.search(pattern, line)) for line in self.said) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -148,7 +148,7 @@ async def run(options: argparse.Namespace, folder: Path, port: int) -> list[str]
         print(f"{options.kills} kills; all {len(peers)} connected again {slowest:.1f} s later")
         uncertain = sum(len(peer.uncertain) for peer in peers)
         supervisor.process.send_signal(signal.SIGHUP)
-        await supervisor.until("all workers are new")
+        await supervisor.until("all workers have restarted")
         await all_connected(peers, hub_id)
         end.set()
         await asyncio.gather(*sending)

@@ -63,6 +63,7 @@ DEFAULT_SEARCH = 3.0
 MOST_WAITING = 8
 """Each waiting peer may take up a receive window of memory."""
 SEED_NAME = "stt.seed"
+SEARCH_UNDONE = "the search was not finished"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -164,7 +165,7 @@ def demo(as_cluster: bool, fast: bool) -> int:
     """
     need_python("demo")
     run = run_cluster_demo if as_cluster else run_demo
-    return run_until_done(run(Console(), fast=fast))
+    return run_until_done(run(Console(), fast=fast), undone="the demo was not finished")
 
 
 @app.command(short_help="Write a new seed to a file.")
@@ -502,7 +503,7 @@ def cluster_hubs(meeting: Meeting, as_json: bool) -> int:
     Example:
       stt cluster hubs unix:///run/app/hubs --seed hub.seed
     """
-    run_until_done(list_hubs(meeting, as_json=as_json))
+    run_until_done(list_hubs(meeting, as_json=as_json), undone=SEARCH_UNDONE)
     return OK
 
 
@@ -521,7 +522,8 @@ def cluster_find(meeting: Meeting, as_json: bool, metadata: tuple[str, ...]) -> 
     Example:
       stt cluster find unix:///run/app/hubs type=sensor floor:=7 --seed hub.seed
     """
-    run_until_done(find_endpoints(meeting, parse_metadata(metadata), as_json=as_json))
+    search = find_endpoints(meeting, parse_metadata(metadata), as_json=as_json)
+    run_until_done(search, undone=SEARCH_UNDONE)
     return OK
 
 
@@ -537,7 +539,8 @@ def cluster_locate(meeting: Meeting, as_json: bool, endpoint_id: bytes) -> int:
     Example:
       stt cluster locate unix:///run/app/hubs $(stt id peer.seed) --seed hub.seed
     """
-    run_until_done(locate_endpoint(meeting, endpoint_id, as_json=as_json))
+    search = locate_endpoint(meeting, endpoint_id, as_json=as_json)
+    run_until_done(search, undone=SEARCH_UNDONE)
     return OK
 
 
@@ -621,5 +624,7 @@ def bench(requests: bool, as_json: bool) -> int:
       stt bench --requests --json | jq ".requests[].requests_per_s"
     """
     need_python("bench")
-    run_until_done(run_bench(as_json=as_json, requests=requests))
+    run_until_done(
+        run_bench(as_json=as_json, requests=requests), undone="not everything was measured"
+    )
     return OK

@@ -1,12 +1,12 @@
-"""Keeping what is typed, and the ``^C`` that a terminal shows, out of a drawing."""
+"""Keeping what is typed, and the ``^C`` that a terminal shows, apart from what a command says."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from .streams import STDIN
+from .streams import STDERR, STDIN
 
 try:
     import termios
@@ -18,7 +18,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["unechoed"]
+__all__ = ["start_line", "unechoed"]
 
 _LOCAL_FLAGS = 3
 """Where `termios.tcgetattr` has them."""
@@ -49,3 +49,16 @@ def unechoed() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(STDIN, termios.TCSANOW, before)
+
+
+def start_line() -> None:
+    """Start a new line on standard error if it is a terminal that has just shown a ``^C``."""
+    if not _HAS_TERMIOS:
+        return
+    try:
+        flags = termios.tcgetattr(STDERR)[_LOCAL_FLAGS]
+    except termios.error:  # it is no terminal
+        return
+    if flags & termios.ECHO and flags & termios.ECHOCTL:
+        with suppress(OSError):
+            os.write(STDERR, b"\n")

@@ -12,14 +12,12 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from .streams import STDIN, STDOUT, retrieve, split_lines, write_all
+from .streams import STDERR, STDIN, STDOUT, retrieve, split_lines, write_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 __all__ = ["Prompt", "can_prompt", "prompting"]
-
-_STDERR = 2
 
 _FRAME_SECONDS = 0.02
 """From one print to the next: each one draws the line being typed again, which takes longer than
@@ -32,7 +30,7 @@ _MOST_PENDING_BYTES = 64 * 1024
 def can_prompt() -> bool:
     """Whether input, output and notes share a terminal on which a line can be redrawn."""
     capable = os.environ.get("TERM") not in ("dumb", "unknown")
-    return capable and all(map(os.isatty, (STDIN, STDOUT, _STDERR)))
+    return capable and all(map(os.isatty, (STDIN, STDOUT, STDERR)))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .failures import Interrupted
+from .keyboard import start_line
+from .notes import note
 from .streams import retrieve
 
 if TYPE_CHECKING:
@@ -20,17 +22,27 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 T = TypeVar("T")
 
 
-def run_until_done(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_until_done(coroutine: Coroutine[Any, Any, T], *, undone: str = "") -> T:
     """Run the coroutine in a new event loop; return its result.
 
     SIGINT and SIGTERM cancel it each time they arrive: even the cleanup can be interrupted.
+
+    Args:
+        coroutine: What to run.
+        undone: What the user reads about the work that a signal has ended; empty: the coroutine
+            says that itself.
 
     Raises:
         Interrupted: It was cancelled by a signal, and has ended.
 
     """
-    with asyncio.Runner() as runner:
-        return runner.run(_run(coroutine))
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_run(coroutine))
+    except Interrupted:
+        if undone:
+            note(f"interrupted: {undone}")
+        raise
 
 
 async def _run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -40,6 +52,8 @@ async def _run(coroutine: Coroutine[Any, Any, T]) -> T:
 
     def on_signal(number: int) -> None:
         received.append(number)
+        if number == signal.SIGINT:
+            start_line()
         task.cancel()
 
     def handler(number: int, _: FrameType | None) -> None:

@@ -162,7 +162,7 @@ def describe_status(status: int) -> str:
     """Say how a process has ended."""
     if status >= 0:
         return f"exit status {status}"
-    return f"ended by {signal.Signals(-status).name}"
+    return f"killed by {signal.Signals(-status).name}"
 
 
 async def _end(process: Process) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNK_BYTES",
+    "STDERR",
     "STDIN",
     "STDOUT",
     "InputStream",
@@ -32,7 +33,7 @@ __all__ = [
     "write_all",
 ]
 
-STDIN, STDOUT = 0, 1
+STDIN, STDOUT, STDERR = 0, 1, 2
 
 CHUNK_BYTES = 256 * 1024
 """Read at a time: few enough calls for full speed, and far below the largest message."""

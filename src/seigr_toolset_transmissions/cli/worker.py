@@ -65,6 +65,8 @@ def load_factory(target: str) -> Callable[[], Any]:
 
 
 def _kind_of(value: object) -> str:
+    if value is None:
+        return "None"
     name = type(value).__name__
     return f"an {name}" if name[0] in "AEIOaeio" else f"a {name}"
 

@@ -1,8 +1,8 @@
 """`stt serve`: keeps worker processes running, each of which runs the node of the user's program.
 
-A worker (see `worker`) is started as a new process of Python, never forked. All have to listen
-once; then those that die are started again, less and less often. Signals are passed on: SIGINT and
-SIGTERM end all, SIGHUP starts one after the other anew.
+A worker (see `worker`) is started as a new process of Python, never forked. All must come to listen
+once; after that, those that die are restarted, less and less often. Signals are passed on: SIGINT
+and SIGTERM end all workers, SIGHUP restarts one after another.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
 """Short: if one peer's message kills every worker that gets it, all others wait for this."""
 _STEADY_SECONDS = 10.0
-"""A worker that dies after so long is started again without the pauses of those before it."""
+"""A worker that has run for this long before it dies is restarted after the first pause again."""
 
 
 class Target(NamedTuple):
@@ -105,7 +105,7 @@ class _Worker:
         self._control: socket.socket | None = None
         self._listens = asyncio.Event()
         self._hurry = asyncio.Event()  # set to start without waiting for the end of a pause
-        self._replaced = False  # the process was told to end, for another to take its place
+        self._replaced = False  # the process was told to end, and a new one takes its place
 
     def __str__(self) -> str:
         pid = "" if self._process is None else f" (pid {self._process.pid})"
@@ -160,11 +160,11 @@ class _Worker:
         status = await self._process.wait()
         self._close_control()
         self._listens.clear()
-        wrong = report.get("failure") or f"its process has ended: {describe_status(status)}"
+        wrong = report.get("failure") or f"{self} ended: {describe_status(status)}"
         return _EndedError(wrong, report.get("exit_code", FAILED))
 
     async def keep(self) -> None:
-        """Start another process whenever one ends; the first one listens already."""
+        """Start a new process whenever one ends; the first one listens already."""
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -174,7 +174,7 @@ class _Worker:
                 pause = _FIRST_PAUSE_SECONDS
             while not self._listens.is_set():
                 if not self._replaced:
-                    complain(f"{self}: {wrong}; starting another one in {pause:g} s")
+                    complain(f"{wrong}; worker {self._number} restarts in {pause:g} s")
                     await self._pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 self._replaced = False
@@ -190,9 +190,9 @@ class _Worker:
                 await self._hurry.wait()
 
     async def replace(self) -> None:
-        """Let the process end, and another one take its place; return when that listens."""
+        """Let the process end, and start a new one; return when that listens."""
         if self._listens.is_set():
-            note(f"{self} delivers what is left, and another one takes its place")
+            note(f"{self} delivers what is left, and restarts")
             self._listens.clear()
             self._replaced = True
             self.signal(signal.SIGTERM)
@@ -230,7 +230,7 @@ async def serve(target: Target, count: int) -> None:
         count: How many workers.
 
     Raises:
-        Failure: One of them has not come to listen at the start, or they do not fit together.
+        Failure: At the start, one of them did not come to listen, or they do not fit together.
 
     """
     hangup = asyncio.Event()
@@ -239,14 +239,14 @@ async def serve(target: Target, count: int) -> None:
         folder = ""
         if count > 1:
             _need_shared_ports()
-            # Only this user may enter: whoever can connect there can hold hubs up.
+            # Only this user may enter: anyone who can connect there can hold hubs up.
             folder = stack.enter_context(TemporaryDirectory(prefix="stt-"))
         workers = [_Worker(number, target, folder) for number in range(1, count + 1)]
         try:
             first = await workers[0].start()
             if count > 1:
                 stack.enter_context(_claim(first))
-                note(f"workers without a cluster of their own meet at unix://{folder}")
+                note(f"the workers meet at unix://{folder}, unless your node has a cluster")
             for other in await _all_of(*(worker.start() for worker in workers[1:])):
                 _check_alike(first, other)
             await _all_of(*(worker.keep() for worker in workers), _replace_at(hangup, workers))
@@ -269,7 +269,7 @@ async def _all_of(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
 
 def _need_shared_ports() -> None:
     if sys.platform != "linux":
-        raise Failure("workers cannot share a port on this system, which needs Linux: use one")
+        raise Failure("several workers can share a port on Linux only: use --workers 1")
 
 
 def _claim(listening: _Listening) -> socket.socket:
@@ -282,7 +282,7 @@ def _claim(listening: _Listening) -> socket.socket:
         address = format_address((listening.host, listening.port))
         raise Failure(
             f"another `stt serve` listens on {address} already: stop it first, or send it SIGHUP "
-            "to start its workers anew"
+            "to restart its workers"
         ) from None
     return claim
 
@@ -290,11 +290,11 @@ def _claim(listening: _Listening) -> socket.socket:
 def _check_alike(first: _Listening, other: _Listening) -> None:
     if other.node_id != first.node_id:
         raise Failure(
-            "each worker has another node id: make the node with the same node seed each time, "
+            "the workers have different node ids: make the node with the same node seed each time, "
             "from a seed file for instance"
         )
     if other.port != first.port:
-        raise Failure("each worker listens on another port: give the node a fixed one, not port 0")
+        raise Failure("the workers listen on different ports: give the node a fixed port, not 0")
 
 
 async def _replace_at(hangup: asyncio.Event, workers: list[_Worker]) -> None:
@@ -303,11 +303,11 @@ async def _replace_at(hangup: asyncio.Event, workers: list[_Worker]) -> None:
         hangup.clear()
         for worker in workers:
             await worker.replace()
-        note("all workers are new")
+        note("all workers have restarted")
 
 
 async def _end(workers: list[_Worker]) -> None:
-    """End all processes: in peace, or at once if cancelled meanwhile."""
+    """Let all processes deliver what is left; kill them if cancelled meanwhile."""
     for worker in workers:
         worker.signal(signal.SIGTERM)
     try:

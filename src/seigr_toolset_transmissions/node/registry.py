@@ -25,7 +25,7 @@ from ..events.handlers import describe
 from ..foundation.ids import short
 from ..protocol.frames import WelcomeStatus
 from ..protocol.outbox import FRAME_COST
-from ..protocol.phase import Link, Phase
+from ..protocol.phase import Link
 from ..sessions.checked import CheckedSession
 from ..sessions.connection import Connection, FlushTurn
 from ..sessions.loop_time import LoopTime
@@ -80,14 +80,13 @@ _TOMBSTONES = 4096
 class Peer:
     """An authenticated identity that has, or had, a session with this node."""
 
-    __slots__ = ("announced", "closed_here", "connected", "departing", "draining", "sessions")
+    __slots__ = ("announced", "connected", "departing", "draining", "sessions")
 
     def __init__(self) -> None:
         self.sessions: list[LiveSession] = []  # newest last
         self.announced: int = 0  # sessions that the application knows of
         self.departing: list[LiveSession] = []  # ended, and the application does not know it yet
         self.draining: int = 0  # how many of these may still hand over messages
-        self.closed_here: bool = False  # whether this side closed the last one that was closed
         self.connected: bool = False  # whether the application was told that the peer is connected
 
 
@@ -327,7 +326,6 @@ class Registry:
         self.sessions[session.session_id] = session
         peer = self.peers.setdefault(session.peer_node_id, Peer())
         peer.sessions.append(session)
-        peer.closed_here = False
         self._route(session.peer_node_id)
         self.ensure_endpoint(session)
         self.endpoints.session_began(session.peer_node_id)
@@ -426,8 +424,6 @@ class Registry:
     def session_closing(self, session: LiveSession) -> None:
         """Note that a session accepts no more messages: send over another one, if there is one."""
         self._route(session.peer_node_id)
-        if session.machine.phase is Phase.CLOSING:
-            self.peers[session.peer_node_id].closed_here = True
         self.reconnects.hurry(session)  # there is only so much time to deliver the rest
 
     def session_ended(self, session: LiveSession, cause: Exception | None) -> None:
@@ -507,7 +503,7 @@ class Registry:
         name = session.peer_node_id.hex()
         if session.error is not None:
             how = f"the session with peer {name} was lost: {session.error}"
-        elif peer.closed_here:
+        elif session.machine.closed_here:
             how = f"this side closed its session with peer {name}"
         else:
             how = f"peer {name} closed its session"

@@ -95,6 +95,7 @@ class SessionMachine(ReceiveWindow):
         "_pongs",
         "aborted",
         "asked_at",
+        "closed_here",
         "epoch",
         "exchanges",
         "last_ack",
@@ -128,6 +129,8 @@ class SessionMachine(ReceiveWindow):
         """Why the listener would not open or resume the session; None while it has not refused."""
         self.aborted: bool = False
         """Whether the peer has aborted the session."""
+        self.closed_here: bool = False
+        """Whether this side has closed the session; if both did so, it may have been the first."""
         self.last_ack: float = now
         """When the peer last acknowledged anything: then our bytes certainly moved."""
         self.last_message: float | None = None
@@ -535,6 +538,7 @@ class SessionMachine(ReceiveWindow):
     def close(self) -> None:
         """Accept no more messages; deliver those accepted, then end. Does nothing when closing."""
         if self.phase is Phase.OPEN:
+            self.closed_here = True
             self._enter(Phase.CLOSING)
             # The peer gets no credit after CLOSE, but must be able to deliver what it has accepted.
             self._set_window(self._most_window)

@@ -56,6 +56,16 @@ class Undelivered(NamedTuple):
     unsent_requests: tuple[bytes, ...] = ()
     """Requests, id included, that the peer has certainly not received."""
 
+    @property
+    def counts(self) -> str:
+        """How many there are of each, for an error's text; empty if there are none."""
+        if not self.unsent and not self.unknown:
+            return ""
+        return (
+            f" (messages not sent: {len(self.unsent)}; "
+            f"sent, but not acknowledged: {len(self.unknown)})"
+        )
+
 
 class _Slice:
     """One frame's share of a message in parts, or of one whose last frame is not a DATA frame."""

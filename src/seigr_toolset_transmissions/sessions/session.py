@@ -428,8 +428,10 @@ class LiveSession(Session):
             connection.drop()
         self._finish(cause or STTSessionClosedError(reason), reason)
 
-    def _finish(self, cause: Exception | None, reason: str) -> None:
-        """Record the end, and end every wait for something from this session."""
+    def _finish(
+        self, cause: Exception | None = None, reason: str = "the peer closed the session"
+    ) -> None:
+        """Record the end, and end every wait; without a cause, the session was closed."""
         undelivered = self._settle(cause, reason)
         self._leave_open()
         if self.machine.exchanges is not None:
@@ -454,12 +456,8 @@ class LiveSession(Session):
         self._live = False
         undelivered = self.machine.abandon()
         if cause is not None or undelivered.unsent or undelivered.unknown:
-            counts = (
-                f": messages not sent {len(undelivered.unsent)}, "
-                f"sent but not acknowledged {len(undelivered.unknown)}"
-            )
             self.error = STTSessionLostError(
-                reason + (counts if undelivered.unsent or undelivered.unknown else ""),
+                reason + undelivered.counts,
                 session_id=self.session_id,
                 peer_node_id=self.peer_node_id,
                 unsent=undelivered.unsent,
@@ -498,7 +496,8 @@ class LiveSession(Session):
         """Return a new error for each call that fails: raising one again adds to its traceback."""
         self._owner.check_thread()
         if self.error is None:
-            return STTSessionClosedError("the session is closed and accepts no more messages")
+            closer = "this side" if self.machine.closed_here else "the peer"
+            return STTSessionClosedError(f"{closer} closed the session: it takes no more messages")
         error = copy(self.error)
         error.__cause__ = self.error.__cause__
         return error
@@ -568,10 +567,9 @@ class LiveSession(Session):
             self._connection = None
             connection.finish()
             if machine.aborted:
-                reason = "the peer aborted the session"
-                self._finish(STTSessionClosedError(reason), reason)
+                self.lose("the peer aborted the session")
             else:
-                self._finish(None, "the session was closed")
+                self._finish()
         elif not due and machine.ack_owed:
             connection.acknowledge_later(self._owner.config.ack_delay)
 
@@ -588,7 +586,7 @@ class LiveSession(Session):
             machine.refusal = None
             self._owner.session_suspended(self, None)
         elif machine.phase is Phase.CLOSED:
-            self._finish(None, "the session had ended, with all messages delivered")
+            self._finish()
         elif machine.refusal is WelcomeStatus.FORBIDDEN:
             self.lose("the peer no longer allows sessions with this node")
         else:
@@ -626,7 +624,7 @@ class LiveSession(Session):
             self.lose(f"the peer broke the protocol ({cause})", cause)
             return
         if self.machine.phase is Phase.CLOSED:
-            self._finish(None, "the session was closed by the peer")
+            self._finish()
         elif self._opened:
             self._owner.session_suspended(self, cause)
         elif self.dial_address is not None:
