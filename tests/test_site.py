@@ -6,6 +6,8 @@ import json
 import os
 import re
 import runpy
+import shutil
+import subprocess
 from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
@@ -112,6 +114,35 @@ def test_the_search_works_from_disk(site: Path) -> None:
     script = (site / "search.js").read_text(encoding="utf-8")
     index = json.loads(script[script.index("{") : script.rindex("}") + 1])
     assert any("SendOutcome" in json.dumps(item) for item in index["items"])
+
+
+PROBE = """<!doctype html><title>silence</title><body>
+<script src="assets/worker-from-disk.js"></script><script src="search.js"></script>
+<script>
+const worker = new Worker("SEARCH");
+worker.onmessage = ({ data }) => { document.title = "answer of type " + data.type; };
+worker.postMessage({ type: 0, data: __index });
+</script>
+"""
+
+
+def test_a_browser_runs_the_search_from_disk(site: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("this machine has no Chromium")
+    [search] = (site / "assets" / "javascripts" / "workers").glob("search.*.js")
+    probe = site / "probe.html"
+    probe.write_text(PROBE.replace("SEARCH", search.relative_to(site).as_posix()))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]
+    done = subprocess.run(
+        [browser, *options, f"--user-data-dir={tmp_path}", "--dump-dom", probe.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    probe.unlink()
+    assert "<title>answer of type 1</title>" in done.stdout
 
 
 def test_every_public_name_is_in_the_reference(pages: dict[str, Page]) -> None:
