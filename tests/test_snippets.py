@@ -1,16 +1,21 @@
-"""What the documents show as code is as a type checker wants it, and their test runs as one."""
+"""A type checker accepts the code in the documents, and what the how-to pages define works."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from helpers.nodes import until
+from seigr_toolset_transmissions import STTNode, generate_seed
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from test_docs import DOCUMENTS, FOREIGN, ROOT, python_blocks, read
 
 if TYPE_CHECKING:
@@ -96,3 +101,64 @@ def test_the_test_of_the_how_to_page_passes(tmp_path: Path) -> None:
     (tmp_path / "shout.py").write_text(program)
     (tmp_path / "test_shout.py").write_text(test)
     assert "1 passed" in run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", ".")
+
+
+def defined_in(page: str, **given: object) -> dict[str, Any]:
+    """Return what the definitions of a how-to page define."""
+    namespace: dict[str, Any] = {
+        "asyncio": asyncio,
+        "Callable": Callable,
+        "STTNode": STTNode,
+        **given,
+    }
+    for block in python_blocks(read(f"docs/how-to/{page}.md")):
+        if re.search(r"^(?:async )?def ", block, re.MULTILINE):
+            exec(compile(block, page, "exec"), namespace)  # noqa: S102 - our own document
+    return namespace
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[STTNode, STTNode]]:
+    """Yield a hub that listens and a peer that does not run yet."""
+    network, shared_seed = MemoryNetwork(), generate_seed()
+    hub, peer = (STTNode(generate_seed(), shared_seed, network=network) for _ in range(2))
+    async with hub.listening():
+        yield hub, peer
+
+
+async def test_the_devices_of_the_how_to_page_register(pair: tuple[STTNode, STTNode]) -> None:
+    hub, device = pair
+    page = defined_in("many-devices")
+    page["welcome_devices"](hub)
+    running = asyncio.create_task(page["run_device"](device, hub.node_id, hub.address))
+    await until(lambda: hub.endpoints.find(type="sensor") == [device.node_id])
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_the_shop_of_the_how_to_page_answers(
+    pair: tuple[STTNode, STTNode], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop, customer = pair
+    page = defined_in("requests")
+    async with customer:
+        await customer.endpoints.add_endpoint(shop.node_id, shop.address)
+        assert await page["price_of"](customer, shop.node_id, b"tea") is None
+        assert "handled: False" in capsys.readouterr().out  # it serves no requests yet
+        page["serve_prices"](shop, {b"tea": b"3"})
+        assert await page["price_of"](customer, shop.node_id, b"tea") == b"3"
+        assert await page["price_of"](customer, shop.node_id, b"gin") is None
+    assert capsys.readouterr().out == "the shop says: no such article\n"
+
+
+async def test_the_thread_of_the_how_to_page_sends(pair: tuple[STTNode, STTNode]) -> None:
+    hub, peer = pair
+    page = defined_in("fork-threads-loops", node=peer)
+    page["serve_reports"](hub, bytes.upper)
+    async with peer:
+        await peer.endpoints.add_endpoint(hub.node_id, hub.address)
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(page["send_from_a_thread"], loop, hub.node_id, b"from a thread")
+        assert await hub.endpoints.receive_any(timeout=10) == (b"from a thread", peer.node_id)
+        assert await peer.endpoints.request(hub.node_id, b"report", timeout=10) == b"REPORT"
