@@ -115,6 +115,7 @@ LAYERS = {
         ["accepting", "connecting"],
         ["keeper", "stopping", "cluster_base"],
         ["life"],
+        ["figures"],
         ["node"],
         ["health"],
     ],

@@ -25,7 +25,7 @@ VERBS = {
     "wait_closed",
     STTNode: "address ban banned cluster config connect endpoints events get_session "
     "get_session_for_endpoint kick listening network node_id on_request retry_now send_to_all "
-    "send_to_sessions sessions set_shared_seed start stats stop unban",
+    "send_to_sessions sessions set_shared_seed snapshot start stats stop unban",
     EndpointManager: "add_endpoint broadcast close deliver deliver_threadsafe find get_endpoint "
     "groups join leave list_endpoints members messages receive_any receive_from receive_many "
     "remove_endpoint request request_many send_to_endpoint send_to_group send_to_many "

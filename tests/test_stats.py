@@ -136,6 +136,15 @@ class Model:
             assert stats_of_node.half_open == 0
             assert stats_of_node.handshakes_failed == stats_of_node.handshakes_dropped == 0
             assert stats_of_node.peers_denied == 0
+            sent = [size for link in self.links for size in link.sides[node].sent]
+            received = [size for link in self.links for size in link.sides[peer].sent]
+            assert (stats_of_node.messages_sent, stats_of_node.bytes_sent) == (len(sent), sum(sent))
+            assert stats_of_node.messages_received == len(received)
+            assert stats_of_node.bytes_received == sum(received)
+            (shown,) = node.snapshot().endpoints
+            assert (shown.messages_sent, shown.messages_received) == (len(sent), len(received))
+            assert shown.resumes == sum(link.resumes for link in self.links)
+            assert shown.sessions == len(self.live)
 
     def check_endpoint(self, node: STTNode, peer: STTNode) -> None:
         info = node.endpoints.get_endpoint(peer.node_id)

@@ -21,16 +21,25 @@ if TYPE_CHECKING:
     from .node.stopping import StopReport
     from .seeds import generate_seed, load_seed, save_seed
     from .sessions.public import Session, SessionState
-    from .stats import Health, HealthStatus, NodeStats, SessionStats
+    from .stats import (
+        EndpointSnapshot,
+        Health,
+        HealthStatus,
+        NodeSnapshot,
+        NodeStats,
+        SessionStats,
+    )
 
 __all__ = [
     "EndpointManager",
+    "EndpointSnapshot",
     "EventEmitter",
     "Health",
     "HealthMonitor",
     "HealthStatus",
     "NodeConfig",
     "NodeEvents",
+    "NodeSnapshot",
     "NodeStats",
     "Occurrence",
     "STTError",
@@ -52,12 +61,14 @@ _MODULES = ("cluster", "config", "endpoints", "errors", "events", "seeds")
 
 _HOMES = {
     "EndpointManager": "endpoints",
+    "EndpointSnapshot": "stats",
     "EventEmitter": "events",
     "Health": "stats",
     "HealthMonitor": "node.health",
     "HealthStatus": "stats",
     "NodeConfig": "config",
     "NodeEvents": "node.node_emitter",
+    "NodeSnapshot": "stats",
     "NodeStats": "stats",
     "Occurrence": "events",
     "STTError": "errors",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
+    "EndpointSnapshot",
     "Health",
     "HealthStatus",
     "HubInfo",
+    "NodeSnapshot",
     "NodeStats",
     "SessionStats",
     "Tally",
@@ -48,6 +51,14 @@ class NodeStats:
     """Connections to this node that were dropped because too many were in their handshake."""
     peers_denied: int
     """Connections with members that are banned or not allowed."""
+    messages_sent: int
+    """Messages that all sessions have accepted for sending, those that have ended included."""
+    messages_received: int
+    """Messages that all sessions have received in full."""
+    bytes_sent: int
+    """Total size of the messages in ``messages_sent``."""
+    bytes_received: int
+    """Total size of the messages in ``messages_received``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +82,18 @@ class SessionStats:
 class Traffic(NamedTuple):
     """What a transport and an endpoint have exchanged."""
 
-    bytes_sent: int
+    bytes_sent: int = 0
     """Bytes of messages accepted for sending."""
-    bytes_received: int
+    bytes_received: int = 0
     """Bytes of messages received."""
-    last_activity: float | None
+    last_activity: float | None = None
     """When a message was last sent or received, in seconds since the epoch; None if never."""
+    messages_sent: int = 0
+    """Messages accepted for sending."""
+    messages_received: int = 0
+    """Messages received."""
+    resumes: int = 0
+    """How often a session continued over a new connection."""
 
 
 class HealthStatus(StrEnum):
@@ -130,3 +147,73 @@ class Tally:
     """Endpoints for which it was not: they were full for too long, or had left."""
     unheard: tuple[str, ...]
     """The names of the hubs that did not say in time. They may have passed the message on."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSnapshot:
+    """One endpoint of a node at one moment. Totals count from when the endpoint was added."""
+
+    endpoint_id: bytes
+    name: str | None
+    """What its metadata have under ``name``, if that is a str; else None."""
+    address: tuple[str, int] | None
+    """Host and port, as given or as the peer was last seen at; None if unknown."""
+    state: str
+    """``"connected"``, ``"suspended"``, ``"connecting"``, ``"waiting"`` or ``"disconnected"``, as
+    in `EndpointInfo`."""
+    sessions: int
+    """Its sessions now, including those without a connection."""
+    rtt: float | None
+    """Smoothed round-trip time in seconds; None while it is unknown."""
+    inbox_messages: int
+    """Messages that wait to be received with `EndpointManager.receive_from` and its like."""
+    inbox_bytes: int
+    """Their total size."""
+    unacknowledged_bytes: int
+    """Bytes accepted for sending and not yet acknowledged, with overhead."""
+    messages_sent: int
+    """Messages accepted for sending."""
+    messages_received: int
+    """Messages received in full."""
+    bytes_sent: int
+    """Total size of the messages in ``messages_sent``."""
+    bytes_received: int
+    """Total size of the messages in ``messages_received``."""
+    resumes: int
+    """How often one of its sessions continued over a new connection."""
+    last_activity: float | None
+    """When a message last came or went, in seconds since the epoch; None if never."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSnapshot:
+    """A node at one moment: `STTNode.snapshot` makes it. It holds no payload and no secret."""
+
+    node_id: bytes
+    time: float
+    """When it was made, in seconds since the epoch."""
+    uptime: float | None
+    """Seconds since the node was started, by a clock that never goes back; None if it does not
+    run."""
+    address: tuple[str, int] | None
+    """Where the node listens; None while it does not listen."""
+    stats: NodeStats
+    hub: str | None
+    """The name of the node as a hub of its cluster; None if it is in no cluster."""
+    hubs: tuple[HubInfo, ...]
+    """The other hubs of the cluster."""
+    endpoints: tuple[EndpointSnapshot, ...]
+    """In order of addition."""
+
+    def to_json(self) -> str:
+        """Return it as one line of JSON: an object with these names as keys, ids in hexadecimal."""
+        return json.dumps(_to_dict(self), default=_to_plain, separators=(",", ":"))
+
+
+def _to_dict(shown: Any) -> dict[str, Any]:
+    # Not asdict, which copies each value deeply and takes five times as long.
+    return {field.name: getattr(shown, field.name) for field in fields(shown)}
+
+
+def _to_plain(value: Any) -> str | dict[str, Any]:
+    return value.hex() if isinstance(value, bytes) else _to_dict(value)

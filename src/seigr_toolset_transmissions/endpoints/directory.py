@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import STTEndpointError
 from ..foundation.callables import is_async
-from .endpoint import Endpoint, EndpointInfo, check_id, check_metadata, latest
+from .endpoint import Endpoint, EndpointInfo, check_id, check_metadata
 from .fanout import nowhere
 from .waiting import printable_id
 
@@ -218,15 +218,15 @@ class Directory:
         endpoint = self._endpoints.get(endpoint_id)
         if endpoint is None:
             return None
-        present = () if self._traffic is None else tuple(self._traffic(endpoint.endpoint_id))
+        total = endpoint.total(() if self._traffic is None else self._traffic(endpoint_id))
         info = {
             "address": endpoint.address,
             "metadata": endpoint.metadata,
             "connected_at": endpoint.connected_at,
             "state": "retiring" if endpoint.retiring else "known",
-            "bytes_sent": endpoint.bytes_sent + sum(t.bytes_sent for t in present),
-            "bytes_received": endpoint.bytes_received + sum(t.bytes_received for t in present),
-            "last_activity": latest(endpoint.last_activity, *(t.last_activity for t in present)),
+            "bytes_sent": total.bytes_sent,
+            "bytes_received": total.bytes_received,
+            "last_activity": total.last_activity,
             "rtt": None,
         }
         info.update(self._status(endpoint.endpoint_id))

@@ -7,13 +7,13 @@ from time import time
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from ..errors import STTSessionClosedError
+from ..stats import Traffic
 from .waiting import Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..errors import STTError
-    from ..stats import Traffic
 
 __all__ = [
     "Endpoint",
@@ -21,7 +21,6 @@ __all__ = [
     "check_id",
     "check_ids",
     "check_metadata",
-    "latest",
     "no_session",
 ]
 
@@ -61,6 +60,8 @@ class Endpoint(Inbox):
         temporary: Whether the transport added it by itself.
         kept: Whether it stays although it is temporary, because a receive waits for its return.
         dialed: Whether the transport is dialing it.
+        messages_sent: Of the connections that have ended; so are ``messages_received`` and
+            ``resumes``. A manager on its own counts none.
         ended: How its last session ended, in words that name the peer; None while it has one, or
             had none yet.
 
@@ -75,7 +76,10 @@ class Endpoint(Inbox):
         "ended",
         "kept",
         "last_activity",
+        "messages_received",
+        "messages_sent",
         "metadata",
+        "resumes",
         "temporary",
         "wanted",
     )
@@ -97,6 +101,9 @@ class Endpoint(Inbox):
         self.last_activity: float | None = None
         self.bytes_sent: int = 0
         self.bytes_received: int = 0
+        self.messages_sent: int = 0
+        self.messages_received: int = 0
+        self.resumes: int = 0
         self.retiring = False
         self.ended: str | None = None
         self.over: Callable[[], STTError] | None = None
@@ -105,7 +112,22 @@ class Endpoint(Inbox):
         """Add traffic to the totals."""
         self.bytes_sent += traffic.bytes_sent
         self.bytes_received += traffic.bytes_received
-        self.last_activity = latest(self.last_activity, traffic.last_activity)
+        self.messages_sent += traffic.messages_sent
+        self.messages_received += traffic.messages_received
+        self.resumes += traffic.resumes
+        self.last_activity = _latest(self.last_activity, traffic.last_activity)
+
+    def total(self, present: Iterable[Traffic]) -> Traffic:
+        """Return the totals, with the traffic of the present connections."""
+        now = tuple(present)
+        return Traffic(
+            bytes_sent=self.bytes_sent + sum(t.bytes_sent for t in now),
+            bytes_received=self.bytes_received + sum(t.bytes_received for t in now),
+            last_activity=_latest(self.last_activity, *(t.last_activity for t in now)),
+            messages_sent=self.messages_sent + sum(t.messages_sent for t in now),
+            messages_received=self.messages_received + sum(t.messages_received for t in now),
+            resumes=self.resumes + sum(t.resumes for t in now),
+        )
 
     def judge(self) -> None:
         """Decide again whether a message may still come: see `Inbox.over`."""
@@ -120,7 +142,7 @@ def no_session(how: str) -> str:
     return f"{how}; receive_from(..., reconnect=True) waits until it connects again"
 
 
-def latest(*times: float | None) -> float | None:
+def _latest(*times: float | None) -> float | None:
     """Return the latest of these times; None if there is none."""
     return max((time for time in times if time is not None), default=None)
 

@@ -191,6 +191,10 @@ class TransportEndpoints:
 
     # -- what is held ------------------------------------------------------------------------
 
+    def known(self) -> list[Endpoint]:
+        """Return the endpoints as they are now, in order of addition."""
+        return list(self.manager._endpoints.values())
+
     def held_bytes(self, overhead: int = 0, retiring: int = 0) -> int:
         """Return how many bytes wait in all inboxes.
 

@@ -167,6 +167,8 @@ class Registry:
         self.peers.clear()  # so that tasks that were emitting their events find nothing to change
         for session in (*self.opening, *self.unconfirmed.values(), *self.sessions.values()):
             session.orphan(reason)
+        for session in self.sessions.values():
+            self.runtime.counters.count(session.stats)
         errors = (session.error for session in self.sessions.values())
         return tuple(error for error in errors if error and (error.unsent or error.unknown))
 
@@ -435,6 +437,7 @@ class Registry:
         peer.draining += 1
         self._departing.add(session)
         self.endpoints.note_traffic(session.peer_node_id, session.traffic)
+        self.runtime.counters.count(session.stats)
         self.reconnects.forget(session)
         self._tombstones[session.session_id] = (session.peer_node_id, session.machine.position)
         if len(self._tombstones) > _TOMBSTONES:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..events import EventEmitter
     from ..sessions.answering import RequestHandler
     from ..sessions.worker import Worker
+    from ..stats import SessionStats
 
 __all__ = ["NOT_RUNNING", "NO_MORE_MESSAGES", "Counters", "Runtime"]
 
@@ -56,7 +57,10 @@ task waits for itself."""
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened since the node was made; see `figures.NodeStats`."""
+    """What has happened since the node was made; see `stats.NodeStats`.
+
+    The traffic is that of the sessions that have ended.
+    """
 
     sessions_opened: int = 0
     sessions_lost: int = 0
@@ -64,6 +68,17 @@ class Counters:
     handshakes_failed: int = 0
     handshakes_dropped: int = 0
     peers_denied: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    def count(self, ended: SessionStats) -> None:
+        """Add the traffic of a session that has ended."""
+        self.messages_sent += ended.messages_sent
+        self.messages_received += ended.messages_received
+        self.bytes_sent += ended.bytes_sent
+        self.bytes_received += ended.bytes_received
 
 
 class _Report:
@@ -85,6 +100,7 @@ class Runtime:
         events: Where its handlers are registered.
         endpoints: Its peers, and what they have sent.
         counters: What has happened so far.
+        began: When this life of the node began, by its loop's clock.
         incarnation: 16 random bytes of this life of the node; empty while it does not run.
         stopping: Whether the node is being stopped.
         time_is_over: Whether the stopping node no longer waits for handlers, but cancels them.
@@ -105,6 +121,7 @@ class Runtime:
         self.events = events
         self.endpoints = endpoints
         self.counters = counters
+        self.began: float = 0.0
         self.incarnation: bytes = b""
         self.stopping: bool = False
         self.time_is_over: bool = False
@@ -126,6 +143,7 @@ class Runtime:
     def begin(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
         """Begin a life in this loop, whose tasks see the context variables of this moment."""
         self._loop = self.events.loop = self.endpoints.manager.loop = loop
+        self.began = loop.time()
         self._context = copy_context()
         self.incarnation = incarnation
         self._quiet = asyncio.Event()

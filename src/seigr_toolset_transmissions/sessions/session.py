@@ -196,13 +196,10 @@ class LiveSession(Session):
     @property
     def traffic(self) -> Traffic:
         """What an endpoint shows of this session's traffic."""
-        machine = self.machine
-        last = machine.last_message
-        return Traffic(
-            machine.outbox.bytes_sent,
-            machine.bytes_received,
-            None if last is None else time() - (self._owner.loop.time() - last),
-        )
+        stats, last = self.stats, self.machine.last_message
+        when = None if last is None else time() - (self._owner.loop.time() - last)
+        size = stats.bytes_sent, stats.bytes_received
+        return Traffic(*size, when, stats.messages_sent, stats.messages_received, stats.resumes)
 
     # ------------------------------------------------------------------ sending
 
