@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ from cli.processes import Stt
 from helpers.nats_server import NatsServer, needs_nats
 from helpers.nodes import address_of, until
 from seigr_toolset_transmissions import STTNode, generate_seed
-from seigr_toolset_transmissions.cli import hubs as cli_hubs
 from seigr_toolset_transmissions.cli.failures import Misuse
 from seigr_toolset_transmissions.cli.hubs import parse_metadata
 from seigr_toolset_transmissions.cli.main import run
@@ -154,6 +154,8 @@ def test_what_keeps_it_from_the_hubs_is_said(
     [
         ("unix:///no/such/folder", [], "no hubs meet at unix:///no/such/folder: there is no such"),
         ("http://broker", [], "hubs cannot meet at 'http://broker': give the absolute path"),
+        ("nats://broker", ["--creds", "/no"], "there is no file of credentials /no"),
+        ("nats://broker:x", [], "'nats://broker:x' is not the URL of a NATS server, such as"),
         ("unix:///", ["--creds", "x"], "--creds is for a NATS server; a folder needs none"),
     ],
 )
@@ -173,7 +175,7 @@ def test_without_nats_py_it_says_at_once_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STT_NODE_SEED", NODE_SEED.decode())
-    monkeypatch.setattr(cli_hubs, "find_spec", {"nats": None}.get)
+    monkeypatch.setitem(sys.modules, "nats.aio.client", None)
     assert run(["cluster", "hubs", "nats://127.0.0.1:9"]) == 2
     assert "pip install 'seigr-toolset-transmissions[nats]'" in capsys.readouterr().err
 

@@ -81,3 +81,13 @@ async def test_a_node_that_starts_again_leaves_nothing_more_at_its_bus(
 def test_a_name_that_is_empty_or_too_long_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name must have 1 to 255 bytes"):
         Cluster("unix:///run/app/hubs", name=name)
+
+
+def test_a_place_where_no_hub_can_ever_meet_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"^hubs cannot meet in /x+: the path of a Unix socket is"):
+        Cluster(f"unix:///{'x' * 92}")
+    Cluster(f"unix:///{'x' * 91}")
+    for url in ("unix:///run/app?mode=700", "nats://ada:secret@broker?tls=1", "nats://broker#1"):
+        with pytest.raises(ValueError, match=r"hubs cannot meet at .* a NATS server") as refusal:
+            Cluster(url)
+        assert "secret" not in str(refusal.value)

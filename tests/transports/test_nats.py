@@ -15,10 +15,11 @@ from helpers.nats_server import NatsServer, needs_nats
 from helpers.nodes import SHARED_SEED, seed_of, until
 from helpers.recorder import Recorder, turns
 from seigr_toolset_transmissions import STTNode
+from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.transports.nats import NatsBus, NatsNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = needs_nats
@@ -30,14 +31,14 @@ def server() -> Iterator[NatsServer]:
         yield running
 
 
-def test_nothing_of_nats_is_imported_until_a_connection_is_opened() -> None:
+def test_nothing_of_nats_is_imported_until_it_is_used() -> None:
     program = """
 import sys
 import seigr_toolset_transmissions
 assert not [name for name in sys.modules if "nats" in name]
 from seigr_toolset_transmissions import STTNode
+from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.transports.nats import NatsNetwork
-NatsNetwork("nats://127.0.0.1:4222")
 assert not [name for name in sys.modules if name.partition(".")[0] == "nats"]
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
@@ -46,11 +47,32 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "nats"]
 # Opening and closing.
 
 
-async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", [NatsNetwork, NatsBus, Cluster])
+def test_a_missing_package_is_named_at_once(
+    make: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .*\[nats\]"):
-        async with NatsNetwork("nats://127.0.0.1:4222"):
-            pass
+        make("nats://127.0.0.1:4222")
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "",
+        "nats://",
+        "nats://:4222",
+        "nats://ada:secret@broker:port",
+        "nats://broker:99999",
+        "nats://broker:0",
+        "http://broker",
+        ["nats://broker:4222", "nats://one:4222,nats://two:4222"],
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_at_once(servers: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="is not the URL of a NATS server, such as") as refusal:
+        NatsBus(servers)
+    assert "secret" not in str(refusal.value)
 
 
 async def test_a_server_that_is_not_there_is_named() -> None:
@@ -101,6 +123,8 @@ async def test_tls_is_passed_on(tmp_path: Path) -> None:
 async def test_an_option_that_the_library_sets_is_refused() -> None:
     with pytest.raises(TypeError, match="error_cb is set by this library"):
         NatsNetwork("nats://127.0.0.1:4222", error_cb=print)
+    with pytest.raises(TypeError, match=r"nats\.connect has no option 'pasword'"):
+        NatsNetwork("nats://127.0.0.1:4222", pasword="secret")
 
 
 async def test_outside_of_its_block_a_network_says_what_to_do(server: NatsServer) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ import click
 
 from .. import STTNode, generate_seed
 from ..cluster import Cluster
-from ..transports.nats import NatsBus
+from ..transports.nats import NatsBus, without_password
 from .failures import Failure, Misuse
 from .notes import note, note_warnings
 from .printable import printable_line
@@ -25,8 +23,6 @@ from .seeds import node_seed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
-
-    from ..transports.bus import Bus
 
 __all__ = [
     "Meeting",
@@ -48,7 +44,7 @@ class Meeting:
 
     shown: str
     """The URL, without a password."""
-    where: str | Bus
+    cluster: Cluster
     seed: bytes
     wait: float
 
@@ -59,7 +55,7 @@ def find_meeting(
     """Return where to meet the hubs.
 
     Raises:
-        Misuse: There is no node seed, no folder where the hubs could meet, or no nats-py.
+        Misuse: There is no node seed, no hubs can meet there, or there is no nats-py.
 
     """
     seed = node_seed(seed_file)
@@ -67,16 +63,16 @@ def find_meeting(
         raise Misuse("name the node seed that the hubs share, with --seed or STT_NODE_SEED_FILE")
     if url.startswith(_UNIX) and not Path(url.removeprefix(_UNIX)).is_dir():
         raise Misuse(f"no hubs meet at {url}: there is no such folder")
-    shown = re.sub(r"//[^/@]*@", "//", url)
-    if not url.startswith(_UNIX) and find_spec("nats") is None:
-        raise Misuse(
-            "NATS needs the package nats-py: pip install 'seigr-toolset-transmissions[nats]'"
-        )
-    if credentials is None:
-        return Meeting(shown, url, seed, wait)
-    if url.startswith(_UNIX):
+    if credentials is not None and url.startswith(_UNIX):
         raise Misuse("--creds is for a NATS server; a folder needs none")
-    return Meeting(shown, NatsBus(url, user_credentials=str(credentials)), seed, wait)
+    if credentials is not None and not credentials.is_file():
+        raise Misuse(f"there is no file of credentials {credentials}")
+    name = f"stt-{socket.gethostname()}-{os.getpid()}"
+    try:
+        where = NatsBus(url, user_credentials=str(credentials)) if credentials else url
+        return Meeting(without_password(url), Cluster(where, name=name), seed, wait)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise Misuse(str(error)) from error
 
 
 def parse_metadata(texts: Iterable[str]) -> dict[str, Any]:
@@ -109,14 +105,9 @@ def _parse_json(text: str, name: str, value: str) -> Any:
 @asynccontextmanager
 async def _joined(meeting: Meeting) -> AsyncIterator[STTNode]:
     """Join the cluster."""
-    name = f"stt-{socket.gethostname()}-{os.getpid()}"
-    try:
-        cluster = Cluster(meeting.where, name=name)
-    except ValueError as error:
-        raise Misuse(str(error)) from error
     # Links depend on the node seed alone: no device connects here.
     note_warnings()
-    async with STTNode(meeting.seed, generate_seed(), cluster=cluster) as node:
+    async with STTNode(meeting.seed, generate_seed(), cluster=meeting.cluster) as node:
         note(f"looking for hubs for {meeting.wait:g} s")
         yield node
 

@@ -94,7 +94,7 @@ def share(node: STTNode, folder: str, number: int) -> None:
     """Let the node share its port and its peers with those of the other workers.
 
     Raises:
-        Misuse: Its network cannot.
+        Misuse: Its network cannot, or the path of the folder is too long.
 
     """
     network = node.network
@@ -104,7 +104,10 @@ def share(node: STTNode, folder: str, number: int) -> None:
         )
     network.reuse_port = True
     if getattr(node, "cluster", None) is None:
-        node.cluster = Cluster(f"unix://{folder}", name=f"worker-{number}")
+        try:
+            node.cluster = Cluster(f"unix://{folder}", name=f"worker-{number}")
+        except ValueError as error:
+            raise Misuse(f"{error}: set TMPDIR to a folder with a shorter path") from error
 
 
 async def _serve(

@@ -15,8 +15,9 @@ from ..node.cluster_base import ClusterBase
 from ..sessions.handshaking import Landing
 from ..stats import HubInfo
 from ..transports.bus import Bus
-from ..transports.nats import NatsBus
+from ..transports.nats import NatsBus, without_password
 from ..transports.pipes import PipeNetwork
+from ..transports.unix import check_folder
 from .hub import Hub
 from .meeting import BusMeeting, FolderMeeting
 from .messages import Kind, check_where
@@ -63,8 +64,9 @@ class Cluster(ClusterBase):
 
     Raises:
         TypeError: ``where`` is neither text nor a bus, or ``name`` is no text.
-        ValueError: ``where`` is no such URL, ``name`` is empty or too long, or ``grace`` is not
-            above 0.
+        ValueError: ``where`` is no such URL, or a folder whose path is too long for a Unix socket;
+            ``name`` is empty or too long; or ``grace`` is not above 0.
+        ModuleNotFoundError: ``where`` is the URL of a NATS server, and nats-py is not installed.
 
     """
 
@@ -187,13 +189,19 @@ class Cluster(ClusterBase):
                 f"not {where!r}"
             )
         url = urlsplit(where)
-        if url.scheme in {"nats", "tls"} and url.netloc:
+        plain = not url.query and not url.fragment
+        if url.scheme in {"nats", "tls"} and url.netloc and plain:
             return self._meeting_on(NatsBus(where))
-        if url.scheme == "unix" and url.path.startswith("/") and not url.netloc:
+        if url.scheme == "unix" and url.path.startswith("/") and not url.netloc and plain:
+            try:
+                check_folder(url.path)
+            except OSError as error:
+                raise ValueError(f"hubs cannot meet in {url.path}: {error.strerror}") from error
             return lambda _key: FolderMeeting(url.path)
         raise ValueError(
-            f"hubs cannot meet at {where!r}: give the absolute path of a folder, as in "
-            "'unix:///run/app/hubs', or a NATS server, as in 'nats://broker:4222'"
+            f"hubs cannot meet at {without_password(where)!r}: give the absolute path of a folder, "
+            "as in 'unix:///run/app/hubs', or a NATS server, as in 'nats://broker:4222' (and its "
+            "options to a NatsBus)"
         )
 
     def _meeting_on(self, bus: Bus) -> Callable[[bytes], Meeting]:

@@ -1,7 +1,7 @@
 """NATS: connections over a NATS server, between nodes that can only dial out.
 
-It needs the package nats-py (the extra ``nats``), and imports it only when you open a connection
-to a server.
+It needs the package nats-py (the extra ``nats``), and imports it only when you make a `NatsBus` or
+a `NatsNetwork`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import errno
 import importlib
+import inspect
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from ..foundation.repeats import Repeats
 from .bus import Bus
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from .bus import Arrived, Unsubscribe
 
-__all__ = ["NatsBus", "NatsNetwork"]
+__all__ = ["NatsBus", "NatsNetwork", "without_password"]
 
 _logger = logging.getLogger("seigr_toolset_transmissions.transports.nats")
 
@@ -34,6 +36,8 @@ an attempt that a server refuses costs nothing."""
 
 _OURS = ("servers", "disconnected_cb", "reconnected_cb", "closed_cb", "error_cb", "pending_size")
 """The options of nats-py that this class sets itself."""
+
+_SCHEMES = {"nats", "tls", "ws", "wss"}
 
 _FLUSH_SECONDS = 2
 """How long a server may take to confirm a subscription."""
@@ -64,16 +68,20 @@ class NatsBus(Bus):
             and so on.
 
     Raises:
-        TypeError: An option is one of those that this class needs itself, such as ``error_cb``.
+        ModuleNotFoundError: nats-py is not installed.
+        TypeError: ``nats.connect`` has no such option, or it is one of those that this class needs
+            itself, such as ``error_cb``.
+        ValueError: A URL can never lead to a server.
 
     """
 
     def __init__(self, servers: str | Sequence[str], **options: Any) -> None:
         super().__init__()
-        taken = sorted(set(options) & set(_OURS))
-        if taken:
-            raise TypeError(f"{taken[0]} is set by this library; leave it out")
         self._servers = servers if isinstance(servers, str) else list(servers)
+        for server in [servers] if isinstance(servers, str) else self._servers:
+            _check_url(server)
+        self._new_client = _client_class()
+        _check_options(options, self._new_client)
         self._options = options
         self._client: Any = None
         self._attempts: int | None = None  # left before opening fails; None: not opening
@@ -84,7 +92,6 @@ class NatsBus(Bus):
         """Connect.
 
         Raises:
-            ModuleNotFoundError: nats-py is not installed.
             ConnectionError: No server could be reached, or it refuses; the message says why.
             RuntimeError: It is connected already.
 
@@ -94,7 +101,7 @@ class NatsBus(Bus):
         """
         if self._client is not None:
             raise RuntimeError("this connection to NATS is open already; use one block at a time")
-        client = self._client = _new_client()
+        client = self._client = self._new_client()
         self._last_error = None
         self._attempts = 1 if isinstance(self._servers, str) else len(self._servers)
         # The client leaves sockets open when it is cancelled, so its attempt goes on to its end.
@@ -208,7 +215,7 @@ class NatsBus(Bus):
         cause = self._last_error if isinstance(error, _GaveUpError) else error
         text = str(cause) or type(cause).__name__
         return (
-            f"no connection to NATS at {_without_password(self._servers)}: {text}. Check "
+            f"no connection to NATS at {without_password(self._servers)}: {text}. Check "
             "that the server runs, that you can reach it, and that it accepts these credentials"
         )
 
@@ -245,10 +252,11 @@ class NatsBus(Bus):
         else:
             kind, level = f"NATS: {type(error).__name__}", logging.DEBUG
         if self._repeats.is_first(kind, level):
-            _logger.log(level, "NATS at %s: %s", _without_password(self._servers), text)
+            _logger.log(level, "NATS at %s: %s", without_password(self._servers), text)
 
 
-def _without_password(servers: str | list[str]) -> str:
+def without_password(servers: str | list[str]) -> str:
+    """Return the URLs as they may be shown: without user names and passwords."""
     text = servers if isinstance(servers, str) else ", ".join(servers)
     return re.sub(r"//[^/@]*@", "//", text)
 
@@ -268,8 +276,7 @@ class NatsNetwork(PipeNetwork):
             or those of several that form a cluster.
         options: Arguments for ``nats.connect``, as for `NatsBus`.
 
-    Raises:
-        TypeError: An option is one of those that this class needs itself, such as ``error_cb``.
+    Raises what `NatsBus` raises.
 
     """
 
@@ -296,13 +303,38 @@ class NatsNetwork(PipeNetwork):
         self._nats.connected()
 
 
-def _new_client() -> Any:
+def _client_class() -> Any:
     try:
-        return importlib.import_module("nats.aio.client").Client()
+        return importlib.import_module("nats.aio.client").Client
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "NATS needs the package nats-py: pip install 'seigr-toolset-transmissions[nats]'"
+            "NATS needs the package nats-py: pip install 'seigr-toolset-transmissions[nats]'",
+            name=error.name,
         ) from error
+
+
+def _check_url(server: str) -> None:
+    """Raise ValueError if this is no URL that a client could connect to."""
+    try:
+        url = urlsplit(server if "://" in server else f"nats://{server}")
+        possible = url.scheme in _SCHEMES and url.hostname and url.port != 0
+    except ValueError:  # the port is no number, say
+        possible = False
+    if not possible:
+        raise ValueError(
+            f"{without_password(server)!r} is not the URL of a NATS server, such as "
+            "'nats://broker:4222'"
+        )
+
+
+def _check_options(options: dict[str, Any], client_class: Any) -> None:
+    """Raise TypeError for an option that the client does not have, or that is set here."""
+    known = inspect.signature(client_class.connect).parameters
+    for name in sorted(options):
+        if name in _OURS:
+            raise TypeError(f"{name} is set by this library; leave it out")
+        if name not in known:
+            raise TypeError(f"nats.connect has no option {name!r}")
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .base import Address, Listener, Receiver, Transport
 
-__all__ = ["UnixNetwork"]
+__all__ = ["UnixNetwork", "check_folder"]
 
 _LONGEST_PATH = 103
 """The longest path, in bytes, that every system accepts. (Linux accepts 107.)"""
@@ -113,6 +113,16 @@ class UnixNetwork(SocketNetwork):
         listener = _UnixListener(accept, sock, (host, bound))
         await listener.start()
         return listener
+
+
+def check_folder(folder: str) -> None:
+    """Check that sockets can be in a folder, which need not exist.
+
+    Raises:
+        OSError: Its path is too long for that, or this system has no Unix sockets.
+
+    """
+    _path_of((folder, FREE_PORTS[-1]))
 
 
 def _path_of(address: Address) -> Path:
