@@ -168,7 +168,7 @@ class Registry:
         for session in (*self.opening, *self.unconfirmed.values(), *self.sessions.values()):
             session.orphan(reason)
         for session in self.sessions.values():
-            self.runtime.counters.count(session.stats)
+            self.runtime.counters.count(session.stats)  # `traffic` would need the loop
         errors = (session.error for session in self.sessions.values())
         return tuple(error for error in errors if error and (error.unsent or error.unknown))
 
@@ -436,8 +436,9 @@ class Registry:
         peer.departing.append(session)
         peer.draining += 1
         self._departing.add(session)
-        self.endpoints.note_traffic(session.peer_node_id, session.traffic)
-        self.runtime.counters.count(session.stats)
+        traffic = session.traffic
+        self.endpoints.note_traffic(session.peer_node_id, traffic)
+        self.runtime.counters.count(traffic)
         self.reconnects.forget(session)
         self._tombstones[session.session_id] = (session.peer_node_id, session.machine.position)
         if len(self._tombstones) > _TOMBSTONES:

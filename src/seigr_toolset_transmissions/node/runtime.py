@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..events import EventEmitter
     from ..sessions.answering import RequestHandler
     from ..sessions.worker import Worker
-    from ..stats import SessionStats
+    from ..stats import SessionStats, Traffic
 
 __all__ = ["NOT_RUNNING", "NO_MORE_MESSAGES", "Counters", "Runtime"]
 
@@ -73,7 +73,7 @@ class Counters:
     bytes_sent: int = 0
     bytes_received: int = 0
 
-    def count(self, ended: SessionStats) -> None:
+    def count(self, ended: SessionStats | Traffic) -> None:
         """Add the traffic of a session that has ended."""
         self.messages_sent += ended.messages_sent
         self.messages_received += ended.messages_received

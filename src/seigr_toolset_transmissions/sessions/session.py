@@ -196,10 +196,12 @@ class LiveSession(Session):
     @property
     def traffic(self) -> Traffic:
         """What an endpoint shows of this session's traffic."""
-        stats, last = self.stats, self.machine.last_message
+        machine, sent = self.machine, self.machine.outbox
+        last = machine.last_message
         when = None if last is None else time() - (self._owner.loop.time() - last)
-        size = stats.bytes_sent, stats.bytes_received
-        return Traffic(*size, when, stats.messages_sent, stats.messages_received, stats.resumes)
+        size = sent.bytes_sent, machine.bytes_received
+        count = sent.messages_sent, machine.messages_received
+        return Traffic(*size, when, *count, self._resumes)
 
     # ------------------------------------------------------------------ sending
 
