@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.cluster import cluster, lanes_of, receive
+from helpers.cluster import Hubs, cluster, lanes_of, receive
 from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
 from seigr_toolset_transmissions import NodeConfig, SendOutcome
 from seigr_toolset_transmissions.errors import STTEndpointError, STTMessageSizeError
+
+if TYPE_CHECKING:
+    from seigr_toolset_transmissions import STTNode
+    from seigr_toolset_transmissions.sessions.session import LiveSession
 
 
 @in_virtual_time
@@ -126,3 +131,80 @@ async def test_all_lanes_together_hold_no_more_than_the_node_may_hold() -> None:
         await endpoints.send_to_endpoint(carol.node_id, bytes(1000), timeout=1)
         await it.hubs[0].stop(drain=0)
         assert lanes.held == 0
+
+
+async def two_sessions(it: Hubs, alice: STTNode) -> tuple[LiveSession, LiveSession]:
+    """Let Alice open a newer session at hub-1; return both, as the hub has them."""
+    older = live(it.hubs[1].get_session_for_endpoint(alice.node_id))
+    await alice.connect(*address_of(it.hubs[1]))
+    await until(lambda: it.hubs[1].get_session_for_endpoint(alice.node_id) is not older)
+    return older, live(it.hubs[1].get_session_for_endpoint(alice.node_id))
+
+
+@in_virtual_time
+async def test_an_endpoint_whose_older_session_ends_stays_within_reach() -> None:
+    async with cluster() as it:
+        alice, endpoints = await it.peer("alice", it.hubs[1]), it.hubs[0].endpoints
+        await endpoints.send_to_endpoint(alice.node_id, b"first")
+        older, newer = await two_sessions(it, alice)
+        await asyncio.sleep(1)  # the other hub has heard of it
+        await endpoints.send_to_endpoint(alice.node_id, b"second")
+        await older.close()
+        await asyncio.sleep(1)
+        assert it.hubs[0].cluster.locate(alice.node_id) == "hub-1"
+        await endpoints.send_to_endpoint(alice.node_id, b"third")
+        assert await receive(alice, it.hubs[0].node_id, 3) == [b"first", b"second", b"third"]
+        assert newer.stats.messages_sent == 2
+
+
+@in_virtual_time
+async def test_an_endpoint_whose_route_falls_back_to_an_older_session_stays_within_reach() -> None:
+    async with cluster() as it:
+        alice, endpoints = await it.peer("alice", it.hubs[1]), it.hubs[0].endpoints
+        _, newer = await two_sessions(it, alice)
+        await asyncio.sleep(1)
+        await endpoints.send_to_endpoint(alice.node_id, b"over the newer")
+        await newer.close()
+        await asyncio.sleep(1)
+        await endpoints.send_to_endpoint(alice.node_id, b"over the older")
+        assert await receive(alice, it.hubs[0].node_id, 2) == [b"over the newer", b"over the older"]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+@in_virtual_time
+async def test_new_messages_go_over_a_newer_session_and_the_older_one_keeps_its_own(
+    comes_back: bool,
+) -> None:
+    config = NodeConfig(send_window_messages=5)
+    async with cluster(config=config) as it:
+        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+        log = EventLog(hub)
+        mine = live(alice.get_session_for_endpoint(hub.node_id))
+        older = live(it.hubs[1].get_session_for_endpoint(alice.node_id))
+        address, mine.dial_address = mine.dial_address, ("nowhere", 1)
+        older.cut("test")
+        for number in range(8):  # three of them find no room in the session
+            await hub.endpoints.send_to_endpoint(alice.node_id, b"%d" % number)
+        await asyncio.sleep(1)
+        await two_sessions(it, alice)
+        await hub.endpoints.send_to_endpoint(alice.node_id, b"8")
+        received = await receive(alice, hub.node_id, 4)
+        assert received == [b"5", b"6", b"7", b"8"]
+        await asyncio.sleep(60)  # an idle lane is closed meanwhile
+        await hub.endpoints.send_to_endpoint(alice.node_id, b"9")
+        assert await receive(alice, hub.node_id, 1) == [b"9"]
+        kept = [b"%d" % number for number in range(5)]
+        if comes_back:
+            mine.dial_address = address
+            alice.retry_now(hub.node_id)
+            assert await receive(alice, hub.node_id, 5) == kept
+            await until(lambda: all(lane.is_empty for lane in lanes_of(hub)))
+            assert log.errors == []
+        else:
+            older.lose("test")
+            await until(lambda: log.errors)
+            ((kind, details),) = log.errors
+            assert kind == "endpoint_lost"
+            assert [*details["unsent"], *details["unknown"]] == kept
+        await until(lambda: lanes_of(hub).held == 0)
+        assert hub.cluster.locate(alice.node_id) == "hub-1"

@@ -4,6 +4,11 @@ A delivery takes the messages of one lane to its endpoint's session, in order. W
 full, they wait here. The sending hub has credit for as many as a lane may have under way, so one
 slow peer holds up nobody else. The delivery tells the other hub what the endpoint has acknowledged.
 When the session ends, it says how many messages were delivered and how many more may have been.
+
+An endpoint can have several sessions here. As in a node on its own, new messages go over the one
+that has its route, and what another session was given stays with that one. So when the route
+changes, the other hub learns how many messages the delivery has taken, and sends the rest again
+over a new lane.
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ class _Delivery:
         "_taken",
         "deliveries",
         "draining",
+        "moved",
         "number",
         "session",
     )
@@ -61,6 +67,7 @@ class _Delivery:
         self.deliveries: Deliveries = deliveries
         self.number: int = number
         self.session: LiveSession = session
+        self.moved: bool = False  # whether another session gets what this one was not given
         self._queue: deque[tuple[bytes, bool]] = deque()  # a message, and whether it counts
         # Each is settled once the endpoint has acknowledged so many of the session's messages.
         self._positions: deque[int] = deque()
@@ -74,7 +81,7 @@ class _Delivery:
     def put(self, data: bytes, *, counts: bool = True) -> None:
         """Take a message; it ``counts`` if it is one of the lane's own, and not a broadcast."""
         if self._closing:
-            return  # the other hub learns from GONE that it was not delivered
+            return  # the other hub learns from GONE or MOVED that it was not delivered
         if self.draining is None:
             try:
                 if self.session.try_send(data):
@@ -147,7 +154,9 @@ class _Delivery:
                 self._count()
         except STTSessionClosedError:
             self._closing = True
-        if self._closing:
+        if self.moved and not self._positions:
+            self.deliveries.remove(self)
+        elif self._closing:
             await self.session.wait_closed()
             self.end()
         self._confirming = False
@@ -167,8 +176,20 @@ class _Delivery:
         self._stop_draining()
         self._queue.clear()
 
+    def move(self) -> None:
+        """Take nothing more, because another session has the endpoint's route."""
+        if self.moved:
+            return
+        self.moved = self._closing = True
+        self.drop()
+        self.deliveries.tell_moved(self.number, self._taken)
+        if not self._positions:
+            self.deliveries.remove(self)
+
     def end(self) -> None:
         """End, because the session has: tell the other hub exactly what became of the messages."""
+        if self.deliveries.owner.session_with(self.session.peer_node_id) is not None:
+            self.move()
         if not self.deliveries.remove(self):
             return
         self._count()
@@ -233,10 +254,15 @@ class Deliveries:
                 await asyncio.wait((delivery.draining,))
 
     def route_changed(self, endpoint_id: bytes) -> None:
-        """End deliveries over sessions of an endpoint that have ended."""
-        for delivery in list(self._by_endpoint.get(endpoint_id, {}).values()):
+        """End deliveries over sessions that have ended, or have lost the endpoint's route."""
+        if endpoint_id not in self._by_endpoint:
+            return
+        route = self.owner.session_with(endpoint_id)
+        for delivery in list(self._by_endpoint[endpoint_id].values()):
             if delivery.session.state is SessionState.CLOSED:
                 delivery.end()
+            elif route is not None and route is not delivery.session:
+                delivery.move()
 
     def remove(self, delivery: _Delivery) -> bool:
         """Forget a delivery; return whether it was there."""
@@ -265,6 +291,11 @@ class Deliveries:
         """Tell the other hub that a lane has ended, and what became of its messages."""
         self._tell()
         self.link.post(pack_numbers(Kind.GONE, number, delivered, sent))
+
+    def tell_moved(self, number: int, taken: int) -> None:
+        """Tell the other hub how many messages one session has taken; another gets the rest."""
+        self._tell()
+        self.link.post(pack_numbers(Kind.MOVED, number, taken))
 
     def drop(self) -> None:
         """Forget everything: the other hub is lost. What sessions have accepted, they deliver.

@@ -378,6 +378,8 @@ class Hub:
                 deliveries.close(*unpack_numbers(Kind.CLOSE, data))
             case Kind.GONE:
                 self.lanes.gone(link, *unpack_numbers(Kind.GONE, data))
+            case Kind.MOVED:
+                self.lanes.moved(link, *unpack_numbers(Kind.MOVED, data))
             case Kind.UNFIT:
                 self.lanes.unfit(link, *unpack_numbers(Kind.UNFIT, data))
             case Kind.NAME if not link.name:

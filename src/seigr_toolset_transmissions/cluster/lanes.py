@@ -7,6 +7,10 @@ which messages have certainly not arrived and which may have.
 
 What has certainly not arrived goes out again if the endpoint turns up at another hub, or here,
 within the time that the cluster gives it (``grace``); then new messages follow behind it.
+
+An endpoint can open another session at the same hub. Then its hub gives new messages to that one,
+and the lane begins anew. What the older session was given stays in a *former* lane, until it has
+arrived or that session ends.
 """
 
 from __future__ import annotations
@@ -106,6 +110,7 @@ class Lane:
         "_waiting",
         "endpoint_id",
         "idle",
+        "is_former",
         "link",
         "number",
     )
@@ -115,6 +120,7 @@ class Lane:
         self.link: Link | None = None  # None while no hub has the endpoint
         self.number: int = 0
         self.idle: bool = False
+        self.is_former: bool = False
         self._lanes = lanes
         self._timer: TimerHandle | None = None  # until what is unsent is reported
         self._sent: deque[_Sent] = deque()
@@ -270,6 +276,18 @@ class Lane:
         self._grow(-len(data or b""))
         return data
 
+    def leave_behind(self, taken: int) -> Lane:
+        """Return a former lane with the first messages, this many since the lane was opened."""
+        former = Lane(self._lanes, self.endpoint_id)
+        former.is_former = True
+        former.link, former.number, former._confirmed = self.link, self.number, self._confirmed
+        while self._sent and former._confirmed + len(former._sent) < taken:
+            sent = self._sent.popleft()
+            self._grow(-sent.cost)
+            former._sent.append(sent)
+            former._grow(sent.cost)
+        return former
+
     def may_have_arrived(self) -> int:
         """Return how many of the messages under way may have reached the hub."""
         last = 0 if self.link is None else self.link.ever_sent
@@ -278,16 +296,21 @@ class Lane:
     def lose(self, reason: str, sent: int) -> None:
         """Lead nowhere for now: the first ``sent`` messages may have arrived, the others have not.
 
-        What may have arrived is reported; the others wait until the endpoint turns up.
+        What may have arrived is reported; the others wait until the endpoint turns up. A former
+        lane reports those too: what was sent later has arrived meanwhile.
         """
         unknown, unsent = self._split(sent)
-        self._unsent.extendleft(reversed(unsent))
+        lost: list[bytes] = []
+        if self.is_former:
+            lost = unsent
+        else:
+            self._unsent.extendleft(reversed(unsent))
         self._sent.clear()
         self._grow(sum(len(data) + _COST for data in self._unsent) - self._size)
         self.link = None
         self.number = 0
-        if unknown:
-            self._lanes.owner.report_lost(self.endpoint_id, reason, (), unknown)
+        if unknown or lost:
+            self._lanes.owner.report_lost(self.endpoint_id, reason, lost, unknown)
         if self._unsent and self._timer is None:
             owner = self._lanes.owner
             self._timer = owner.loop.call_later(owner.grace, self._expire, reason)
@@ -375,6 +398,7 @@ class Lanes:
         self._routes = routes
         self._by_id: dict[bytes, Lane] = {}
         self._open: dict[int, Lane] = {}
+        self._former: set[Lane] = set()
         self._last_number = 0
         self._sweeping: TimerHandle | None = None
 
@@ -382,7 +406,7 @@ class Lanes:
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Lane]:
-        return iter(list(self._by_id.values()))
+        return iter([*self._by_id.values(), *self._former])
 
     def to(self, endpoint_id: bytes) -> Lane | None:
         """Return the lane to an endpoint of another hub; None if no other hub has it."""
@@ -410,7 +434,10 @@ class Lanes:
     def _lose(self, lane: Lane, reason: str, sent: int) -> None:
         self._open.pop(lane.number, None)
         lane.lose(reason, sent)
-        self._settle(lane)
+        if lane.is_former:
+            self._former.discard(lane)
+        else:
+            self._settle(lane)
 
     def _settle(self, lane: Lane) -> None:
         """Point a lane that leads nowhere at the endpoint's present hub, if that is known."""
@@ -421,8 +448,12 @@ class Lanes:
         self.drop_if_done(lane)
 
     def drop_if_done(self, lane: Lane) -> None:
-        """Forget a lane that leads nowhere and has nothing left."""
-        if lane.link is None and lane.is_empty:
+        """Forget a lane that leads nowhere, or is a former one, and has nothing left."""
+        if lane.is_former:
+            if lane.is_empty:
+                self._open.pop(lane.number, None)
+                self._former.discard(lane)
+        elif lane.link is None and lane.is_empty:
             self._by_id.pop(lane.endpoint_id, None)
 
     def turned_up(self, marks: Container[bytes]) -> None:
@@ -448,6 +479,8 @@ class Lanes:
         lane = self._of(link, number)
         if lane is not None:
             lane.delivered(delivered)
+            if lane.is_former:
+                self.drop_if_done(lane)
 
     def unfit(self, link: Link, number: int, index: int) -> None:
         """Note that an endpoint refuses a message because it is too long."""
@@ -460,10 +493,26 @@ class Lanes:
     def gone(self, link: Link, number: int, delivered: int, sent: int) -> None:
         """Note that an endpoint has left a hub, which has handed it the first ``sent`` messages."""
         lane = self._of(link, number)
-        if lane is not None:
+        if lane is None:
+            return
+        lane.delivered(delivered)
+        if lane.is_former:
+            reason = f"a session of the endpoint at hub {link.name!r} has ended"
+        else:
+            reason = f"the endpoint has left hub {link.name!r}"
             self._routes.leave(link, (fingerprint(lane.endpoint_id),))  # so that none leads there
-            lane.delivered(delivered)
-            self._lose(lane, f"the endpoint has left hub {link.name!r}", sent - delivered)
+        self._lose(lane, reason, sent - delivered)
+
+    def moved(self, link: Link, number: int, taken: int) -> None:
+        """Note that a newer session of an endpoint gets all but the first messages of a lane."""
+        lane = self._of(link, number)
+        if lane is None or lane.is_former:
+            return
+        former = lane.leave_behind(taken)
+        self._lose(lane, f"the endpoint has a newer session at hub {link.name!r}", 0)
+        if not former.is_empty:
+            self._open[number] = former
+            self._former.add(former)
 
     def link_lost(self, link: Link) -> None:
         """Note that a hub is lost, whose routes are forgotten already."""
@@ -473,7 +522,7 @@ class Lanes:
     def _sweep(self) -> None:
         """Close the lanes that nobody has used for a while."""
         self._sweeping = None
-        for lane in self:
+        for lane in list(self._by_id.values()):
             if lane.is_empty and lane.idle:
                 if lane.link is not None:
                     lane.link.post(pack_numbers(Kind.CLOSE, lane.number))
@@ -491,5 +540,6 @@ class Lanes:
             self._sweeping = None
         lanes = list(self)
         self._by_id.clear()
+        self._former.clear()
         self._open.clear()
         return ((lane.endpoint_id, *lane.end()) for lane in lanes)

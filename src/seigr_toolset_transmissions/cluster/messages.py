@@ -12,6 +12,7 @@ it does not know, so that hubs of two versions can run side by side while an upg
     DONE       (u32 lane, u64 delivered)*
     UNFIT      u32 lane | u64 index
     GONE       u32 lane | u64 delivered | u64 sent
+    MOVED      u32 lane | u64 taken
     BROADCAST  u32 number | u32 length | JSON {"where", "exclude"} | a message
     TALLY      u32 number | u32 accepted | u32 refused
     KICK, BAN, UNBAN   32 bytes endpoint id
@@ -95,6 +96,7 @@ class Kind(IntEnum):
     KICK = 10
     BAN = 11
     UNBAN = 12
+    MOVED = 13
 
 
 class Ask(IntEnum):
@@ -125,6 +127,7 @@ _NUMBERS = {
     Kind.CLOSE: Struct("!BI"),
     Kind.UNFIT: Struct("!BIQ"),
     Kind.GONE: Struct("!BIQQ"),
+    Kind.MOVED: Struct("!BIQ"),
     Kind.TALLY: Struct("!BIII"),
     Kind.KICK: Struct("!B32s"),
     Kind.BAN: Struct("!B32s"),
