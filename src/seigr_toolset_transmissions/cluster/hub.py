@@ -19,7 +19,6 @@ from ..config import NodeConfig
 from ..errors import (
     STTConnectError,
     STTListenError,
-    STTMessageSizeError,
     STTSessionClosedError,
     STTSessionLostError,
 )
@@ -28,7 +27,7 @@ from ..node.duty import Duty
 from ..node.node import STTNode
 from ..sessions.handshaking import Landing
 from ..sessions.public import SessionState
-from ..sessions.session import LiveSession
+from ..sessions.session import Hold, LiveSession
 from ..transports.base import NOBODY
 from .deliveries import Deliveries
 from .inquiries import Inquiries
@@ -528,13 +527,10 @@ class Hub:
         """Return the session of this hub with an endpoint; None if there is none."""
         return self.registry.routes.get(endpoint_id)
 
-    def send_here(self, endpoint_id: bytes, data: bytes) -> bool:
-        """Send a message over a session of this hub, if there is one that takes it at once."""
+    def hold_back(self, endpoint_id: bytes) -> Hold | None:
+        """Let what this hub sends to an endpoint wait; return None if it has no session here."""
         session = self.registry.routes.get(endpoint_id)
-        try:
-            return session is not None and session.try_send(data)
-        except (STTMessageSizeError, STTSessionClosedError):
-            return False
+        return None if session is None else session.hold_back()
 
     async def ask(
         self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from asyncio import TimerHandle
     from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
 
+    from ..sessions.session import Hold
     from .link import Link
     from .routes import Routes
 
@@ -69,8 +70,8 @@ class LanesOwner(Protocol):
     def is_here(self, endpoint_id: bytes) -> bool:
         """Whether an endpoint has a session with this hub."""
 
-    def send_here(self, endpoint_id: bytes, data: bytes) -> bool:
-        """Send a message over a session of this hub, if there is one that takes it at once."""
+    def hold_back(self, endpoint_id: bytes) -> Hold | None:
+        """Let what this hub sends to an endpoint wait; return None if it has no session here."""
 
     async def ask(
         self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None
@@ -101,6 +102,7 @@ class Lane:
     __slots__ = (
         "_changed",
         "_confirmed",
+        "_hold",
         "_lanes",
         "_sent",
         "_size",
@@ -123,6 +125,7 @@ class Lane:
         self.is_former: bool = False
         self._lanes = lanes
         self._timer: TimerHandle | None = None  # until what is unsent is reported
+        self._hold: Hold | None = None  # while the endpoint is here, and this is not settled yet
         self._sent: deque[_Sent] = deque()
         self._unsent: deque[bytes] = deque()  # to be sent again, before anything new
         self._size = 0
@@ -176,6 +179,8 @@ class Lane:
                     pass
         finally:
             self._waiting -= 1
+            if self.is_empty:
+                self.let_go()
 
     async def _send_in_turn(self, data: bytes) -> bool:
         link = self._checked_link(data)
@@ -264,6 +269,8 @@ class Lane:
                 break
             self._grow(-self._sent.popleft().cost)
             self._confirmed += 1
+        if self.is_empty:
+            self.let_go()
         self.note_change()
 
     def refused(self, index: int) -> bytes | None:
@@ -329,12 +336,27 @@ class Lane:
 
         What the session does not take at once is reported: what is sent next would overtake it.
         """
-        while self._unsent and self._lanes.owner.send_here(self.endpoint_id, self._unsent[0]):
+        if self._hold is None:
+            self._hold = self._lanes.owner.hold_back(self.endpoint_id)
+        while self._unsent and self._hold is not None and self._hold.try_send(self._unsent[0]):
             self._grow(-len(self._unsent.popleft()) - _COST)
+        self.let_go()
         if self._unsent:
             self._expire("the endpoint's new session did not take it at once")
         self._stop_timer()
         self.note_change()
+
+    def hold_back(self) -> None:
+        """Let what is sent over the session that the endpoint has here now wait for this lane."""
+        self.let_go()
+        if not self.is_empty:
+            self._hold = self._lanes.owner.hold_back(self.endpoint_id)
+
+    def let_go(self) -> None:
+        """Let go on what `hold_back` has made wait."""
+        if self._hold is not None:
+            self._hold.end()
+            self._hold = None
 
     def _expire(self, reason: str) -> None:
         self._stop_timer()
@@ -348,6 +370,7 @@ class Lane:
     def end(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Accept nothing more; return what has certainly not arrived, and what may have."""
         self._stop_timer()
+        self.let_go()
         unknown, rest = self._split(self.may_have_arrived())
         unsent = (*rest, *self._unsent)
         self._sent.clear()
@@ -443,8 +466,10 @@ class Lanes:
         """Point a lane that leads nowhere at the endpoint's present hub, if that is known."""
         if self.owner.is_here(lane.endpoint_id):
             lane.send_here()
-        elif (link := self._routes.hub_of(lane.endpoint_id)) is not None:
-            self._lead(lane, link)
+        else:
+            lane.let_go()
+            if (link := self._routes.hub_of(lane.endpoint_id)) is not None:
+                self._lead(lane, link)
         self.drop_if_done(lane)
 
     def drop_if_done(self, lane: Lane) -> None:
@@ -467,6 +492,8 @@ class Lanes:
         lane = self._by_id.get(endpoint_id)
         if lane is not None and lane.link is None:
             self._settle(lane)
+        elif lane is not None:
+            lane.hold_back()  # until the other hub has said what became of the messages there
 
     # -- what another hub says ---------------------------------------------------------------
 

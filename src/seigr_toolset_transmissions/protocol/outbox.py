@@ -448,7 +448,10 @@ class Outbox:
 
     def abandon(self) -> Undelivered:
         """Accept no more messages; drop and return those accepted and not acknowledged."""
-        self._abandoned = self.messages_ever_sent
+        if self._unacked or self.pending:
+            self._abandoned = self.messages_ever_sent
+        else:
+            self._abandoned = self.accepted - self._extra
         unsent: list[bytes] = []
         unknown: list[bytes] = []
         unsent_requests: list[bytes] = []

@@ -16,11 +16,12 @@ import contextlib
 from collections import deque
 from copy import copy
 from time import time
-from typing import TYPE_CHECKING, Never, ParamSpec
+from typing import TYPE_CHECKING, NamedTuple, Never, ParamSpec
 
 from ..errors import (
     STTAuthenticationError,
     STTEndpointError,
+    STTMessageSizeError,
     STTProtocolError,
     STTSessionClosedError,
     STTSessionLostError,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from .owner import SessionOwner
     from .pump import Step
 
-__all__ = ["LiveSession"]
+__all__ = ["Hold", "LiveSession"]
 
 _PEER_CLOSED, _CLOSED = Phase.PEER_CLOSED, Phase.CLOSED  # see `machine`
 
@@ -59,6 +60,21 @@ can work meanwhile, and memory stays small."""
 
 
 P = ParamSpec("P")
+
+
+class Hold(NamedTuple):
+    """Keeps a session from sending anything but what is sent here, until `end`."""
+
+    session: LiveSession
+    turn: asyncio.Future[None]
+
+    def try_send(self, data: bytes) -> bool:
+        """Accept a message if there is room for it at once; return whether it was accepted."""
+        return self.session.accept_held(self.turn, data)
+
+    def end(self) -> None:
+        """Let everything go on. May be called again."""
+        self.session.go_on(self.turn)
 
 
 class LiveSession(Session):
@@ -341,6 +357,32 @@ class LiveSession(Session):
         self.machine.retry(self._owner.loop.time())
         self.acknowledge()
         self._wake_sender()
+
+    def hold_back(self) -> Hold:
+        """Let what is sent from now on wait, behind what waits already. See `Hold`."""
+        if self._senders is None:
+            self._senders = deque()
+        turn = self._owner.loop.create_future()
+        self._senders.append(turn)
+        return Hold(self, turn)
+
+    def accept_held(self, turn: asyncio.Future[None], data: bytes) -> bool:
+        """Accept a message of a `Hold`, if it is its turn and there is room."""
+        if not self._senders or self._senders[0] is not turn:
+            return False
+        try:
+            pending = self.machine.outbox.send(data)
+        except (STTSessionClosedError, STTMessageSizeError):
+            return False
+        if self._connection is not None:
+            self._connection.flush_soon()
+        return pending > 0
+
+    def go_on(self, turn: asyncio.Future[None]) -> None:
+        """End a `Hold`."""
+        if self._senders and turn in self._senders:
+            self._senders.remove(turn)
+            self._wake_sender()
 
     def _wake_sender(self) -> None:
         if self._senders and not self._senders[0].done():
