@@ -78,6 +78,9 @@ _ROUTES_SECONDS = 0.05
 _SETTLING_SECONDS = 3.0
 """For this long after its start, a hub may not know all others yet."""
 
+_CHECK_SECONDS = 0.2
+"""How often a hub looks whether another one without a connection still lives."""
+
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
 
@@ -309,15 +312,17 @@ class Hub:
                 self.own(self._check_lives(self._meeting, other.link))
 
     async def _check_lives(self, meeting: Meeting, link: Link) -> None:
-        """Give a link up if its hub has ended: nothing that waits for it will ever arrive."""
-        try:
-            transport = await meeting.network.dial(NOBODY, *meeting.landing_of(link.address))
-        except ConnectionRefusedError:
-            link.session.lose("the hub has ended")
-        except OSError:
-            pass  # it may still live
-        else:
-            transport.abort()
+        """Give a link up once its hub has ended: nothing that waits for it will ever arrive."""
+        while link.session.state is SessionState.SUSPENDED and not self._leaving:
+            try:
+                transport = await meeting.network.dial(NOBODY, *meeting.landing_of(link.address))
+            except ConnectionRefusedError:
+                link.session.lose("the hub has ended")
+            except OSError:
+                pass  # it may still live
+            else:
+                transport.abort()  # it lives, or is about to end: its sockets close one by one
+            await asyncio.sleep(_CHECK_SECONDS)
 
     async def _link_resumed(self, *, session_id: bytes) -> None:
         other = self.others.get(session_id)
