@@ -137,7 +137,6 @@ class Connector:
             machine,
             peer_node_id=dialed.peer_node_id,
             peer_incarnation=dialed.reply.incarnation,
-            peer_is_hub=dialed.reply.hub,
             dial_address=address,
         )
         registry.opening[session] = registry.loop.create_future()

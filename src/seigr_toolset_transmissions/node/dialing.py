@@ -76,6 +76,7 @@ class Dialer:
         self._dials: set[_Dial] = set()
         self._slots = DialSlots()
         self._unanswered: dict[Address, None] = {}
+        self._hubs: set[bytes] = set()  # the node ids that several hubs share
 
     def __len__(self) -> int:
         return len(self._dials)
@@ -99,7 +100,7 @@ class Dialer:
             host: A name or address.
             port: The port.
             expect: The node id that the peer must prove; None for any that is allowed.
-            incarnation: Which of the hubs that share this node id is meant; empty: any.
+            incarnation: Which process is meant if the peer is one of several hubs; empty: any.
             pauses: Seconds. If the other end closes the connection without an answer, it is dialed
                 again after a random part of the first pause, then of the second, and so on. (A
                 listener with too many connections in a handshake drops some. It also drops one
@@ -154,6 +155,8 @@ class Dialer:
             raise STTConnectError(f"cannot dial {host} port {port}: {error!r}") from error
         finally:
             self._dials.discard(current)
+        if dialed.reply.hub:
+            self._hubs.add(dialed.peer_node_id)
         if current.ended_by is None and self._access.bans(dialed.peer_node_id):
             current.ended_by = _banned(dialed.peer_node_id)
         if current.ended_by is not None:
@@ -231,7 +234,9 @@ class Dialer:
         """
         written_at = 0 if address in self._unanswered else wall_clock()
         hello = Hello(VERSION, VERSION, written_at)
-        return hello if expect is None else hello.meant_for(expect, incarnation)
+        if expect is None:
+            return hello
+        return hello.meant_for(expect, incarnation if expect in self._hubs else b"")
 
     def _note_silence(self, address: Address) -> None:
         if address in self._unanswered:

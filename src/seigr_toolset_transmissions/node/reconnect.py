@@ -209,8 +209,9 @@ class Reconnects:
         address = self._address_of(session, suspension)
         suspension.dialing = address
         try:
-            hub = session.peer_incarnation if session.peer_is_hub else b""
-            dialed = await self._dialer.dial(*address, session.peer_node_id, incarnation=hub)
+            dialed = await self._dialer.dial(
+                *address, session.peer_node_id, incarnation=session.peer_incarnation
+            )
         finally:
             suspension.dialing = None
         seen, now = dialed.reply.incarnation, runtime.loop.time()

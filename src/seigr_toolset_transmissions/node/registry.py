@@ -286,7 +286,6 @@ class Registry:
         *,
         peer_node_id: bytes,
         peer_incarnation: bytes,
-        peer_is_hub: bool = False,
         dial_address: Address | None,
     ) -> LiveSession:
         """Return a new session, which is not in the books yet."""
@@ -296,7 +295,6 @@ class Registry:
             machine,
             peer_node_id=peer_node_id,
             peer_incarnation=peer_incarnation,
-            peer_is_hub=peer_is_hub,
             dial_address=dial_address,
         )
 
