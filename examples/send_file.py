@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from seigr_toolset_transmissions import Session, STTNode, generate_seed
 
 
-async def send_file(session: Session, path: Path) -> None:
+async def send_file(node: STTNode, session: Session, path: Path) -> None:
     digest = sha256()
     await session.send(path.name.encode())
     with path.open("rb") as file:
@@ -18,7 +18,9 @@ async def send_file(session: Session, path: Path) -> None:
             await session.send(chunk)  # waits while the peer does not keep up
     await session.send(b"")  # the end
     await session.send(digest.digest())
-    await session.flush()  # the peer's node has all of it
+    answer, _ = await node.endpoints.receive_from(session.peer_node_id)
+    if answer != b"stored":
+        raise ValueError(f"{path.name} has arrived damaged; send it again")
 
 
 async def receive_file(node: STTNode, folder: Path) -> Path:
@@ -31,8 +33,11 @@ async def receive_file(node: STTNode, folder: Path) -> Path:
             digest.update(chunk)
             file.write(chunk)
     if (await node.endpoints.receive_from(sender))[0] != digest.digest():
-        raise ValueError(f"{path.name} is not what was sent; send it again")
-    return part.rename(path)
+        await node.endpoints.send_to_endpoint(sender, b"damaged")
+        raise ValueError(f"{path.name} has arrived damaged")
+    part.rename(path)
+    await node.endpoints.send_to_endpoint(sender, b"stored")
+    return path
 
 
 async def main(original: Path, inbox: Path) -> None:
@@ -41,7 +46,8 @@ async def main(original: Path, inbox: Path) -> None:
     async with receiver.listening(), sender:
         host, port = receiver.address or ("", 0)
         session = await sender.connect(host, port, expect=receiver.node_id)
-        _, copy = await asyncio.gather(send_file(session, original), receive_file(receiver, inbox))
+        sending = send_file(sender, session, original)
+        _, copy = await asyncio.gather(sending, receive_file(receiver, inbox))
     print(f"{copy.name}: unchanged: {filecmp.cmp(original, copy, shallow=False)}")
 
 

@@ -123,7 +123,7 @@ def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let the programs under test share what Python compiles, and leave nothing beside the source.
 
-    Otherwise, where Python may not write it, each program compiles the whole package anew.
+    Otherwise, where Python may not write it, each program compiles the whole package again.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.getbasetemp() / "compiled"))

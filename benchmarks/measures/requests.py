@@ -1,4 +1,4 @@
-"""Requests and replies: how many per second with so many in flight, and how long a lone one takes.
+"""Requests and replies: how many per second with many in flight, and how long a lone one takes.
 
 A responder returns each request's own bytes. As soon as a reply has come and was checked, the next
 request goes out, so that their number in flight stays the same.
@@ -29,7 +29,7 @@ _QUICK = 5
 
 
 def rate(size: int, in_flight: int) -> Metric:
-    """Return the metric of requests per second while so many wait for their replies."""
+    """Return the metric of requests per second while that many wait for their replies."""
     name = f"requests of {size_text(size, 'B')}"
     return Metric(name, in_flight, "/s", 0, more_is_better=True, of="in flight")
 

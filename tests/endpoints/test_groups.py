@@ -174,7 +174,7 @@ async def test_an_endpoint_that_retires_leaves_its_groups_with_its_last_message(
     assert manager.groups(A) == []
 
 
-async def test_an_endpoint_that_is_added_anew_while_it_retires_is_in_no_group() -> None:
+async def test_an_endpoint_that_is_added_again_while_it_retires_is_in_no_group() -> None:
     manager = manager_with([A, B])
     manager.join("x", A)
     manager.join("x", B)

@@ -214,7 +214,7 @@ async def test_iterating_over_an_unknown_endpoint_says_so() -> None:
 
 
 @in_virtual_time
-async def test_iterating_ends_when_the_node_stops_and_begins_anew_with_it() -> None:
+async def test_iterating_ends_when_the_node_stops_and_can_begin_again() -> None:
     async with memory_nodes() as nodes:
         pair = await nodes.pair()
         got: list[bytes] = []

@@ -85,7 +85,7 @@ def landing_of(node: STTNode) -> Address:
 
 
 async def receive(node: STTNode, sender: bytes, count: int) -> list[bytes]:
-    """Return the next messages of a peer: so many, or fewer if its session ends before that."""
+    """Return the next messages of a peer: ``count``, or fewer if its session ends before that."""
     received: list[bytes] = []
     try:
         while len(received) < count:

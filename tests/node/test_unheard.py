@@ -226,7 +226,7 @@ async def test_a_session_that_cannot_be_resumed_is_a_warning_long_before_it_is_l
 async def test_a_session_that_cannot_be_resumed_is_no_warning_to_a_program_that_was_told(
     event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told of a session without a connection by `session_suspended`, and by no `error`."""
+    """`session_suspended` tells it that a session has no connection; no `error` does."""
     async with memory_nodes() as nodes:
         pair = await nodes.pair()
         pair.dialer.events.register(event, told := AsyncMock())

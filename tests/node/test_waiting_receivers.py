@@ -210,7 +210,7 @@ async def test_asking_for_what_is_there_is_a_timeout_whatever_has_ended() -> Non
 
 
 @in_virtual_time
-async def test_an_endpoint_that_was_added_again_starts_anew() -> None:
+async def test_an_endpoint_that_was_added_again_starts_from_scratch() -> None:
     async with memory_nodes() as nodes:
         pair = await nodes.pair()
         hub, peer = pair.listener, pair.dialer.node_id

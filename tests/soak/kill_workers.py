@@ -1,7 +1,7 @@
 """Kill and replace the workers of `stt serve` under load: ``python -m tests.soak.kill_workers``.
 
 Peers send numbered requests to several workers that act as one node, each of which writes down what
-it gets. Workers are ended by SIGKILL at random, and at last all are replaced by SIGHUP. All peers
+it gets. Random workers are ended by SIGKILL, and in the end all are replaced by SIGHUP. All peers
 must be connected again soon after each kill. No request may be handled twice; those with a reply
 must have been handled, and those whose error says that they were not must not. While workers are
 replaced, no request may have an uncertain end. Prints a summary, and exits with code 1 if that

@@ -171,7 +171,7 @@ class Hubs:
         self.ports[name] = int(await self._line(process))
 
     async def stop(self, name: str) -> None:
-        """End a hub in peace, and note what it reports."""
+        """Stop a hub, and note what it reports."""
         process = self._processes[name]
         process.terminate()
         self.seen.add(await self._line(process))

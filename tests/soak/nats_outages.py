@@ -70,7 +70,7 @@ async def outage(
     *,
     still: bool,
 ) -> bool:
-    """Take the server away for some seconds; return whether both ways go on in time."""
+    """Take the server away for a few seconds; return whether both ways go on in time."""
     before = [way.received for way in ways]
     for way in ways:
         way.longest = 0.0

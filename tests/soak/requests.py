@@ -31,7 +31,7 @@ ROUND = 2500
 
 
 async def ask(seed: int, count: int, calm: bool, ended: Counter[str]) -> list[str]:
-    """Ask so often, in several rounds; return what was wrong."""
+    """Ask ``count`` times, in several rounds; return what was wrong."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     exchanges.MAX_OPEN = chance.choice([4, 40, 1024])
     network = FaultNetwork(MemoryNetwork())

@@ -212,7 +212,7 @@ class _ClusterShow(Show):
 
     async def _restart(self) -> None:
         self._begin(
-            "A hub is restarted in peace",
+            "A hub is restarted",
             f"hub-1 sends each peer {NUMBERS} numbered messages. Midway, hub-2 is stopped: it "
             "delivers what it has, and its peers land elsewhere. Then it starts again.",
         )
@@ -269,7 +269,7 @@ class _ClusterShow(Show):
             self._hubs[name].order(do="leave")
             await self._hubs[name].end()
         resumed = [session for peer in self._peers.values() for session in peer.node.sessions]
-        stage.check("every session was closed in peace", ok=not resumed, why=str(resumed))
+        stage.check("every session was closed", ok=not resumed, why=str(resumed))
 
     # --------------------------------------------------------------- their parts
 

@@ -69,7 +69,7 @@ class _Delivery:
         self.session: LiveSession = session
         self.moved: bool = False  # whether another session gets what this one was not given
         self._queue: deque[tuple[bytes, bool]] = deque()  # a message, and whether it counts
-        # Each is settled once the endpoint has acknowledged so many of the session's messages.
+        # Each is settled once the endpoint has acknowledged that many of the session's messages.
         self._positions: deque[int] = deque()
         self._taken = 0  # messages that were handed to the session, or that it refused
         self._delivered = 0

@@ -122,7 +122,7 @@ class TransportEndpoints:
         """Add an endpoint without awaiting: as `add_endpoint`.
 
         ``temporary`` is a note for the transport that adds endpoints by itself: `is_temporary`
-        then tells whether this is still its own, and not one that the user has added anew.
+        then tells whether this is still its own, and not one that the user has added again.
 
         An endpoint that is retiring (see `retire_endpoint`) is added again, as the youngest. It
         keeps the messages that it still has, but is no longer in any group. That is no error.

@@ -47,7 +47,7 @@ class Inbox:
         self.messages: deque[bytes] | None = None
         #: The receivers, which have yet to run, that the first messages are promised to, in order.
         self.promised: list[Receiver] = []
-        #: The first so many of this inbox's tokens in `Inboxes` stand for messages already taken.
+        #: That many of this inbox's first tokens in `Inboxes` stand for messages already taken.
         self.stale: int = 0
         #: Bytes in `messages`.
         self.size: int = 0

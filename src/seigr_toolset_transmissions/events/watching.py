@@ -1,6 +1,6 @@
 """Watchers, which see the emits of one event and never wait: `Waiter` and `Stream`.
 
-They are told of an emit by a plain call before the emit can wait for anything, so all watchers see
+A plain call informs them of an emit before the emit can wait for anything, so all watchers see
 emits in the order in which they began.
 
 A watcher whose event loop was closed ignores everything: nothing can read it any more, and an emit

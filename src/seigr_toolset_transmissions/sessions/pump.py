@@ -132,7 +132,7 @@ class Pump:
         self._owner = owner
         self._messages: deque[bytes] = deque()
         self._queued = 0  # messages that were ever put into the queue
-        # Each step, with its place among the messages (it runs when so many have left the queue)
+        # Each step, with its place among the messages (it runs when that many have left the queue)
         # and the event that it emits.
         self._steps: deque[tuple[int, str, Step]] = deque()
         self._step: tuple[int, str, Step] | None = None  # the one that runs
