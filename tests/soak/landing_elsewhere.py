@@ -125,7 +125,7 @@ async def _send(session: Session, stream: Stream) -> None:
         pass
 
 
-async def serve(folder: str, name: str, others: int) -> None:
+async def serve(folder: str, others: int, name: str) -> None:
     """Run as a hub until SIGTERM: print the port when the others are there, at the end a report."""
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
@@ -152,19 +152,23 @@ async def serve(folder: str, name: str, others: int) -> None:
 
 
 class Hubs:
-    """The hubs' processes, by name, and where each of them listens."""
+    """The hubs' processes, by name, and where each of them listens.
 
-    def __init__(self, folder: str, count: int) -> None:
+    A process runs ``program --hub ARGUMENT... NAME``, and prints its port when it is ready.
+    """
+
+    def __init__(self, program: str, count: int, *arguments: str) -> None:
         self.names = [f"hub-{number}" for number in range(count)]
         self.ports: dict[str, int] = {}
         self.seen = Side()
-        self._folder = folder
+        self._program = program
+        self._arguments = arguments
         self._processes: dict[str, Process] = {}
 
     async def start(self, name: str) -> None:
-        """Start a hub; return when it has joined the others."""
+        """Start a hub; return when it is ready."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--hub", self._folder, name, str(len(self.names) - 1),
+            sys.executable, self._program, "--hub", *self._arguments, name,
             stdout=PIPE, limit=2**24,
         )  # fmt: skip
         self._processes[name] = process
@@ -177,10 +181,11 @@ class Hubs:
         self.seen.add(await self._line(process))
         await process.wait()
 
-    async def kill(self) -> None:
-        """End all that is left."""
-        for process in self._processes.values():
-            if process.returncode is None:
+    async def kill(self, *names: str) -> None:
+        """End those of these hubs that run."""
+        for name in names:
+            process = self._processes.get(name)
+            if process is not None and process.returncode is None:
                 process.kill()
                 await process.wait()
 
@@ -290,7 +295,7 @@ async def soak(hub_count: int, peer_count: int, cuts: int, rounds: int, seed: in
     chance = random.Random(seed)  # noqa: S311 - no secret
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        hubs = Hubs(str(Path(folder) / "hubs"), hub_count)
+        hubs = Hubs(__file__, hub_count, str(Path(folder) / "hubs"), str(hub_count - 1))
         try:
             await asyncio.gather(*map(hubs.start, hubs.names))
             peers = Peers(hubs, peer_count, chance)
@@ -311,7 +316,7 @@ async def soak(hub_count: int, peer_count: int, cuts: int, rounds: int, seed: in
             for name in hubs.names:
                 await hubs.stop(name)
         finally:
-            await hubs.kill()
+            await hubs.kill(*hubs.names)
     problems = judge(peers.seen, hubs.seen)
     print(*problems[:20], sep="\n", end="\n" if problems else "")
     sides = (peers.seen, hubs.seen)
@@ -338,8 +343,8 @@ def main() -> int:
     options = parser.parse_args()
     logging.disable()  # else it warns of each connection that could not be made at once
     if options.hub is not None:
-        folder, name, others = options.hub
-        asyncio.run(serve(folder, name, int(others)))
+        folder, others, name = options.hub
+        asyncio.run(serve(folder, int(others), name))
         return 0
     return asyncio.run(
         soak(options.hubs, options.peers, options.cuts, options.rounds, options.seed)
