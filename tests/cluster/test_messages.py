@@ -79,9 +79,9 @@ def test_metadata_come_back_with_what_json_can_carry() -> None:
 
 def test_a_broadcast_that_leaves_out_too_many_is_refused() -> None:
     few = [number.to_bytes(32) for number in range(900)]
-    assert unpack_broadcast(pack_broadcast(1, None, few, b""))[2] == frozenset(few)
+    assert unpack_broadcast(pack_broadcast(1, None, few, 1.0, b""))[2] == frozenset(few)
     with pytest.raises(STTMessageSizeError, match="leave out fewer endpoints"):
-        pack_broadcast(1, None, [number.to_bytes(32) for number in range(1000)], b"")
+        pack_broadcast(1, None, [number.to_bytes(32) for number in range(1000)], 1.0, b"")
 
 
 @given(
@@ -92,7 +92,13 @@ def test_a_broadcast_that_leaves_out_too_many_is_refused() -> None:
 def test_broadcasts_are_read_back(
     where: dict[str, object] | None, exclude: frozenset[bytes], data: bytes
 ) -> None:
-    assert unpack_broadcast(pack_broadcast(7, where, exclude, data)) == (7, where, exclude, data)
+    assert unpack_broadcast(pack_broadcast(7, where, exclude, 1.5, data)) == (
+        7,
+        where,
+        exclude,
+        1.5,
+        data,
+    )
 
 
 def test_what_does_not_travel_is_left_out() -> None:

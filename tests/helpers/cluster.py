@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from helpers.nodes import Nodes, address_of, memory_nodes, until
+from helpers.nodes import Nodes, address_of, live, memory_nodes, until
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.errors import STTSessionClosedError
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from seigr_toolset_transmissions.cluster.lanes import Lanes
     from seigr_toolset_transmissions.transports.base import Address
 
-__all__ = ["Hubs", "cluster", "hub_of", "landing_of", "landings_of", "lanes_of", "receive"]
+__all__ = [
+    "Broken",
+    "Hubs",
+    "cluster",
+    "hub_of",
+    "landing_of",
+    "landings_of",
+    "lanes_of",
+    "receive",
+]
 
 
 class Hubs:
@@ -93,3 +102,20 @@ async def receive(node: STTNode, sender: bytes, count: int) -> list[bytes]:
     except STTSessionClosedError:
         pass
     return received
+
+
+class Broken:
+    """The session of a peer with a hub, without a connection until `mend`."""
+
+    def __init__(self, peer: STTNode, hub: STTNode) -> None:
+        self.peer = peer
+        self.near = live(peer.get_session_for_endpoint(hub.node_id))
+        self.far = live(hub.get_session_for_endpoint(peer.node_id))
+        self._address = self.near.dial_address
+        self.near.dial_address = ("nowhere", 1)
+        self.far.cut("test")
+
+    def mend(self) -> None:
+        """Let the peer dial again."""
+        self.near.dial_address = self._address
+        self.peer.retry_now(self.near.peer_node_id)

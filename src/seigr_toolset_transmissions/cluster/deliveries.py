@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import STTMessageSizeError, STTSessionClosedError
 from ..sessions.public import SessionState
@@ -30,9 +30,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Deliveries", "DeliveriesOwner"]
 
+_COST = 64
+"""Bytes that each waiting message counts for, on top of its length."""
+
+_BROADCASTS = 0
+"""The number of a delivery that no lane has: it brings broadcasts to an endpoint without room."""
+
 
 class DeliveriesOwner(Protocol):
     """What deliveries need of their cluster."""
+
+    @property
+    def most_held_bytes(self) -> int:
+        """How much may wait here of what another hub has sent."""
+
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of the node."""
 
     def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Duty:
         """Do some work in a task of the node, whoever cancels that."""
@@ -43,6 +56,13 @@ class DeliveriesOwner(Protocol):
 
     def session_with(self, endpoint_id: bytes) -> LiveSession | None:
         """Return the session of this hub with an endpoint; None if there is none."""
+
+
+class _Waiting(NamedTuple):
+    """A message that waits for room, and what says later whether a broadcast was accepted."""
+
+    data: bytes
+    outcome: asyncio.Future[bool] | None = None  # None: one of the lane's own, which count
 
 
 class _Delivery:
@@ -68,7 +88,7 @@ class _Delivery:
         self.number: int = number
         self.session: LiveSession = session
         self.moved: bool = False  # whether another session gets what this one was not given
-        self._queue: deque[tuple[bytes, bool]] = deque()  # a message, and whether it counts
+        self._queue: deque[_Waiting] = deque()
         # Each is settled once the endpoint has acknowledged that many of the session's messages.
         self._positions: deque[int] = deque()
         self._taken = 0  # messages that were handed to the session, or that it refused
@@ -78,39 +98,87 @@ class _Delivery:
         self._confirming = False
         self._closing = False
 
-    def put(self, data: bytes, *, counts: bool = True) -> None:
-        """Take a message; it ``counts`` if it is one of the lane's own, and not a broadcast."""
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes messages."""
+        return not self._closing
+
+    def put(self, data: bytes) -> None:
+        """Take a message of the lane."""
         if self._closing:
             return  # the other hub learns from GONE or MOVED that it was not delivered
         if self.draining is None:
             try:
                 if self.session.try_send(data):
-                    self._settle(counts)
+                    self._settle()
                     return
             except STTMessageSizeError:
-                self._refuse(counts)
+                self._refuse()
                 return
             except STTSessionClosedError:
                 self._end_when_closed()
                 return
+        self._wait(_Waiting(data))
+
+    def put_broadcast(self, data: bytes) -> asyncio.Future[bool]:
+        """Put a broadcast behind what waits; return what says whether the session accepts it.
+
+        If that is cancelled, the broadcast is withdrawn.
+        """
+        outcome: asyncio.Future[bool] = self.deliveries.owner.loop.create_future()
+        waiting = _Waiting(data, outcome)
+        outcome.add_done_callback(lambda _: self._withdraw(waiting))
+        self._wait(waiting)
+        return outcome
+
+    def _withdraw(self, waiting: _Waiting) -> None:
+        if waiting in self._queue and waiting != self._queue[0]:  # `_drain` takes out that one
+            self._queue.remove(waiting)
+
+    def _wait(self, waiting: _Waiting) -> None:
+        if self.draining is None:
             self.draining = self.deliveries.owner.loop.create_future()
             self._drainer = self.deliveries.owner.keep(self._drain)
-        self._queue.append((data, counts))
+        self._queue.append(waiting)
+        if waiting.outcome is None:
+            self.deliveries.grow(len(waiting.data) + _COST)
 
     async def _drain(self) -> None:
         try:
             while self._queue:
-                data, counts = self._queue[0]  # if cancelled, it stays the first
-                try:
-                    await self.session.send(data)
-                except STTMessageSizeError:
-                    self._refuse(counts)
-                else:
-                    self._settle(counts)
+                waiting = self._queue[0]  # if cancelled, it stays the first
+                if waiting.outcome is None:
+                    await self._drain_own(waiting.data)
+                elif not waiting.outcome.done():
+                    await self._drain_broadcast(waiting.data, waiting.outcome)
                 self._queue.popleft()
         except STTSessionClosedError:
             self._end_when_closed()
         self._stop_draining()
+        if self.number == _BROADCASTS and self.is_open:
+            self.deliveries.remove(self)
+
+    async def _drain_own(self, data: bytes) -> None:
+        try:
+            await self.session.send(data)
+        except STTMessageSizeError:
+            self._refuse()
+        else:
+            self._settle()
+        self.deliveries.grow(-len(data) - _COST)
+
+    async def _drain_broadcast(self, data: bytes, outcome: asyncio.Future[bool]) -> None:
+        def accept() -> int:
+            return 1 if outcome.done() else self.session.machine.outbox.send(data)
+
+        accepted = True
+        try:
+            if not self.session.accept(accept):
+                await self.session.accept_in_turn(accept)
+        except STTMessageSizeError:
+            accepted = False
+        if not outcome.done():
+            outcome.set_result(accepted)
 
     def _stop_draining(self) -> None:
         if self._drainer is not None:
@@ -120,26 +188,23 @@ class _Delivery:
             self.draining.set_result(None)
             self.draining = None
 
-    def _settle(self, counts: bool) -> None:
+    def _settle(self) -> None:
         """Confirm a message once the endpoint has acknowledged all that the session has now."""
-        if not counts:
-            return
         self._taken += 1
         self._positions.append(self.session.machine.outbox.messages_sent)
         if not self._confirming:
             self._confirming = True
             self.deliveries.owner.keep(self._confirm)
 
-    def _refuse(self, counts: bool) -> None:
+    def _refuse(self) -> None:
         """Tell the other hub of a message that is too long for the endpoint."""
-        if counts:
-            self.deliveries.link.post(pack_numbers(Kind.UNFIT, self.number, self._taken))
-            self._settle(counts)
+        self.deliveries.link.post(pack_numbers(Kind.UNFIT, self.number, self._taken))
+        self._settle()
 
     def _end_when_closed(self) -> None:
         """End once the session has closed, which still delivers what it was given."""
         self._closing = True
-        self._queue.clear()
+        self._clear()
         if self.session.state is SessionState.CLOSED:
             self.end()
         elif not self._confirming:
@@ -174,7 +239,15 @@ class _Delivery:
     def drop(self) -> None:
         """Deliver nothing more of what waits."""
         self._stop_draining()
-        self._queue.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        while self._queue:
+            data, outcome = self._queue.popleft()
+            if outcome is None:
+                self.deliveries.grow(-len(data) - _COST)
+            elif not outcome.done():
+                outcome.set_result(False)
 
     def move(self) -> None:
         """Take nothing more, because another session has the endpoint's route."""
@@ -214,6 +287,9 @@ class Deliveries:
         self._by_number: dict[int, _Delivery] = {}
         self._by_endpoint: dict[bytes, dict[int, _Delivery]] = {}
         self._confirmed: dict[int, int] = {}
+        self.held: int = 0  # bytes of lanes that wait for room
+        self.broadcast_bytes: int = 0  # of broadcasts that do
+        self._room: asyncio.Future[None] | None = None  # while the other hub has to wait
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -221,11 +297,22 @@ class Deliveries:
     def open(self, number: int, endpoint_id: bytes) -> None:
         """Begin a lane to an endpoint."""
         session = self.owner.session_with(endpoint_id)
-        if session is None or number in self._by_number:
+        if session is None or number in self._by_number or number == _BROADCASTS:
             self.link.post(pack_numbers(Kind.GONE, number, 0, 0))
             return
-        delivery = self._by_number[number] = _Delivery(self, number, session)
-        self._by_endpoint.setdefault(endpoint_id, {})[number] = delivery
+        of_endpoint = self._by_endpoint.get(endpoint_id, {})
+        delivery = of_endpoint.get(_BROADCASTS)
+        if delivery is not None and delivery.is_open:  # the lane's messages follow behind them
+            delivery.number = number
+            of_endpoint[number] = of_endpoint.pop(_BROADCASTS)
+        else:
+            delivery = self._add(number, session)
+        self._by_number[number] = delivery
+
+    def _add(self, number: int, session: LiveSession) -> _Delivery:
+        delivery = _Delivery(self, number, session)
+        self._by_endpoint.setdefault(session.peer_node_id, {})[number] = delivery
+        return delivery
 
     def forward(self, number: int, data: bytes) -> None:
         """Deliver a message of a lane; drop it if the lane has ended, as the other hub was told."""
@@ -239,13 +326,44 @@ class Deliveries:
         if delivery is not None:
             self.remove(delivery)
 
-    def behind(self, endpoint_id: bytes, data: bytes) -> bool:
-        """Put a message behind those that wait for this endpoint; False if none do."""
-        for delivery in self._by_endpoint.get(endpoint_id, {}).values():
-            if delivery.draining is not None:
-                delivery.put(data, counts=False)
-                return True
-        return False
+    def broadcast(self, session: LiveSession, data: bytes) -> bool | asyncio.Future[bool]:
+        """Deliver a broadcast behind what lanes have brought; return whether it was accepted.
+
+        If there is no room, return what says so later.
+        """
+        of_endpoint = self._by_endpoint.get(session.peer_node_id, {}).values()
+        here = [each for each in of_endpoint if each.is_open]
+        here.sort(key=lambda each: each.draining is None)  # those with waiting messages first
+        if not here or here[0].draining is None:
+            try:
+                if session.try_send(data):
+                    return True
+            except (STTMessageSizeError, STTSessionClosedError):
+                return False
+        delivery = here[0] if here else self._add(_BROADCASTS, session)
+        return delivery.put_broadcast(data)
+
+    def grow(self, size: int) -> None:
+        """Count what waits for room."""
+        self.held += size
+        if self._room is not None and not self.is_full:
+            self._room.set_result(None)
+            self._room = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that the other hub should send nothing more for now."""
+        return self.held > self.owner.most_held_bytes
+
+    async def room(self) -> None:
+        """Wait until there is room, or the link has ended."""
+        if self._room is None:
+            self._room = self.owner.loop.create_future()
+        closed = self.owner.own(self.link.session.wait_closed())
+        try:
+            await asyncio.wait((closed, self._room), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closed.cancel()
 
     async def drained(self, endpoint_id: bytes) -> None:
         """Wait until nothing waits for room in this endpoint's session."""
@@ -266,11 +384,12 @@ class Deliveries:
 
     def remove(self, delivery: _Delivery) -> bool:
         """Forget a delivery; return whether it was there."""
-        if self._by_number.pop(delivery.number, None) is None:
-            return False
         endpoint_id = delivery.session.peer_node_id
-        of_endpoint = self._by_endpoint[endpoint_id]
+        of_endpoint = self._by_endpoint.get(endpoint_id, {})
+        if of_endpoint.get(delivery.number) is not delivery:
+            return False
         del of_endpoint[delivery.number]
+        self._by_number.pop(delivery.number, None)
         if not of_endpoint:
             del self._by_endpoint[endpoint_id]
         return True
@@ -290,12 +409,14 @@ class Deliveries:
     def gone(self, number: int, delivered: int, sent: int) -> None:
         """Tell the other hub that a lane has ended, and what became of its messages."""
         self._tell()
-        self.link.post(pack_numbers(Kind.GONE, number, delivered, sent))
+        if number != _BROADCASTS:
+            self.link.post(pack_numbers(Kind.GONE, number, delivered, sent))
 
     def tell_moved(self, number: int, taken: int) -> None:
         """Tell the other hub how many messages one session has taken; another gets the rest."""
         self._tell()
-        self.link.post(pack_numbers(Kind.MOVED, number, taken))
+        if number != _BROADCASTS:
+            self.link.post(pack_numbers(Kind.MOVED, number, taken))
 
     def drop(self) -> None:
         """Forget everything: the other hub is lost. What sessions have accepted, they deliver.
@@ -303,8 +424,9 @@ class Deliveries:
         What still waits is dropped, because the other hub reports it; and if it comes back, what
         it sends then must not be overtaken.
         """
-        for delivery in self._by_number.values():
-            delivery.drop()
+        for of_endpoint in self._by_endpoint.values():
+            for delivery in of_endpoint.values():
+                delivery.drop()
         self._by_number.clear()
         self._by_endpoint.clear()
         self._confirmed.clear()

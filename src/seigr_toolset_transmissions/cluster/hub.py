@@ -219,6 +219,7 @@ class Hub:
             max_sessions=1024,
             max_requests=4096,
             max_half_open_per_source=256,
+            handler_warning=None,
         )
         node = STTNode(
             secrets.token_bytes(32),
@@ -362,6 +363,8 @@ class Hub:
         try:
             if data[0] == _FORWARD:
                 other.deliveries.forward(*unpack_forward(data))
+                if other.deliveries.is_full:
+                    await other.deliveries.room()
             else:
                 self._heard(other, data)
         except BadMessageError as error:

@@ -37,7 +37,7 @@ from .messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Coroutine, Iterable, Iterator, Mapping
 
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.manager import EndpointManager
@@ -49,6 +49,13 @@ if TYPE_CHECKING:
 __all__ = ["Inquiries", "InquiriesOwner"]
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+
+_REPORT_SECONDS = 1.0
+"""How much longer than the endpoints a hub may take to say what has become of a broadcast."""
+
+_OUTCOME_COST = 256
+"""Bytes that are counted for each endpoint without room for a broadcast."""
 
 
 class InquiriesOwner(Protocol):
@@ -64,8 +71,8 @@ class InquiriesOwner(Protocol):
         """The endpoints of this hub's node."""
 
     @property
-    def send_timeout(self) -> float:
-        """The timeout for endpoints and hubs when a call gives none."""
+    def most_held_bytes(self) -> int:
+        """How much may wait here of what another hub has sent."""
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
@@ -98,9 +105,9 @@ class Inquiries:
                 f"{self._owner.most_bytes}"
             )
         self._last_number = self._last_number % 0xFFFFFFFF + 1
-        message = pack_broadcast(self._last_number, where, exclude, data)
+        message = pack_broadcast(self._last_number, where, exclude, timeout, data)
         links = [other.link for other in self._owner.others.values()]
-        accepted, waiting = self._offer(None, where, exclude, data)
+        accepted, waiting = self._offer(where, exclude, data)
         tallies = await asyncio.gather(
             self._wait_for(waiting, data, timeout),
             *(self._tally_of(link, self._last_number, message, timeout) for link in links),
@@ -120,7 +127,7 @@ class Inquiries:
         """Pass a broadcast to another hub; return its tally, or None without one in time."""
         tally = self._tallies[link, number] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout + _REPORT_SECONDS):
                 await link.send(message)
                 accepted, refused = await tally
                 return accepted, refused
@@ -143,36 +150,62 @@ class Inquiries:
 
     def pass_on(self, other: Other, message: bytes) -> None:
         """Pass a broadcast of another hub to the endpoints of this one."""
-        number, where, exclude, data = unpack_broadcast(message)
-        accepted, waiting = self._offer(other, where, exclude, data)
+        number, where, exclude, seconds, data = unpack_broadcast(message)
+        accepted, refused = 0, 0
+        waiting: list[asyncio.Future[bool]] = []
+        for _, session in self._recipients(where, exclude):
+            outcome = other.deliveries.broadcast(session, data)
+            if outcome is True:
+                accepted += 1
+            elif outcome is False:
+                refused += 1
+            else:
+                waiting.append(outcome)
         if waiting:
-            self._owner.own(self._pass_on_later(other.link, number, accepted, waiting, data))
+            counted = number, accepted, refused
+            self._owner.own(self._pass_on_later(other, counted, waiting, data, seconds))
         else:
-            other.link.post(pack_numbers(Kind.TALLY, number, accepted, 0))
+            other.link.post(pack_numbers(Kind.TALLY, number, accepted, refused))
 
     async def _pass_on_later(
-        self, link: Link, number: int, accepted: int, waiting: list[bytes], data: bytes
+        self,
+        other: Other,
+        counted: tuple[int, int, int],
+        waiting: list[asyncio.Future[bool]],
+        data: bytes,
+        seconds: float,
     ) -> None:
-        yes, no = await self._wait_for(waiting, data, self._owner.send_timeout)
-        link.post(pack_numbers(Kind.TALLY, number, accepted + yes, no))
+        """Wait for endpoints without room, unless too many broadcasts wait already."""
+        cost = len(data) + _OUTCOME_COST * len(waiting)
+        other.deliveries.broadcast_bytes += cost
+        try:
+            if other.deliveries.broadcast_bytes <= self._owner.most_held_bytes:
+                await asyncio.wait(waiting, timeout=seconds)
+        finally:
+            other.deliveries.broadcast_bytes -= cost
+            for outcome in waiting:
+                outcome.cancel()  # so that nobody gets it who is not counted
+        yes = sum(not outcome.cancelled() and outcome.result() for outcome in waiting)
+        number, accepted, refused = counted
+        tally = pack_numbers(Kind.TALLY, number, accepted + yes, refused + len(waiting) - yes)
+        other.link.post(tally)
+
+    def _recipients(
+        self, where: Mapping[str, Any] | None, exclude: frozenset[bytes]
+    ) -> Iterator[tuple[bytes, LiveSession]]:
+        for endpoint_id in self._found_here(where or {}):
+            session = self._owner.session_with(endpoint_id)
+            if session is not None and endpoint_id not in exclude:
+                yield endpoint_id, session
 
     def _offer(
-        self,
-        other: Other | None,
-        where: Mapping[str, Any] | None,
-        exclude: frozenset[bytes],
-        data: bytes,
+        self, where: Mapping[str, Any] | None, exclude: frozenset[bytes], data: bytes
     ) -> tuple[int, list[bytes]]:
         """Send to this hub's endpoints; return how many have accepted, and which have no room."""
         accepted, waiting = 0, []
-        for endpoint_id in self._found_here(where or {}):
-            session = self._owner.session_with(endpoint_id)
-            if session is None or endpoint_id in exclude:
-                continue
+        for endpoint_id, session in self._recipients(where, exclude):
             try:
-                # Not before what this hub's lanes have brought.
-                behind = other is not None and other.deliveries.behind(endpoint_id, data)
-                if behind or session.try_send(data):
+                if session.try_send(data):
                     accepted += 1
                 else:
                     waiting.append(endpoint_id)

@@ -13,7 +13,7 @@ it does not know, so that hubs of two versions can run side by side while an upg
     UNFIT      u32 lane | u64 index
     GONE       u32 lane | u64 delivered | u64 sent
     MOVED      u32 lane | u64 taken
-    BROADCAST  u32 number | u32 length | JSON {"where", "exclude"} | a message
+    BROADCAST  u32 number | u32 length | JSON {"where", "exclude", "seconds"} | a message
     TALLY      u32 number | u32 accepted | u32 refused
     KICK, BAN, UNBAN   32 bytes endpoint id
 
@@ -72,6 +72,8 @@ LONGEST_HEAD_BYTES = 64 * 1024
 _MOST_ROUTES = 4096
 _MOST_COUNTS = 4096
 """Per message, so that a hub with many peers does not hold up other messages."""
+
+_LONGEST_BROADCAST_SECONDS = 24 * 3600.0
 
 _COUNT = Struct("!I")
 _DONE = Struct("!IQ")
@@ -226,16 +228,24 @@ def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def pack_broadcast(
-    number: int, where: Mapping[str, Any] | None, exclude: Iterable[bytes], data: bytes
+    number: int,
+    where: Mapping[str, Any] | None,
+    exclude: Iterable[bytes],
+    seconds: float,
+    data: bytes,
 ) -> bytes:
-    """Return a broadcast: its number, which endpoints it is for, and the message.
+    """Return a broadcast: its number, for which endpoints, how long they have, and the message.
 
     Raises:
         STTMessageSizeError: ``where`` and ``exclude`` are too long.
 
     """
     chosen = pack_json(
-        {"where": None if where is None else dict(where), "exclude": [*map(bytes.hex, exclude)]}
+        {
+            "where": None if where is None else dict(where),
+            "exclude": [*map(bytes.hex, exclude)],
+            "seconds": min(max(seconds, 0), _LONGEST_BROADCAST_SECONDS),
+        }
     )
     most = LONGEST_HEAD_BYTES - _BROADCAST.size
     if len(chosen) > most:
@@ -247,17 +257,22 @@ def pack_broadcast(
     return b"".join((_BROADCAST.pack(Kind.BROADCAST, number, len(chosen)), chosen, data))
 
 
-def unpack_broadcast(data: bytes) -> tuple[int, dict[str, Any] | None, frozenset[bytes], bytes]:
+def unpack_broadcast(
+    data: bytes,
+) -> tuple[int, dict[str, Any] | None, frozenset[bytes], float, bytes]:
     """Return what `pack_broadcast` was given."""
     try:
         _kind, number, length = _BROADCAST.unpack_from(data)
         chosen = unpack_json(data[_BROADCAST.size : _BROADCAST.size + length])
         where, exclude = chosen["where"], frozenset(map(bytes.fromhex, chosen["exclude"]))
+        seconds = float(chosen["seconds"])
     except (error, KeyError, TypeError, ValueError) as bad:
         raise BadMessageError(f"a broadcast that cannot be read: {bad}") from None
     if where is not None and not isinstance(where, dict):
         raise BadMessageError("a broadcast that is for nobody")
-    return number, where, exclude, data[_BROADCAST.size + length :]
+    if not 0 <= seconds <= _LONGEST_BROADCAST_SECONDS:
+        raise BadMessageError("a broadcast without a time")
+    return number, where, exclude, seconds, data[_BROADCAST.size + length :]
 
 
 def pack_json(value: Any) -> bytes:

@@ -72,8 +72,8 @@ class ClusterBase(ABC):
             where: What the metadata must hold, such as ``{"room": "7"}``, as each hub knows it;
                 values are str, int, float, bool, bytes or None. None: all endpoints.
             exclude: Ids of endpoints to leave out.
-            timeout: How many seconds the slowest endpoint may take to accept the message, and the
-                slowest hub to report it; the node's ``send_timeout`` if None.
+            timeout: How many seconds the slowest endpoint may take to accept the message;
+                the node's ``send_timeout`` if None. Hubs have one second more to report it.
 
         Returns:
             How many endpoints have accepted it, how many have not, and which hubs did not report in
