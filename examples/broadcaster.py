@@ -1,4 +1,4 @@
-"""Send one message to everybody and report it: the specification's broadcaster, on real nodes."""
+"""Send one message to everyone and report it: the specification's broadcaster, on real nodes."""
 
 import asyncio
 from contextlib import AsyncExitStack

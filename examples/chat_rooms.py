@@ -1,6 +1,6 @@
 """A chat with rooms, in the terminal: ``serve`` it once, and ``join`` it from anywhere.
 
-The first ``serve`` in a folder makes the seeds. Copy ``shared.seed`` to whoever is to join.
+The first ``serve`` in a folder makes the seeds. Copy ``shared.seed`` to everyone who may join.
 """
 
 import asyncio

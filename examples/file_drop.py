@@ -1,7 +1,7 @@
 """A folder into which every member of the group can drop files: ``serve`` it, and ``drop`` files.
 
-The first ``serve`` in a folder makes the seeds. Copy ``shared.seed`` to whoever is to drop files. A
-file that was dropped in part goes on where it stopped.
+The first ``serve`` in a folder makes the seeds. Copy ``shared.seed`` to everyone who may drop
+files. A drop that was interrupted continues where it stopped.
 """
 
 import asyncio

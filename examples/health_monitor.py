@@ -1,7 +1,7 @@
 """Check that peers are alive: the specification's health monitor, on real nodes.
 
 One peer answers, one does not, and one is not there. The library's own `HealthMonitor` needs no
-messages for it, but can only tell whether the peer's node answers; here its program does.
+messages, but it can only tell whether the peer's node answers; here its program does.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ async def main() -> None:
                 await asyncio.sleep(0.01)  # the hub has yet to let it in
         for name, node in people.items():
             await node.endpoints.send_to_endpoint(hub.node_id, f"{name} is here".encode())
-        for name in ("ada", "ben"):  # nobody is there to hear cleo, or to be heard by her
+        for name in ("ada", "ben"):  # cleo is alone in her room
             data, _ = await people[name].endpoints.receive_from(hub.node_id)
             print(f"{name} hears {data.decode()!r}")
     await serving  # it ends with the hub, and raises what went wrong in it

@@ -57,7 +57,7 @@ async def main() -> None:
         host, port = dispatcher.address or ("", 0)
         program = [sys.executable, __file__, host, str(port)]
         processes = [await create_subprocess_exec(*program, stdin=PIPE) for _ in range(4)]
-        # The seed is no argument: every user of the machine can read those.
+        # The seed is not an argument: every user of the machine can read those.
         running = [asyncio.create_task(each.communicate(shared_seed)) for each in processes]
         workers = [(await dispatcher.endpoints.receive_any())[1] for _ in processes]
 

@@ -74,7 +74,7 @@ async def test_a_peer_that_closes_before_it_has_all_input_is_a_failure() -> None
     conversation = Conversation(fail(STTSessionClosedError("closed")))
     assert await conversation.goes_on()  # how the session ended is not known yet
     conversation.ended.set_result(None)
-    with pytest.raises(Failure, match="the peer closed the session before it had all input"):
+    with pytest.raises(Failure, match="the peer closed the session before the input had ended"):
         await conversation.task
 
 
@@ -89,7 +89,7 @@ async def test_input_that_was_there_when_the_peer_closed_makes_that_a_failure_to
     conversation.ended.set_result(None)
     assert await conversation.goes_on()
     came.set()
-    with pytest.raises(Failure, match="the peer closed the session before it had all input"):
+    with pytest.raises(Failure, match="the peer closed the session before the input had ended"):
         await conversation.task
 
 

@@ -99,9 +99,9 @@ def test_hubs_endpoints_and_their_places_are_shown(
         assert run(["cluster", "find", where, "floor=7", "--wait", "2"]) == 0  # it is a number
         output = capsys.readouterr()
         assert output.out == ""
-        assert output.err.endswith("stt: no endpoint has these metadata\n")
+        assert output.err.endswith("stt: no endpoint has this metadata\n")
         assert run(["cluster", "locate", where, "00" * 32, "--wait", "2"]) == 1
-        assert "stt: none of 2 hubs has this endpoint" in capsys.readouterr().err
+        assert "stt: the endpoint is not connected to any hub (2 found)" in capsys.readouterr().err
 
 
 @needs_nats
@@ -154,7 +154,7 @@ def test_what_keeps_it_from_the_hubs_is_said(
     [
         ("unix:///no/such/folder", [], "no hubs meet at unix:///no/such/folder: there is no such"),
         ("http://broker", [], "hubs cannot meet at 'http://broker': give the absolute path"),
-        ("nats://broker", ["--creds", "/no"], "there is no file of credentials /no"),
+        ("nats://broker", ["--creds", "/no"], "there is no credentials file /no"),
         ("nats://broker:x", [], "'nats://broker:x' is not the URL of a NATS server, such as"),
         ("unix:///", ["--creds", "x"], "--creds is for a NATS server; a folder needs none"),
     ],
@@ -211,8 +211,8 @@ def test_metadata_are_text_or_json() -> None:
         ("sensor", "write type=sensor, or floor:=7"),
         ("=7", "is not KEY=VALUE"),
         (":=7", "is not KEY=VALUE"),
-        ("floor:=[7]", "only text, numbers, true, false and null can be looked for"),
-        ("type:=sensor", "'sensor' is no JSON; write type=sensor for text"),
+        ("floor:=[7]", "a search takes text, numbers, true, false and null only"),
+        ("type:=sensor", "'sensor' is not JSON; write type=sensor for text"),
     ]:
         with pytest.raises(Misuse, match=said):
             parse_metadata([text])

@@ -159,7 +159,9 @@ def test_interrupted_while_its_reader_is_stuck_it_informs_all_senders_at_once(
         assert time.monotonic() - began < NodeConfig().close_timeout
         for sender in (first, waiting):
             assert sender.end() == 1
-            failures = "the session was lost: |the peer closed the session before it had all input"
+            failures = (
+                "the session was lost: |the peer closed the session before the input had ended"
+            )
             assert re.search(failures, sender.stderr)
             assert sender.stdout.read() == b""
 
@@ -177,7 +179,7 @@ def test_when_the_output_cannot_be_written_both_sides_fail(tmp_path: Path) -> No
         assert listener.stderr.endswith(complaint)
         assert "the transfer is incomplete" in listener.stderr
         # What was accepted is lost, or all of that has arrived but the input was not over.
-        failures = "the session was lost: |the peer closed the session before it had all input"
+        failures = "the session was lost: |the peer closed the session before the input had ended"
         assert re.search(failures, peer.stderr)
         for side in (listener, peer):
             assert "Traceback" not in side.stderr

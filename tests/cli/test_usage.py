@@ -162,7 +162,7 @@ def test_a_missing_file_to_send_is_refused_before_anything_else(
     twins = [tmp_path / "a", tmp_path / "sub" / "a"]
     for twin in twins:
         twin.touch()
-    assert "have one name" in refused(capsys, "send", "localhost:1", *map(str, twins))
+    assert "have the same name" in refused(capsys, "send", "localhost:1", *map(str, twins))
     assert "is not a directory" in refused(capsys, "receive", "0", str(twins[0]))
 
 

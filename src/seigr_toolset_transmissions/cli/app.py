@@ -254,8 +254,8 @@ def listen(
     its end, even if one is lost, while the others wait. Standard input is not read.
 
     With --exec, COMMAND runs once for each request, as from `stt request`: the request is its
-    standard input, and its standard output is the reply. If it exits with another status than 0,
-    the request fails, and its output is the reason that the peer gets. What it writes to standard
+    standard input, and its standard output is the reply. If its exit status is not 0, the request
+    fails, and its output is the reason that the peer gets. What it writes to standard
     error is shown here. No shell is involved. STT_PEER_NODE_ID in its environment is the node id of
     the peer that asks. Up to 64 run at a time. If the peer no longer waits, or this command ends,
     it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it
@@ -450,7 +450,7 @@ def receive(
 )
 @verbosity_options
 def serve(target: Target, workers: int) -> int:
-    """Run the node that FACTORY makes, in N processes that restart when they die.
+    """Run the node that FACTORY makes in N processes, and restart those that die.
 
     FACTORY is a function without arguments in the Python module MODULE, which may be in the current
     folder. It returns an STTNode that is not started; it may also be async, or an async context
@@ -511,10 +511,10 @@ def cluster_hubs(meeting: Meeting, as_json: bool) -> int:
 @cluster_options
 @click.argument("metadata", nargs=-1, metavar="[KEY=VALUE]...")
 def cluster_find(meeting: Meeting, as_json: bool, metadata: tuple[str, ...]) -> int:
-    """Print the id and the hub of each endpoint whose metadata hold all these values.
+    """Print the id and the hub of each endpoint whose metadata has all these values.
 
     KEY=VALUE is text; KEY:=VALUE is JSON, such as floor:=7 or active:=true. Without any, all
-    endpoints are printed. That there are none is no failure.
+    endpoints are printed. Finding none is not a failure.
 
     With --json: an array of objects with `endpoint_id` and `hub`.
 

@@ -137,7 +137,9 @@ async def converse(
                 try:
                     feeding.result()
                 except STTSessionClosedError as error:
-                    raise Failure("the peer closed the session before it had all input") from error
+                    raise Failure(
+                        "the peer closed the session before the input had ended"
+                    ) from error
     finally:
         if feeding is not None and not feeding.done():
             feeding.cancel()

@@ -66,7 +66,7 @@ def find_meeting(
     if credentials is not None and url.startswith(_UNIX):
         raise Misuse("--creds is for a NATS server; a folder needs none")
     if credentials is not None and not credentials.is_file():
-        raise Misuse(f"there is no file of credentials {credentials}")
+        raise Misuse(f"there is no credentials file {credentials}")
     name = f"stt-{socket.gethostname()}-{os.getpid()}"
     try:
         where = NatsBus(url, user_credentials=str(credentials)) if credentials else url
@@ -96,9 +96,9 @@ def _parse_json(text: str, name: str, value: str) -> Any:
     try:
         parsed = json.loads(value)
     except ValueError:
-        raise Misuse(f"{text!r}: {value!r} is no JSON; write {name}={value} for text") from None
+        raise Misuse(f"{text!r}: {value!r} is not JSON; write {name}={value} for text") from None
     if isinstance(parsed, list | dict):
-        raise Misuse(f"{text!r}: only text, numbers, true, false and null can be looked for")
+        raise Misuse(f"{text!r}: a search takes text, numbers, true, false and null only")
     return parsed
 
 
@@ -167,7 +167,7 @@ async def find_endpoints(meeting: Meeting, metadata: dict[str, Any], *, as_json:
         _print_json({"endpoint_id": endpoint_id, "hub": hub} for endpoint_id, hub in found)
         return
     if not found:
-        note("no endpoint has these metadata")
+        note("no endpoint has this metadata")
     for endpoint_id, hub in found:
         click.echo(f"{endpoint_id}  {printable_line(hub or '')}".rstrip())
 
@@ -186,7 +186,7 @@ async def locate_endpoint(meeting: Meeting, endpoint_id: bytes, *, as_json: bool
             if loop.time() >= end:
                 _check_found(meeting, node)
                 count = len(node.cluster.hubs)
-                raise Failure(f"none of {count} hubs has this endpoint: it is not connected to any")
+                raise Failure(f"the endpoint is not connected to any hub ({count} found)")
             await asyncio.sleep(_LOOK_SECONDS)
     if as_json:
         click.echo(json.dumps({"endpoint_id": endpoint_id.hex(), "hub": hub}))

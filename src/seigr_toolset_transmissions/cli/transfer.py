@@ -54,7 +54,7 @@ async def send_files(
     """Send files, have the peer verify each, and close the session; print what was sent.
 
     Raises:
-        Misuse: A file cannot be read, or two have one name. Nothing was sent.
+        Misuse: A file cannot be read, or two have the same name. Nothing was sent.
         Failure: Not all files were sent, or the peer does not receive files.
         STTError: The peer could not be reached.
 
@@ -102,7 +102,7 @@ def _check(paths: Sequence[Path]) -> None:
             raise Misuse(f"cannot read {path}: {os.strerror(errno.EACCES)}")
         other = names.setdefault(path.name, path)
         if other is not path:
-            raise Misuse(f"{other} and {path} have one name: send them to different directories")
+            raise Misuse(f"{other} and {path} have the same name: send each to another directory")
 
 
 async def _be_greeted(dialogue: Dialogue, address: tuple[str, int]) -> None:
@@ -123,7 +123,7 @@ async def _be_greeted(dialogue: Dialogue, address: tuple[str, int]) -> None:
     if greeting.kind != "greeting":
         raise other_program
     if greeting.number("version") != VERSION:
-        raise Failure(f"`stt receive` at {where} is of another version: use the same on both sides")
+        raise Failure(f"`stt receive` at {where} has another version: use the same on both sides")
 
 
 async def _send(dialogue: Dialogue, path: Path, worker: Worker) -> bool:

@@ -284,11 +284,11 @@ def pack_json(value: Any) -> bytes:
 
 
 def unpack_json(data: bytes) -> Any:
-    """Return the value; raise BadMessageError if this is no JSON."""
+    """Return the value; raise BadMessageError if it is not JSON."""
     try:
         return json.loads(data, object_hook=_from_json)
     except (ValueError, TypeError, RecursionError) as bad:
-        raise BadMessageError(f"no JSON: {bad}") from None
+        raise BadMessageError(f"not JSON: {bad}") from None
 
 
 def check_where(where: Mapping[str, Any]) -> None:

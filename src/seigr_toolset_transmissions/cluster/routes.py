@@ -52,7 +52,7 @@ class Routes(Generic[H]):
                 del self._newest[mark]
 
     def hub_of(self, endpoint_id: bytes) -> H | None:
-        """Return the hub that has an endpoint; None if none has, or if this is no node id."""
+        """Return the hub that has an endpoint; None if none has, or if this is not a node id."""
         if len(endpoint_id) != NODE_ID_BYTES:
             return None  # an endpoint that was added by hand, under an id of the user's
         return self.find(fingerprint(endpoint_id))

@@ -125,7 +125,7 @@ class TransportEndpoints:
         then tells whether this is still its own, and not one that the user has added again.
 
         An endpoint that is retiring (see `retire_endpoint`) is added again, as the youngest. It
-        keeps the messages that it still has, but is no longer in any group. That is no error.
+        keeps the messages that it still has, but is no longer in any group. That is not an error.
         """
         self.manager._add(endpoint_id, address, metadata, connect=connect, temporary=temporary)
 

@@ -141,7 +141,7 @@ class Acceptor:
             return
         self._runtime.counters.handshakes_failed += 1
         if not answering.heard:
-            return  # nothing was sent: a probe of the port, which is no error
+            return  # nothing was sent: a probe of the port, which is not an error
         details = {
             "address": answering.peer_address,
             "reason": str(cause or "the connection ended during the handshake"),

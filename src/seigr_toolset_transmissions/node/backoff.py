@@ -28,7 +28,7 @@ async def pause(config: NodeConfig, attempts: int, retry: asyncio.Event, longest
     ``longest`` seconds. Returns early when ``retry`` is set, and clears it.
     """
     bound = min(config.reconnect_delay_max, config.reconnect_delay * 2 ** min(attempts, 32))
-    seconds = min(longest, random.uniform(0, bound))  # noqa: S311 - jitter is no secret
+    seconds = min(longest, random.uniform(0, bound))  # noqa: S311 - jitter is not secret
     try:
         async with asyncio.timeout(seconds):
             await retry.wait()

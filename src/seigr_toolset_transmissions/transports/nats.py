@@ -314,11 +314,11 @@ def _client_class() -> Any:
 
 
 def _check_url(server: str) -> None:
-    """Raise ValueError if this is no URL that a client could connect to."""
+    """Raise ValueError if no client could connect to this URL."""
     try:
         url = urlsplit(server if "://" in server else f"nats://{server}")
         possible = url.scheme in _SCHEMES and url.hostname and url.port != 0
-    except ValueError:  # the port is no number, say
+    except ValueError:  # the port is not a number, say
         possible = False
     if not possible:
         raise ValueError(

@@ -611,7 +611,7 @@ async def _is_taken(inbox: _Inbox, address: Address) -> bool:
 
 
 def _subject_of(address: Address) -> str:
-    """Return where a listener at an address listens; raise OSError if it is no address."""
+    """Return where a listener at an address listens; raise OSError if it is not an address."""
     host, port = address
     if not 0 < len(host) <= _LONGEST_HOST:
         raise OSError(
