@@ -20,7 +20,7 @@ from ..transports.pipes import PipeNetwork
 from ..transports.unix import check_folder
 from .hub import Hub
 from .meeting import BusMeeting, FolderMeeting
-from .messages import Kind, check_where
+from .messages import LONGEST_NAME_BYTES, Kind, check_where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from .meeting import Meeting
 
 __all__ = ["Cluster"]
-
-_LONGEST_NAME = 255
 
 _ORDERS = {"kick": Kind.KICK, "ban": Kind.BAN, "unban": Kind.UNBAN}
 
@@ -75,8 +73,10 @@ class Cluster(ClusterBase):
         self._name = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
         if not isinstance(self._name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
-        if not 1 <= len(self._name.encode()) <= _LONGEST_NAME:
-            raise ValueError(f"name must have 1 to {_LONGEST_NAME} bytes in UTF-8, not {name!r}")
+        if not 1 <= len(self._name.encode()) <= LONGEST_NAME_BYTES:
+            raise ValueError(
+                f"name must have 1 to {LONGEST_NAME_BYTES} bytes in UTF-8, not {name!r}"
+            )
         if not grace > 0:
             raise ValueError(f"grace must be a number of seconds above 0, not {grace!r}")
         self._grace = grace

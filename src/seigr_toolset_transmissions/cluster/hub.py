@@ -19,7 +19,7 @@ from ..config import NodeConfig
 from ..errors import (
     STTConnectError,
     STTListenError,
-    STTSessionClosedError,
+    STTRequestFailedError,
     STTSessionLostError,
 )
 from ..foundation.ids import short
@@ -44,6 +44,7 @@ from .messages import (
     pack_routes,
     unpack_done,
     unpack_forward,
+    unpack_gone,
     unpack_name,
     unpack_numbers,
     unpack_routes,
@@ -368,8 +369,11 @@ class Hub:
             else:
                 self._heard(other, data)
         except BadMessageError as error:
-            logger.warning("hub %r sent nonsense: %s", other.link.name, error)
-            other.link.session.abort(str(error))
+            self._cut_off(other, error)
+
+    def _cut_off(self, other: Other, error: BadMessageError) -> None:
+        logger.warning("hub %r sent nonsense: %s", other.link.name, error)
+        other.link.session.abort(str(error))
 
     def _heard(self, other: Other, data: bytes) -> None:
         link, deliveries = other
@@ -384,7 +388,7 @@ class Hub:
             case Kind.CLOSE:
                 deliveries.close(*unpack_numbers(Kind.CLOSE, data))
             case Kind.GONE:
-                self.lanes.gone(link, *unpack_numbers(Kind.GONE, data))
+                self.lanes.gone(link, *unpack_gone(data))
             case Kind.MOVED:
                 self.lanes.moved(link, *unpack_numbers(Kind.MOVED, data))
             case Kind.UNFIT:
@@ -416,8 +420,11 @@ class Hub:
     async def _answer(self, peer_node_id: bytes, data: bytes) -> bytes:
         for other in self.others.values():
             if other.link.session.peer_node_id == peer_node_id:
-                return await self.inquiries.answer(other, data)
-        raise STTSessionClosedError("the link has ended")
+                try:
+                    return await self.inquiries.answer(other, data)
+                except BadMessageError as error:
+                    self._cut_off(other, error)
+        raise STTRequestFailedError  # the link has ended
 
     # -- routes ------------------------------------------------------------------------------
 
@@ -590,8 +597,9 @@ class Hub:
                 )
         self._leaving = True
         self._wake.set()
-        await self._left
-        self._duty.end()
+        if self._meeting is not None:
+            await asyncio.wait((self._left,), timeout=4 * self.runtime.config.close_timeout)
+        self._duty.end()  # and what is not done: opening the bus, or closing it
         return lost
 
 

@@ -7,8 +7,9 @@ what the same hub sent earlier. Everything else is a request on the link, and it
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..errors import (
     STTMessageSizeError,
@@ -33,11 +34,12 @@ from .messages import (
     pack_json,
     pack_numbers,
     unpack_broadcast,
+    unpack_ids,
     unpack_json,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.manager import EndpointManager
@@ -50,9 +52,14 @@ __all__ = ["Inquiries", "InquiriesOwner"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 _REPORT_SECONDS = 1.0
 """How much longer than the endpoints a hub may take to say what has become of a broadcast."""
+
+_MOST_IDS = 65_536
+"""How many ids a hub returns at a time: 2 MiB."""
 
 _OUTCOME_COST = 256
 """Bytes that are counted for each endpoint without room for a broadcast."""
@@ -228,19 +235,15 @@ class Inquiries:
 
     async def find(self, where: Mapping[str, Any], timeout: float) -> list[bytes]:
         """See `ClusterBase.find`."""
-        question = bytes((Ask.FIND,)) + pack_json(dict(where))
         links = [other.link for other in self._owner.others.values()]
-        replies = await asyncio.gather(*(_ask(link, question, timeout) for link in links))
+        replies = await asyncio.gather(*(_find(link, where, timeout) for link in links))
         found = dict.fromkeys(self._found_here(where))
         silent = []
         for link, reply in zip(links, replies, strict=True):
             if reply is None:
                 silent.append(link.name)
             else:
-                found |= {
-                    reply[at : at + NODE_ID_BYTES]: None
-                    for at in range(0, len(reply), NODE_ID_BYTES)
-                }
+                found |= dict.fromkeys(reply)
         if silent:
             logger.warning("find: no answer within %g s from hubs %s", timeout, ", ".join(silent))
         return list(found)
@@ -261,8 +264,8 @@ class Inquiries:
         reply = await _ask(link, bytes((Ask.INFO,)) + endpoint_id, timeout)
         if reply is None:
             raise STTTimeoutError(f"no answer from hub {link.name!r} within {timeout:g} s")
-        told = unpack_json(reply)
-        if told is not None and isinstance(told["address"], list):
+        told = _unpack(link, unpack_json, reply)
+        if isinstance(told, dict) and isinstance(told.get("address"), list):
             told["address"] = tuple(told["address"])
         return cast("EndpointInfo | None", told)
 
@@ -291,7 +294,7 @@ class Inquiries:
             )
             lost.handled = error.handled and None
             raise lost from error
-        return _read(reply)
+        return _unpack(link, _read, reply)
 
     async def answer(self, other: Other, question: bytes) -> bytes:
         """Answer a request of another hub."""
@@ -303,10 +306,11 @@ class Inquiries:
                 endpoint_id, data = content[:NODE_ID_BYTES], content[NODE_ID_BYTES:]
                 return await self._answer_ask(other, endpoint_id, data)
             case Ask.FIND:
-                where = unpack_json(content)
+                known, where = content[:NODE_ID_BYTES], unpack_json(content[NODE_ID_BYTES:])
                 if not isinstance(where, dict):
                     raise BadMessageError("a search for nothing")
-                return b"".join(self._found_here(where))
+                found = (each for each in self._found_here(where) if each > known)
+                return b"".join(heapq.nsmallest(_MOST_IDS, found))
             case Ask.INFO:
                 return pack_json(self.info_here(content))
         raise BadMessageError(f"a request of kind {question[0]}")
@@ -330,6 +334,32 @@ class Inquiries:
             return _pack(Answer.TOO_LONG, str(error))
 
 
+async def _find(link: Link, where: Mapping[str, Any], timeout: float) -> list[bytes] | None:
+    """Ask another hub for its endpoints, page by page; return None if it did not answer in time."""
+    found: list[bytes] = []
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                known = found[-1] if found else bytes(NODE_ID_BYTES)
+                question = b"".join((bytes((Ask.FIND,)), known, pack_json(dict(where))))
+                reply = await link.session.request(question)
+                page = _unpack(link, unpack_ids, reply)
+                found += page
+                if len(page) < _MOST_IDS:
+                    return found
+    except (TimeoutError, STTRequestError):
+        return None
+
+
+def _unpack(link: Link, unpack: Callable[[bytes], T], reply: bytes) -> T:
+    """Read what a hub has replied; a hub that replies nonsense is cut off."""
+    try:
+        return unpack(reply)
+    except BadMessageError as error:
+        link.session.abort(str(error))
+        raise STTRequestLostError(f"hub {link.name!r} replied nonsense: {error}") from None
+
+
 async def _ask(link: Link, question: bytes, timeout: float) -> bytes | None:
     """Ask another hub; return None if it did not answer in time."""
     try:
@@ -344,6 +374,8 @@ def _pack(answer: Answer, text: str) -> bytes:
 
 def _read(reply: bytes) -> bytes:
     """Return what the endpoint has replied, or raise what stands for it."""
+    if not reply:
+        raise BadMessageError("an empty reply")
     said = reply[1:]
     match reply[0]:
         case Answer.REPLY:
@@ -353,11 +385,11 @@ def _read(reply: bytes) -> bytes:
             failed.is_outcome = True
             raise failed
         case Answer.REFUSED:
-            raise STTRequestRefusedError(said.decode())
+            raise STTRequestRefusedError(said.decode(errors="replace"))
         case Answer.TOO_LONG:
-            raise STTMessageSizeError(said.decode())
+            raise STTMessageSizeError(said.decode(errors="replace"))
         case Answer.UNREACHABLE:
-            raise STTRequestUnreachableError(said.decode())
-    lost = STTRequestLostError(said.decode())
+            raise STTRequestUnreachableError(said.decode(errors="replace"))
+    lost = STTRequestLostError(said.decode(errors="replace"))
     lost.handled = False if reply[0] == Answer.LOST_UNHANDLED else None
     raise lost

@@ -18,7 +18,7 @@ it does not know, so that hubs of two versions can run side by side while an upg
     KICK, BAN, UNBAN   32 bytes endpoint id
 
     ASK        32 bytes endpoint id | a request for it
-    FIND       JSON, what the metadata must hold
+    FIND       32 bytes, the last id that is known already | JSON, what the metadata must hold
     INFO       32 bytes endpoint id
 """
 
@@ -31,6 +31,7 @@ from struct import Struct, error, iter_unpack
 from typing import TYPE_CHECKING, Any
 
 from ..errors import STTMessageSizeError
+from ..identity import NODE_ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +42,7 @@ __all__ = [
     "FINGERPRINT_BYTES",
     "FORWARD_HEAD",
     "LONGEST_HEAD_BYTES",
+    "LONGEST_NAME_BYTES",
     "Answer",
     "Ask",
     "BadMessageError",
@@ -56,6 +58,8 @@ __all__ = [
     "unpack_broadcast",
     "unpack_done",
     "unpack_forward",
+    "unpack_gone",
+    "unpack_ids",
     "unpack_json",
     "unpack_name",
     "unpack_numbers",
@@ -68,6 +72,9 @@ FINGERPRINT_BYTES = 8
 
 LONGEST_HEAD_BYTES = 64 * 1024
 """A message or request between hubs is at most this much longer than what it carries."""
+
+LONGEST_NAME_BYTES = 255
+"""Of the name of a hub, in UTF-8."""
 
 _MOST_ROUTES = 4096
 _MOST_COUNTS = 4096
@@ -159,6 +166,21 @@ def unpack_numbers(kind: Kind, data: bytes) -> tuple[Any, ...]:
         raise BadMessageError(str(bad)) from None
 
 
+def unpack_gone(data: bytes) -> tuple[int, int, int]:
+    """Return the values of a GONE."""
+    number, delivered, sent = unpack_numbers(Kind.GONE, data)
+    if sent < delivered:
+        raise BadMessageError("more messages delivered than sent")
+    return number, delivered, sent
+
+
+def unpack_ids(data: bytes) -> list[bytes]:
+    """Return the endpoint ids that another hub has found."""
+    if len(data) % NODE_ID_BYTES:
+        raise BadMessageError("an id is cut off")
+    return [data[at : at + NODE_ID_BYTES] for at in range(0, len(data), NODE_ID_BYTES)]
+
+
 def pack_name(name: str, incarnation: bytes, address: Address) -> bytes:
     """Return what a hub says of itself: its name, its node's incarnation, where it listens."""
     told = {"version": _VERSION, "name": name, "incarnation": incarnation, "address": address}
@@ -169,8 +191,12 @@ def unpack_name(data: bytes) -> tuple[str, bytes, Address]:
     """Return what `pack_name` was given."""
     told = unpack_json(data[1:])
     match told:
-        case {"name": str(name), "incarnation": bytes(mark), "address": [str(host), int(port)]}:
-            return name or "?", mark, (host, port)
+        case {
+            "name": str(name),
+            "incarnation": bytes(mark),
+            "address": [str(host), int(port)],
+        } if 0 < len(name.encode(errors="replace")) <= LONGEST_NAME_BYTES:
+            return name, mark, (host, port)
     raise BadMessageError("a hub that does not say who it is")
 
 
@@ -266,7 +292,7 @@ def unpack_broadcast(
         chosen = unpack_json(data[_BROADCAST.size : _BROADCAST.size + length])
         where, exclude = chosen["where"], frozenset(map(bytes.fromhex, chosen["exclude"]))
         seconds = float(chosen["seconds"])
-    except (error, KeyError, TypeError, ValueError) as bad:
+    except (error, KeyError, TypeError, ValueError, OverflowError) as bad:
         raise BadMessageError(f"a broadcast that cannot be read: {bad}") from None
     if where is not None and not isinstance(where, dict):
         raise BadMessageError("a broadcast that is for nobody")
