@@ -187,7 +187,7 @@ class _ClusterShow(Show):
 
     async def _send(self) -> None:
         self._begin(
-            "hub-1 sends, wherever they are",
+            "hub-1 sends to any peer",
             "It sends by id, and need not know which hub has the endpoint. Asking all hubs finds "
             "endpoints by their metadata.",
         )
