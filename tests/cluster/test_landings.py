@@ -207,3 +207,15 @@ async def test_strangers_on_the_bus_reach_no_hub_through_its_landing_place() -> 
         await network.dial(silent, *address)
         await silent.until(lambda: silent.lost, seconds=30)  # once its time is over
         assert landings_of(it.hubs[0]).arrivals == set()
+
+
+@in_virtual_time
+async def test_a_dialer_of_an_older_release_learns_elsewhere_that_its_session_is_lost() -> None:
+    async with cluster() as it:
+        alice = await peer_at(it, "alice", iter([0, 1]))
+        await asyncio.sleep(5)
+        alice._life.dialer._hubs.clear()  # it does not know that hubs share an identity
+        log = EventLog(alice, "error")
+        cut(alice, it.hubs[0])
+        await log.until("error")
+        assert log.errors[0][1]["reason"] == "the peer was restarted"
