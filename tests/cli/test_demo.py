@@ -109,7 +109,7 @@ def test_sigterm_while_peers_are_starting_leaves_no_process_behind() -> None:
         children = descendants(stt.process.pid)
         assert stt.end() == 143
         assert not any(alive(child) for child in children)
-        assert stt.stderr == ""
+        assert stt.stderr == "stt: interrupted: the demo was not finished\n"
 
 
 def test_peers_of_a_demo_that_is_killed_end_by_themselves() -> None:
