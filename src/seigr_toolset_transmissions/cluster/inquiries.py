@@ -35,6 +35,7 @@ from .messages import (
     pack_numbers,
     unpack_broadcast,
     unpack_ids,
+    unpack_info,
     unpack_json,
 )
 
@@ -264,10 +265,7 @@ class Inquiries:
         reply = await _ask(link, bytes((Ask.INFO,)) + endpoint_id, timeout)
         if reply is None:
             raise STTTimeoutError(f"no answer from hub {link.name!r} within {timeout:g} s")
-        told = _unpack(link, unpack_json, reply)
-        if isinstance(told, dict) and isinstance(told.get("address"), list):
-            told["address"] = tuple(told["address"])
-        return cast("EndpointInfo | None", told)
+        return cast("EndpointInfo | None", _unpack(link, unpack_info, reply))
 
     # -- requests ----------------------------------------------------------------------------
 

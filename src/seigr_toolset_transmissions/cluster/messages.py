@@ -60,6 +60,7 @@ __all__ = [
     "unpack_forward",
     "unpack_gone",
     "unpack_ids",
+    "unpack_info",
     "unpack_json",
     "unpack_name",
     "unpack_numbers",
@@ -174,6 +175,19 @@ def unpack_gone(data: bytes) -> tuple[int, int, int]:
     return number, delivered, sent
 
 
+def unpack_info(data: bytes) -> dict[str, Any] | None:
+    """Return what another hub says of an endpoint; None if it does not have it."""
+    told = unpack_json(data)
+    match told:
+        case None:
+            return None
+        case {"metadata": dict(), "address": list(address)}:
+            return {**told, "address": tuple(address)}
+        case {"metadata": dict(), "address": _}:
+            return {**told}
+    raise BadMessageError("no endpoint")
+
+
 def unpack_ids(data: bytes) -> list[bytes]:
     """Return the endpoint ids that another hub has found."""
     if len(data) % NODE_ID_BYTES:
@@ -195,9 +209,16 @@ def unpack_name(data: bytes) -> tuple[str, bytes, Address]:
             "name": str(name),
             "incarnation": bytes(mark),
             "address": [str(host), int(port)],
-        } if 0 < len(name.encode(errors="replace")) <= LONGEST_NAME_BYTES:
+        } if _is_name(name):
             return name, mark, (host, port)
     raise BadMessageError("a hub that does not say who it is")
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return 0 < len(name.encode()) <= LONGEST_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def pack_routes(joined: Iterable[tuple[bytes, float]], left: Iterable[bytes]) -> Iterator[bytes]:
