@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import roles
+from benchmarks import cluster, roles
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.material import Material
 from benchmarks.measures import crowds, one_way, requests, round_trip
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from benchmarks.peers.base import Job
 
 ROOT = Path(__file__).parent.parent
+
+needs_broker = pytest.mark.skipif(
+    PEERS[Nats.name].missing() is not None, reason="nats-server or nats-py is missing"
+)
 
 pytestmark = pytest.mark.timeout(600)  # it only ends a hang: a trial takes about a second
 
@@ -171,3 +175,11 @@ def test_a_goal_is_held_against_the_medians_of_one_loop(
     ]
     assert (verdict.loop, verdict.own, verdict.other) == ("asyncio", 300.0, theirs)
     assert verdict.met is met
+
+
+@needs_broker
+def test_messages_through_two_hubs_are_measured() -> None:
+    (found,) = cluster.measure(count=300, rounds=1)
+    for cost in found:
+        assert cost.per_second > 0
+        assert cost.cpu > 0

@@ -29,22 +29,25 @@ _MOST_PENDING = 1 << 30
 _START_SECONDS = 10.0
 
 
-def run_broker(link: Link, material: Material) -> None:
+def run_broker(link: Link, material: Material, tls: bool = True) -> None:
     """Run nats-server on a free port for as long as the parent wishes."""
     program = shutil.which(_PROGRAM, path=_search_path())
     if program is None:
         raise FileNotFoundError(_PROGRAM)
     directory = Path(material.directory)
     settings = directory / "nats.conf"
+    secured = f"""
+tls {{
+  cert_file: "{material.certificate("server")}"
+  key_file: "{material.key("server")}"
+}}
+"""
     settings.write_text(
         f"""listen: "{HOST}:-1"
 ports_file_dir: "{directory}"
 max_payload: 8MB
 max_pending: {_MOST_PENDING}
-tls {{
-  cert_file: "{material.certificate("server")}"
-  key_file: "{material.key("server")}"
-}}
+{secured if tls else ""}
 """
     )
     log = (directory / "nats.log").open("w")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import STTEndpointError, STTMessageSizeError, STTSessionClosedError
 from ..foundation.ids import short
@@ -84,16 +84,14 @@ class LanesOwner(Protocol):
         """Report messages that were accepted and are lost."""
 
 
-class _Sent(NamedTuple):
-    """A message under way, and its number in the link's session."""
+_Sent = tuple[int, bytes | None]
+"""A message under way: its number in the link's session, and itself. It is None if it was too long
+for the endpoint, and is reported already. A plain tuple, because there is one for each message."""
 
-    place: int
-    data: bytes | None  # None: it was too long for the endpoint, and is reported already
 
-    @property
-    def cost(self) -> int:
-        """How much of the lane's window it takes."""
-        return _COST if self.data is None else len(self.data) + _COST
+def _cost(data: bytes | None) -> int:
+    """Return how much of the lane's window a message takes."""
+    return _COST if data is None else len(data) + _COST
 
 
 class Lane:
@@ -102,6 +100,7 @@ class Lane:
     __slots__ = (
         "_changed",
         "_confirmed",
+        "_head",
         "_hold",
         "_lanes",
         "_sent",
@@ -124,6 +123,7 @@ class Lane:
         self.idle: bool = False
         self.is_former: bool = False
         self._lanes = lanes
+        self._head = b""  # of each message to the hub
         self._timer: TimerHandle | None = None  # until what is unsent is reported
         self._hold: Hold | None = None  # while the endpoint is here, and this is not settled yet
         self._sent: deque[_Sent] = deque()
@@ -155,7 +155,7 @@ class Lane:
         if not self._has_room(data):
             return False
         try:
-            place = link.try_send(FORWARD_HEAD.pack(Kind.FORWARD, self.number) + data)
+            place = link.try_send(self._head + data)
         except STTSessionClosedError:
             return False  # `send` waits for what becomes of the endpoint
         if not place:
@@ -189,7 +189,7 @@ class Lane:
             return False
         number = self.number
         try:
-            place = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
+            place = await link.send(self._head + data)
         except STTSessionClosedError:
             if self.link is link:
                 await self._change()  # the hub hears in a moment that the link is lost
@@ -222,8 +222,10 @@ class Lane:
         )
 
     def _note(self, place: int, data: bytes) -> None:
-        self._sent.append(_Sent(place, data))
-        self._grow(len(data) + _COST)
+        self._sent.append((place, data))
+        cost = len(data) + _COST
+        self._size += cost  # not `_grow`: this is done for each message
+        self._lanes.held += cost
         self.idle = False
 
     def _grow(self, size: int) -> None:
@@ -244,6 +246,7 @@ class Lane:
         """Lead to this hub from now on, and send again what is unsent."""
         self.link = link
         self.number = number
+        self._head = FORWARD_HEAD.pack(Kind.FORWARD, number)
         self._confirmed = 0
         self._stop_timer()
         link.post(pack_numbers(Kind.LANE, number, self.endpoint_id))
@@ -255,20 +258,18 @@ class Lane:
         while self._unsent and self.number == number:
             data = self._unsent[0]
             try:
-                place = await link.send(FORWARD_HEAD.pack(Kind.FORWARD, number) + data)
+                place = await link.send(self._head + data)
             except STTSessionClosedError:
                 return
             if self.number == number:
-                self._sent.append(_Sent(place, self._unsent.popleft()))
+                self._sent.append((place, self._unsent.popleft()))
         self.note_change()
 
     def delivered(self, count: int) -> None:
         """Drop what the endpoint has acknowledged: this many messages since the lane was opened."""
-        for _ in range(count - self._confirmed):
-            if not self._sent:
-                break
-            self._grow(-self._sent.popleft().cost)
-            self._confirmed += 1
+        news = max(0, min(count - self._confirmed, len(self._sent)))
+        self._confirmed += news
+        self._grow(-sum(_cost(self._sent.popleft()[1]) for _ in range(news)))
         if self.is_empty:
             self.let_go()
         self.note_change()
@@ -279,7 +280,7 @@ class Lane:
         if not 0 <= at < len(self._sent):
             return None
         place, data = self._sent[at]
-        self._sent[at] = _Sent(place, None)
+        self._sent[at] = (place, None)
         self._grow(-len(data or b""))
         return data
 
@@ -290,15 +291,15 @@ class Lane:
         former.link, former.number, former._confirmed = self.link, self.number, self._confirmed
         while self._sent and former._confirmed + len(former._sent) < taken:
             sent = self._sent.popleft()
-            self._grow(-sent.cost)
+            self._grow(-_cost(sent[1]))
             former._sent.append(sent)
-            former._grow(sent.cost)
+            former._grow(_cost(sent[1]))
         return former
 
     def may_have_arrived(self) -> int:
         """Return how many of the messages under way may have reached the hub."""
         last = 0 if self.link is None else self.link.ever_sent
-        return sum(each.place <= last for each in self._sent)
+        return sum(place <= last for place, _ in self._sent)
 
     def lose(self, reason: str, sent: int) -> None:
         """Lead nowhere for now: the first ``sent`` messages may have arrived, the others have not.
@@ -325,7 +326,7 @@ class Lane:
 
     def _split(self, sent: int) -> tuple[list[bytes], list[bytes]]:
         """Return what is under way: the first ``sent`` messages, and the others."""
-        data = [each.data for each in self._sent]
+        data = [each for _, each in self._sent]
         return (
             [each for each in data[:sent] if each is not None],
             [each for each in data[sent:] if each is not None],

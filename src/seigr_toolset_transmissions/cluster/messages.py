@@ -132,6 +132,8 @@ class Answer(IntEnum):
 FORWARD_HEAD = Struct("!BI")
 """Of a FORWARD: its kind and its lane."""
 
+_FORWARD_BYTES = FORWARD_HEAD.size
+
 _NUMBERS = {
     Kind.LANE: Struct("!BI32s"),
     Kind.CLOSE: Struct("!BI"),
@@ -262,9 +264,11 @@ def pack_done(delivered: Mapping[int, int]) -> Iterator[bytes]:
 
 def unpack_forward(data: bytes) -> tuple[int, bytes]:
     """Return the lane of a FORWARD, and its message."""
-    if len(data) < FORWARD_HEAD.size:
-        raise BadMessageError("a message without a lane")
-    return FORWARD_HEAD.unpack_from(data)[1], data[FORWARD_HEAD.size :]
+    try:
+        _kind, lane = FORWARD_HEAD.unpack_from(data)
+    except error:
+        raise BadMessageError("a message without a lane") from None
+    return lane, data[_FORWARD_BYTES:]
 
 
 def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:

@@ -103,14 +103,16 @@ class Sending(Directory):
 
         """
         endpoint = self._endpoints.get(endpoint_id) if type(endpoint_id) is bytes else None
+        remote = None
         if endpoint is None:
             self._check_caller()
             check_id(endpoint_id)
-            if self._elsewhere(endpoint_id) is None:
+            remote = self._elsewhere(endpoint_id)
+            if remote is None:
                 endpoint = self._get(endpoint_id)  # which raises, except for a subclass of bytes
         if type(data) is not bytes:
             data = as_bytes(data)
-        route = self._routes.get(endpoint_id) or self._elsewhere(endpoint_id)
+        route = self._routes.get(endpoint_id) or remote or self._elsewhere(endpoint_id)
         if route is None or not route.try_send(data):
             if self._send_one is None:
                 raise STTEndpointError(

@@ -226,7 +226,8 @@ class Runtime:
             RuntimeError: It is not; or this is a forked child.
 
         """
-        self.check_process()
+        if self.orphaned:  # every send to another hub comes here: no further calls
+            raise belongs_to_parent("the node")
         if self._loop is not None and self._loop.get_debug():
             self._loop.call_soon(_do_nothing).cancel()  # this is what checks it
 
