@@ -78,9 +78,14 @@ def test_a_node_whose_loop_was_closed_can_be_started_at_once(
             await session.send(b"in each life")
             data, _ = await bob.endpoints.receive_any(timeout=9)
             assert data == b"in each life"
+            assert await session.request(b"again") == b"again"
             await session.close()
 
+    async def answer(peer_node_id: bytes, data: bytes) -> bytes:
+        return data
+
     bob = make("bob")
+    bob.on_request(answer)
     for _ in range(3):
         run(new_loop(), live())
         assert not bob._runtime.running

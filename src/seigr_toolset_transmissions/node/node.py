@@ -333,6 +333,7 @@ class STTNode:
         if not life.runtime.bereft:
             return ()
         self._begin_life(life.runtime.counters)
+        self._runtime.request_handler = life.runtime.request_handler
         return await life.clear_away()
 
     @asynccontextmanager
