@@ -184,9 +184,10 @@ class EventEmitter:
     def subscribed(self, name: str) -> bool:
         """Return whether this event has a handler, or a `wait_for` or `stream` waits for it.
 
-        `on_any` does not count: it watches everything and need not act on it.
+        `on_any` does not count: it watches everything and need not act on it. Nor does a monitor.
         """
-        return name in self._registered or name in self._watchers
+        watchers = self._watchers.get(name, ())
+        return name in self._registered or any(each.handler.acts for each in watchers)
 
     def observed(self, name: str) -> bool:
         """Return whether anything would see an emit of `name`, so that callers can skip it.
@@ -436,12 +437,8 @@ class EventEmitter:
         if predicate is not None and is_async(predicate):
             raise TypeError(f"the predicate {describe(predicate)} is async: write it with `def`")
         waiter = Waiter(names, predicate)
-        registrations = [(each, self._watch(each, waiter)) for each in names]
-        try:
+        with self._watching(names, waiter):
             yield waiter
-        finally:
-            for each, registration in registrations:
-                self._end(self._watchers, each, registration)
 
     def stream(
         self,
@@ -479,11 +476,10 @@ class EventEmitter:
         if overflow not in get_args(Overflow):
             raise ValueError(f"overflow must be 'wait' or 'drop_oldest', not {overflow!r}")
         stream = Stream(maxsize, drops=overflow == "drop_oldest")
-        registration = self._watch(name, stream)
         try:
-            yield stream
+            with self._watching((name,), stream):
+                yield stream
         finally:
-            self._end(self._watchers, name, registration)
             stream.close()
 
     def give_up(self, names: Iterable[str], reason: str) -> None:
@@ -519,6 +515,16 @@ class EventEmitter:
         registration = self._registered.setdefault(name, Registrations()).add(handler, once=once)
         self._changed(name)
         return registration
+
+    @contextmanager
+    def _watching(self, names: tuple[str, ...], watcher: Watcher) -> Iterator[None]:
+        """Have a watcher see each emit of these events while the block runs."""
+        registrations = [(name, self._watch(name, watcher)) for name in names]
+        try:
+            yield
+        finally:
+            for name, registration in registrations:
+                self._end(self._watchers, name, registration)
 
     def _watch(self, name: str, watcher: Watcher) -> Registration[Watcher]:
         registration = self._watchers.setdefault(name, Registrations()).add(watcher)

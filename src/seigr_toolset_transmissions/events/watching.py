@@ -84,6 +84,10 @@ class Watcher(Protocol):
     """Sees emits."""
 
     @property
+    def acts(self) -> bool:
+        """Whether the program may act on what it sees; else an error is still an unhandled one."""
+
+    @property
     def abandoned(self) -> bool:
         """Whether its event loop was closed: nothing can ever read it."""
 
@@ -99,6 +103,8 @@ class Watcher(Protocol):
 
 class Waiter:
     """Waits for the first occurrence, of any of several events, for which a predicate is true."""
+
+    acts: bool = True
 
     def __init__(self, names: tuple[str, ...], predicate: Predicate | None) -> None:
         self._names = names
@@ -180,6 +186,8 @@ class Room:
 
 class Stream:
     """A bounded queue of occurrences, and the async iterator that reads it."""
+
+    acts: bool = True
 
     def __init__(self, maxsize: int, *, drops: bool) -> None:
         self._maxsize = maxsize

@@ -4,5 +4,6 @@ All that is shown comes from `STTNode.snapshot`, and none of it is a payload, a 
 """
 
 from .metrics import NodeCollector
+from .monitor import Monitor, Rates, Sample, SeenEvent
 
-__all__ = ["NodeCollector"]
+__all__ = ["Monitor", "NodeCollector", "Rates", "Sample", "SeenEvent"]
