@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.exceptions import InvalidTag
 
 from helpers.cluster import Hubs, cluster, hub_of, landing_of, landings_of, receive
 from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
 from helpers.recorder import Recorder
 from seigr_toolset_transmissions import NodeConfig
+from seigr_toolset_transmissions.cluster.landings import Landings
 from seigr_toolset_transmissions.transports.base import Network
 from seigr_toolset_transmissions.transports.memory import memory_pair
+from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.pipes import PipeNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     from seigr_toolset_transmissions import STTNode
     from seigr_toolset_transmissions.transports.base import (
@@ -197,7 +203,7 @@ async def test_strangers_on_the_bus_reach_no_hub_through_its_landing_place() -> 
     async with cluster() as it:
         network, stranger = PipeNetwork(it.bus), Recorder()
         address = landing_of(it.hubs[0])
-        for preface in (b"\xff\xff", b"\x00\x10" + bytes(16), b"\x00\x00" + bytes(64)):
+        for preface in (b"\xff\xff\xff\xff", b"\x00\x10\x00\x00" + bytes(16), bytes(64)):
             stranger = Recorder()
             transport = await network.dial(stranger, *address)
             transport.write(preface)
@@ -219,3 +225,97 @@ async def test_a_dialer_of_an_older_release_learns_elsewhere_that_its_session_is
         cut(alice, it.hubs[0])
         await log.until("error")
         assert log.errors[0][1]["reason"] == "the peer was restarted"
+
+
+class ListeningBus(MemoryBus):
+    """A bus that keeps all that passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bytes] = []
+
+    def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        self.seen.append(data)
+        super().publish(subject, data, reply)
+
+
+@in_virtual_time
+async def test_what_a_hub_has_said_of_one_connection_is_believed_of_no_other() -> None:
+    bus = ListeningBus()
+    async with cluster(bus=bus) as it:
+        alice = await peer_at(it, "alice", iter([0, 1]))
+        await asyncio.sleep(5)
+        bus.seen.clear()
+        cut(alice, it.hubs[0])
+        await until(lambda: live(alice.get_session_for_endpoint(it.hubs[0].node_id)).connected)
+        key = landings_of(it.hubs[1])._cipher
+        (said,) = [each for each in bus.seen if is_preface(each[HEAD:], key)]
+        sealed, message = struct.unpack_from("!HH", said, HEAD)
+        network = PipeNetwork(bus)
+        for start in (said[HEAD : HEAD + 4 + sealed] + bytes(message), said[HEAD:-1] + b"x"):
+            stranger = Recorder()
+            transport = await network.dial(stranger, *landing_of(it.hubs[0]))
+            transport.write(start)
+            await stranger.until_lost()
+            assert stranger.data == b""
+
+
+HEAD = 21  # of an envelope
+
+
+def is_preface(data: bytes, cipher: ChaCha20Poly1305) -> bool:
+    if len(data) < 40:
+        return False
+    end = 4 + struct.unpack_from("!HH", data)[0]
+    try:
+        cipher.decrypt(data[4:16], data[16:end], data[end:])
+    except InvalidTag:
+        return False
+    return True
+
+
+class SlowDial(Network):
+    """Connects after a second."""
+
+    def __init__(self) -> None:
+        self.far: Recorder | None = None
+
+    async def dial(self, receiver: Receiver, host: str, port: int) -> Transport:
+        await asyncio.sleep(1)
+        self.far = Recorder()
+        near, _ = memory_pair(receiver, self.far)
+        return near
+
+    async def listen(self, accept: Callable[[], Receiver], host: str, port: int) -> Listener:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("after", [0.0, 0.5, 0.999, 1.5])
+@pytest.mark.parametrize("ends", ["dialer", "abort", "cancel"])
+@in_virtual_time
+async def test_a_relay_ends_whenever_its_dialer_its_hub_or_its_task_does(
+    after: float, ends: str
+) -> None:
+    async with cluster() as it:
+        network, dialer = SlowDial(), Recorder()
+        landings = Landings(hub_of(it.hubs[0]), network, bytes(32))
+        near, far = memory_pair(Recorder(), dialer)
+        before = asyncio.all_tasks()
+        assert landings.pass_on(near, bytes(80), ("owner", 1))
+        (task,) = asyncio.all_tasks() - before
+        if after:
+            await asyncio.sleep(after)
+        if ends == "dialer":
+            far.abort()
+        elif ends == "abort":
+            landings.end()
+        else:
+            task.cancel()
+        await asyncio.sleep(3)
+        if ends == "cancel" and after > 1:
+            assert len(landings) == 1  # it has done its work
+            landings.end()
+            await asyncio.sleep(1)
+        assert len(landings) == 0
+        assert dialer.lost
+        assert network.far is None or network.far.lost

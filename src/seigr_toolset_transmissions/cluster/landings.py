@@ -6,8 +6,13 @@ passes the connection on: it connects to the owner over the network of the links
 dialer is, and from then on moves bytes both ways. It has no key of the session, so the bytes tell
 it nothing. The owner answers the handshake as if it had been dialed itself.
 
-What is said about the dialer's address is sealed with a key of the cluster. Nobody else on the bus
-can make an owner believe that a connection comes from elsewhere.
+What is said about the dialer's address is sealed with a key of the cluster, together with the
+dialer's message, before which it goes:
+
+    u16 length of what is sealed | u16 length of the message | what is sealed | the message
+
+So nobody else on the bus can make an owner believe that a connection comes from elsewhere, not even
+by repeating what a hub has said of another connection.
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Landings", "LandingsOwner"]
 
-_LENGTH = Struct("!H")
-_LONGEST_PREFACE = 1024
+_LENGTHS = Struct("!HH")
+_LONGEST_PART = 4096
 _NONCE_BYTES = 12
 
 _MOST_ARRIVALS = 1024
@@ -57,7 +62,7 @@ class LandingsOwner(Protocol):
     def most_relays(self) -> int:
         """How many connections may be passed on at a time."""
 
-    def own(self, coroutine: Coroutine[Any, Any, None]) -> object:
+    def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
 
     def accept_landed(self) -> Receiver:
@@ -97,30 +102,33 @@ class Landings:
             return False
         nonce = secrets.token_bytes(_NONCE_BYTES)
         address = pack_json(transport.peer_address)
-        preface = nonce + self._cipher.encrypt(nonce, address, None)
+        preface = nonce + self._cipher.encrypt(nonce, address, message)
         relay = _Relay(self.owner, transport, self._relays.discard)
         self._relays.add(relay)
-        first = _LENGTH.pack(len(preface)) + preface + message
-        self.owner.own(relay.begin(self._network, to, first))
+        first = _LENGTHS.pack(len(preface), len(message)) + preface + message
+        task = self.owner.own(relay.begin(self._network, to, first))
+        task.add_done_callback(relay.has_begun)
         return True
 
     def accept(self) -> Receiver:
         """Return the receiver of a connection that another hub passes on."""
         return _Arrival(self)
 
-    def read(self, preface: bytes) -> Address:
-        """Return where the dialer is.
+    def read(self, preface: bytes, message: bytes) -> Address:
+        """Return where the dialer of this message is.
 
         Raises:
             BadMessageError: No hub of the cluster has written this, or it is cut off.
 
         """
         try:
-            text = self._cipher.decrypt(preface[:_NONCE_BYTES], preface[_NONCE_BYTES:], None)
+            text = self._cipher.decrypt(preface[:_NONCE_BYTES], preface[_NONCE_BYTES:], message)
         except (InvalidTag, ValueError):
             raise BadMessageError("a preface that no hub has written") from None
-        host, port = unpack_json(text)
-        return host, port
+        match unpack_json(text):
+            case [str(host), int(port)]:
+                return host, port
+        raise BadMessageError("a preface without an address")
 
     def end(self) -> None:
         """End everything."""
@@ -144,9 +152,9 @@ class _Side:
         self.stalled: asyncio.TimerHandle | None = None  # while the other end reads too slowly
 
     def connection_made(self, transport: Transport) -> None:
-        """Begin, unless the other side has ended meanwhile."""
+        """Begin, unless the relay has ended meanwhile."""
         self.transport = transport
-        if self.other.lost:
+        if self.relay.aborted or self.other.lost:
             transport.abort()
 
     def bytes_received(self, data: memoryview) -> int:
@@ -199,6 +207,7 @@ class _Relay:
         self._far = _Side(self)
         self._near.other, self._far.other = self._far, self._near
         self._closing: asyncio.TimerHandle | None = None
+        self.aborted: bool = False
         transport.pause_reading()
         transport.hand_over(self._near)
 
@@ -207,16 +216,18 @@ class _Relay:
         try:
             async with asyncio.timeout(self.owner.handshake_seconds):
                 far = await network.dial(self._far, *to)
-        except BaseException as error:
-            self._far.lost = True
-            self.abort()
-            if not isinstance(error, OSError):  # among them TimeoutError
-                raise
+        except OSError:  # among them TimeoutError
             return
         far.write(first)
         near = self._near.transport
-        if near is not None and not self._near.lost:
+        if near is not None and not self._near.lost and self._far.stalled is None:
             near.resume_reading()
+
+    def has_begun(self, _: asyncio.Task[None]) -> None:
+        """End, if there is no connection to the owner, even if `begin` never ran."""
+        if self._far.transport is None:
+            self._far.lost = True
+            self.abort()
 
     def side_lost(self, other: _Side, cause: Exception | None) -> None:
         """End the other side too: at once if it was a failure, else after what was written."""
@@ -234,6 +245,7 @@ class _Relay:
 
     def abort(self) -> None:
         """End both sides at once."""
+        self.aborted = True
         for side in (self._near, self._far):
             if side.transport is not None:
                 side.transport.abort()
@@ -265,13 +277,17 @@ class _Arrival:
     def bytes_received(self, data: memoryview) -> int:
         """Take the preface once it has arrived whole, and let the handshake begin behind it."""
         assert self._transport is not None  # noqa: S101  connection_made comes first
-        if len(data) < _LENGTH.size:
+        if len(data) < _LENGTHS.size:
             return 0
-        end = _LENGTH.size + int(_LENGTH.unpack_from(data)[0])
-        if len(data) < end <= _LONGEST_PREFACE:
+        lengths = _LENGTHS.unpack_from(data)
+        end = _LENGTHS.size + int(lengths[0])
+        message_end = end + int(lengths[1])
+        if len(data) < message_end and max(lengths) <= _LONGEST_PART:
             return 0
         try:
-            address = self._landings.read(bytes(data[_LENGTH.size : end]))
+            address = self._landings.read(
+                bytes(data[_LENGTHS.size : end]), bytes(data[end:message_end])
+            )
         except BadMessageError:
             self.abort()
             return len(data)
