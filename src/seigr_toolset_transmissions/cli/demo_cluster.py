@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .. import NodeConfig, STTNode, generate_seed
+from .. import NodeConfig, Session, STTNode, generate_seed
 from .demo_cable import Balancer
 from .demo_cast import Actor, Role, python_module
 from .demo_numbers import Tally, number_of
@@ -266,10 +266,17 @@ class _ClusterShow(Show):
         stage = self._stage
         stage.wide(self._places_table())
         for name in ("hub-1", "hub-2"):
+            await self._until(self._all_connected)  # some reached hub-2 by way of hub-1
             self._hubs[name].order(do="leave")
             await self._hubs[name].end()
-        resumed = [session for peer in self._peers.values() for session in peer.node.sessions]
-        stage.check("every session was closed", ok=not resumed, why=str(resumed))
+        left = self._sessions()
+        stage.check("every session was closed", ok=not left, why=str(left))
+
+    def _sessions(self) -> list[Session]:
+        return [session for peer in self._peers.values() for session in peer.node.sessions]
+
+    def _all_connected(self) -> bool:
+        return all(session.state == "open" for session in self._sessions())
 
     # --------------------------------------------------------------- their parts
 
