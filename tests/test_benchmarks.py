@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import cluster, roles
+from benchmarks import cluster, cluster_scale, roles
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.material import Material
 from benchmarks.measures import crowds, one_way, requests, round_trip
@@ -24,6 +24,7 @@ from benchmarks.peers import OWN, PEERS
 from benchmarks.peers.base import BATCHES, HANDLER, ITERATOR, Line
 from benchmarks.peers.nats_broker import Nats, run_broker
 from benchmarks.processes import Child
+from helpers.nodes import in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,3 +184,8 @@ def test_messages_through_two_hubs_are_measured() -> None:
     for cost in found:
         assert cost.per_second > 0
         assert cost.cpu > 0
+
+
+@in_virtual_time
+async def test_many_hubs_agree_on_all_routes_after_a_death_and_soon_after_a_split() -> None:
+    assert await cluster_scale.scale(hub_count=4, endpoints=400, storm=100, most_healing=2.5)

@@ -38,11 +38,11 @@ class Routes(Generic[H]):
 
     def join(self, hub: H, marks: Iterable[bytes]) -> None:
         """Note that a hub has these now. If another hub claims one too, the latest claim counts."""
-        others = [other for name, other in self._by_hub.items() if name is not hub]
-        for mark in marks:
-            self._by_hub[hub].add(mark)
-            if any(mark in other for other in others):
-                self._newest[mark] = hub
+        joined = set(marks)
+        self._by_hub[hub] |= joined
+        for other, its in self._by_hub.items():
+            if other is not hub:  # as sets, because there may be 100,000 at once and 100 hubs
+                self._newest.update(dict.fromkeys(joined & its, hub))
 
     def leave(self, hub: H, marks: Iterable[bytes]) -> None:
         """Note that a hub has these no longer."""

@@ -1,0 +1,271 @@
+"""Many hubs and very many endpoints, in one process: ``python -m benchmarks.cluster_scale``.
+
+The hubs, their links, what they say to each other, and their routes are real. Two things are not:
+the bus that the hubs meet on is in memory, and endpoints are ids with a session that does nothing,
+so nobody sends to them. After a storm of endpoints that join, one hub dies and its endpoints join
+others; then the bus is split in two, endpoints move from one half to the other, and the split
+heals. For each step this prints how long it takes until every hub has the routes of all others,
+and the processor time and the bytes that a hub spends. Exits with code 1 if routes are not equal 2
+seconds after the split has healed, or if an endpoint still has two routes 30 seconds after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import secrets
+import sys
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from seigr_toolset_transmissions import STTNode
+from seigr_toolset_transmissions.cluster import Cluster
+from seigr_toolset_transmissions.sessions.public import SessionState
+from seigr_toolset_transmissions.transports.bus import Bus
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from seigr_toolset_transmissions.cluster.hub import Hub
+    from seigr_toolset_transmissions.sessions.session import LiveSession
+    from seigr_toolset_transmissions.transports.bus import Arrived, Unsubscribe
+
+__all__ = ["scale"]
+
+_GRACE = 3.0
+_PATIENCE = 120.0
+MOST_HEALING = 2.0
+MOST_DOUBLE = 30.0
+
+
+class _Switch:
+    """What all ports share."""
+
+    def __init__(self) -> None:
+        self.subscribers: dict[str, list[tuple[_Port, Arrived]]] = {}
+        self.bytes = 0
+
+
+class _Port(Bus):
+    """One hub's access to the bus, which reaches only ports of the same side."""
+
+    def __init__(self, switch: _Switch) -> None:
+        super().__init__()
+        self.side = 0
+        self._switch = switch
+        self._set_up(True)
+
+    def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        self._switch.bytes += len(data)
+        asyncio.get_running_loop().call_soon(self._deliver, subject, data, reply)
+
+    def _deliver(self, subject: str, data: bytes, reply: str) -> None:
+        prefix, _, name = subject.rpartition(".")
+        entries = self._switch.subscribers.get(prefix, ())
+        here = [arrived for port, arrived in entries if port.side == self.side]
+        for arrived in here:
+            arrived(name, data, reply)
+        if not here and reply:
+            asyncio.get_running_loop().call_soon(self._deliver, reply, b"", "")
+
+    async def subscribe(self, prefix: str, arrived: Arrived) -> Unsubscribe:
+        here = self._switch.subscribers.setdefault(prefix, [])
+        entry = (self, arrived)
+        here.append(entry)
+
+        async def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                here.remove(entry)
+
+        return unsubscribe
+
+
+class _Stub:
+    """The session of an endpoint that only exists."""
+
+    __slots__ = ("endpoint_id", "hub", "state")
+
+    def __init__(self, hub: _Hub, endpoint_id: bytes) -> None:
+        self.hub = hub
+        self.endpoint_id = endpoint_id
+        self.state = SessionState.OPEN
+
+    def lose(self, _reason: str) -> None:
+        """End, as when the peer has connected elsewhere."""
+        self.state = SessionState.CLOSED
+        self.hub.leave(self.endpoint_id)
+
+
+class _Hub:
+    """A hub, and its endpoints."""
+
+    def __init__(self, switch: _Switch, network: MemoryNetwork, seeds: list[bytes], n: int) -> None:
+        self.port = _Port(switch)
+        self.cluster = Cluster(self.port, name=f"hub-{n}", grace=_GRACE)
+        self.node = STTNode(seeds[0], seeds[1], "hub", n + 1, network=network, cluster=self.cluster)
+
+    @property
+    def inside(self) -> Hub:
+        """What stands behind the cluster: the public interface has no such sessions."""
+        assert self.cluster._hub is not None  # noqa: SLF001
+        return self.cluster._hub  # noqa: SLF001
+
+    @property
+    def ids(self) -> dict[bytes, LiveSession]:
+        """Its endpoints, and their sessions."""
+        return self.inside.registry.routes
+
+    def join(self, endpoint_id: bytes) -> None:
+        """Have an endpoint."""
+        self.ids[endpoint_id] = cast("LiveSession", _Stub(self, endpoint_id))
+        self.inside._route_changed(endpoint_id)  # noqa: SLF001
+
+    def leave(self, endpoint_id: bytes) -> None:
+        """Have it no longer."""
+        del self.ids[endpoint_id]
+        self.inside._route_changed(endpoint_id)  # noqa: SLF001
+
+    def knows(self, others: list[_Hub]) -> bool:
+        """Whether it has as many routes to each of the others as that has endpoints."""
+        counts = {each.name: each.endpoints for each in self.cluster.hubs}
+        return counts == {
+            other.cluster.name: len(other.ids) for other in others if other is not self
+        }
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _until_equal(hubs: list[_Hub]) -> float:
+    """Wait until all hubs know the endpoints of all others; return how long it took."""
+    began = _now()
+    async with asyncio.timeout(_PATIENCE):
+        for hub in hubs:
+            while not hub.knows(hubs):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    return _now() - began
+
+
+class _Costs:
+    """Prints what each step costs a hub."""
+
+    def __init__(self, switch: _Switch, hubs: int) -> None:
+        self._switch = switch
+        self._hubs = hubs
+        self.begin()
+
+    def begin(self) -> None:
+        self._cpu, self._bytes = time.process_time(), self._switch.bytes
+
+    def report(self, what: str, seconds: float) -> None:
+        """Print a step, and begin the next one."""
+        cpu = (time.process_time() - self._cpu) / self._hubs
+        size = (self._switch.bytes - self._bytes) / self._hubs
+        print(
+            f"{what}: {seconds:.1f} s; of each hub {cpu * 1000:,.0f} ms of processor time, "
+            f"{size / 1e6:.2f} MB sent",
+            flush=True,
+        )
+        self.begin()
+
+
+async def scale(
+    hub_count: int, endpoints: int, storm: int, most_healing: float = MOST_HEALING
+) -> bool:
+    """Run all steps; return whether the healing met its limits."""
+    switch, network = _Switch(), MemoryNetwork()
+    seeds = [secrets.token_bytes(32), secrets.token_bytes(32)]
+    hubs = [_Hub(switch, network, seeds, number) for number in range(hub_count)]
+    costs = _Costs(switch, hub_count)
+    print(f"{hub_count} hubs, {endpoints:,} endpoints, then {storm:,} more at once")
+    async with contextlib.AsyncExitStack() as stack:
+        began = _now()
+        for hub in hubs:
+            await stack.enter_async_context(hub.node.listening())
+        await _until_equal(hubs)
+        costs.report("all hubs have met", _now() - began)
+        for what, count in (("endpoints have joined", endpoints), ("storm is over", storm)):
+            _join(hubs, (secrets.token_bytes(32) for _ in range(count)))
+            costs.report(what, await _until_equal(hubs))
+        await asyncio.sleep(5)
+        costs.report("nothing happens", 5)
+        dead = hubs.pop()
+        dead.port.side = -1
+        _join(hubs, iter(list(dead.ids)))
+        costs.report("a hub has died, its endpoints have moved", await _until_equal(hubs))
+        good = await _split(hubs, costs, most_healing)
+        good &= _exact(hubs)
+    return good
+
+
+def _join(hubs: list[_Hub], ids: Iterator[bytes]) -> None:
+    for number, endpoint_id in enumerate(ids):
+        hubs[number % len(hubs)].join(endpoint_id)
+
+
+async def _split(hubs: list[_Hub], costs: _Costs, most_healing: float) -> bool:
+    """Split the hubs, have a tenth of one half's endpoints move, and heal the split."""
+    halves = hubs[::2], hubs[1::2]
+    for hub in halves[1]:
+        hub.port.side = 1
+    began = _now()
+    await asyncio.gather(*map(_until_equal, halves))
+    costs.report("split: each half has forgotten the other", _now() - began)
+    for number, hub in enumerate(halves[0]):
+        for endpoint_id, session in list(hub.ids.items())[::10]:
+            cast("Any", session).state = SessionState.SUSPENDED
+            halves[1][number % len(halves[1])].join(endpoint_id)
+    await asyncio.gather(*map(_until_equal, halves))
+    costs.report("a tenth of one half has moved to the other", 0)
+    for hub in halves[1]:
+        hub.port.side = 0
+    healing = await _until_equal(hubs)
+    costs.report("healed: all routes are equal", healing)
+    began = _now()
+    while (double := _double(hubs)) and _now() - began < MOST_DOUBLE:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    await _until_equal(hubs)
+    took = _now() - began
+    costs.report(f"{double} endpoints have two routes", took)
+    good = not double and healing <= most_healing
+    print(
+        f"goals: equal {most_healing:g} s after healing, none with two routes after "
+        f"{MOST_DOUBLE:.0f} s: {'met' if good else 'MISSED'}"
+    )
+    return good
+
+
+def _double(hubs: list[_Hub]) -> int:
+    """Return how many endpoints more than one hub has."""
+    return sum(len(hub.ids) for hub in hubs) - len(set[bytes]().union(*(hub.ids for hub in hubs)))
+
+
+def _exact(hubs: list[_Hub]) -> bool:
+    """Return whether each hub leads each endpoint of the others to its hub."""
+    wrong = sum(
+        hub.cluster.locate(endpoint_id) != other.cluster.name
+        for hub in hubs[:2]
+        for other in hubs
+        for endpoint_id in other.ids
+    )
+    print(f"{wrong} wrong routes at two hubs: {'FAILED' if wrong else 'ok'}")
+    return not wrong
+
+
+def main() -> int:
+    """Run as a program; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hubs", type=int, default=20, help="how many (default: %(default)s)")
+    parser.add_argument("--endpoints", type=int, default=200_000, help="of all (%(default)s)")
+    parser.add_argument("--storm", type=int, default=20_000, help="more (default: %(default)s)")
+    options = parser.parse_args()
+    logging.disable()
+    return 0 if asyncio.run(scale(options.hubs, options.endpoints, options.storm)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
