@@ -9,17 +9,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.clock import run_virtual
-from helpers.cluster import Hubs, cluster, lanes_of
+from helpers.cluster import Broken, Hubs, cluster, hub_of, lanes_of
 from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
 from seigr_toolset_transmissions import NodeConfig, STTNode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIZES = st.sampled_from([8, 1000, 40_000, 200_000])
+SIZES = st.sampled_from([8, 1000, 40_000, 200_000])  # the last is too long for the endpoint
 STEPS = st.lists(
     st.tuples(st.just("send"), SIZES)
-    | st.tuples(st.sampled_from(["cut session", "cut link", "move", "cancel", "pause"]), st.just(0))
+    | st.tuples(
+        st.sampled_from(
+            ["cut session", "cut link", "lose link", "move", "slow", "mend", "cancel", "pause"]
+        ),
+        st.just(0),
+    )
     | st.tuples(st.just("sleep"), st.sampled_from([0, 1, 20, 300])),
     min_size=5,
     max_size=30,
@@ -33,6 +38,7 @@ class Account:
         self.it = it
         self.alice = alice
         self.at = 1
+        self.broken: list[Broken] = []
         self.log = EventLog(it.hubs[0], "error")
         self.accepted: list[int] = []
         self.delivered: list[int] = []
@@ -59,6 +65,21 @@ class Account:
         for session in self.it.hubs[self.at].sessions:
             live(session).cut("test")
 
+    def make_slow(self) -> None:
+        """Leave Alice without a connection until `mend`."""
+        if self.alice.sessions and self.it.hubs[self.at].sessions:
+            self.broken.append(Broken(self.alice, self.it.hubs[self.at]))
+
+    def mend(self) -> None:
+        while self.broken:
+            self.broken.pop().mend()
+
+    def lose_link(self) -> None:
+        """Let hub-0 give up the link to Alice's hub, which does not know it yet."""
+        for link, _ in list(hub_of(self.it.hubs[0]).others.values()):
+            if link.name == f"hub-{self.at}":
+                link.session.lose("test")
+
     def cut_links(self) -> None:
         self.it.bus.take_down()
         self.it.bus.bring_up()
@@ -72,6 +93,7 @@ class Account:
 
     async def settle(self) -> None:
         """Wait until nothing is under way; check that everything adds up."""
+        self.mend()
         await until(lambda: all(lane.is_empty for lane in lanes_of(self.it.hubs[0])), 120)
         await asyncio.sleep(5)
         unsent = self._reported("unsent")
@@ -88,7 +110,8 @@ class Account:
 async def play(steps: Sequence[tuple[str, int]]) -> None:
     config = NodeConfig(send_window_bytes=512 * 1024, max_message_bytes=256 * 1024)
     async with cluster(3, grace=3, config=config) as it:
-        account = Account(it, await it.peer("alice", it.hubs[1], config=config))
+        short = NodeConfig(send_window_bytes=512 * 1024, max_message_bytes=150_000)
+        account = Account(it, await it.peer("alice", it.hubs[1], config=short))
         for step, number in steps:
             match step:
                 case "send":
@@ -97,6 +120,12 @@ async def play(steps: Sequence[tuple[str, int]]) -> None:
                     account.cut_session()
                 case "cut link":
                     account.cut_links()
+                case "lose link":
+                    account.lose_link()
+                case "slow":
+                    account.make_slow()
+                case "mend":
+                    account.mend()
                 case "move":
                     await account.move()
                 case "cancel":
@@ -129,3 +158,24 @@ async def test_work_that_other_code_cancels_goes_on() -> None:
         account.cancel_tasks()
         await account.settle()
         assert account.delivered == account.accepted == list(range(15))
+
+
+@in_virtual_time
+async def test_what_a_given_up_link_has_brought_does_not_mix_with_what_the_next_one_brings() -> (
+    None
+):
+    config = NodeConfig(send_window_messages=5)
+    async with cluster(config=config) as it:
+        account = Account(it, await it.peer("alice", it.hubs[1], config=config))
+        account.make_slow()
+        for _ in range(10):
+            account.send(8)
+        await asyncio.sleep(1)  # five of them wait at her hub
+        account.lose_link()
+        await asyncio.sleep(3)
+        await until(lambda: it.hubs[0].cluster.locate(account.alice.node_id))
+        for _ in range(3):
+            account.send(8)
+        await account.settle()
+        assert account.accepted == list(range(13))
+        assert account.delivered == [0, 1, 2, 3, 4, 10, 11, 12]

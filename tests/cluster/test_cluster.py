@@ -127,10 +127,19 @@ async def test_when_a_hub_is_lost_each_message_is_delivered_or_reported() -> Non
         await log.until("hub_lost", seconds=60)
         await until(lambda: log.errors, seconds=60)
         it.bus.bring_up()
-        await asyncio.sleep(1)
-        reported = [m for _, d in log.errors for m in (*d["unsent"], *d["unknown"])]
-        assert log.errors[0][0] == "endpoint_lost"
-        assert len(reported) == 300
+        await until(lambda: it.hubs[0].cluster.locate(alice.node_id))
+        await it.hubs[0].endpoints.send_to_endpoint(alice.node_id, b"last")
+        received: list[bytes] = []
+        while not received or received[-1] != b"last":
+            received.append((await alice.endpoints.receive_from(it.hubs[0].node_id))[0])
+        numbers = [int(data) for data in received[:-1]]
+        unsent = [int(data) for _, details in log.errors for data in details["unsent"]]
+        unknown = [int(data) for _, details in log.errors for data in details["unknown"]]
+        assert {kind for kind, _ in log.errors} == {"endpoint_lost"}
+        assert numbers == sorted(set(numbers))
+        assert [*unknown, *unsent] == sorted({*unknown, *unsent})
+        assert not set(numbers) & set(unsent)
+        assert {*numbers, *unsent, *unknown} == set(range(300))
 
 
 @in_virtual_time
@@ -156,6 +165,8 @@ async def test_what_has_not_arrived_follows_an_endpoint_to_another_hub() -> None
             data, _ = await alice.endpoints.receive_from(it.hubs[0].node_id)
             assert data == b"%d" % number
         await until(lambda: it.hubs[0].cluster.locate(alice.node_id) == "hub-2")
+        await it.hubs[0].endpoints.send_to_endpoint(alice.node_id, b"last")  # and nothing twice
+        assert (await alice.endpoints.receive_from(it.hubs[0].node_id))[0] == b"last"
 
 
 @in_virtual_time

@@ -293,6 +293,11 @@ class Hub:
         session = None if self._node is None else self._node.get_session(session_id)
         if not isinstance(session, LiveSession):
             return  # it has ended already
+        for former in list(self.others.values()):
+            if former.link.session.peer_node_id == session.peer_node_id:
+                # Its dialer has given it up, and what waits here must not mix with what comes now.
+                await self._link_lost(session_id=former.link.session.session_id)
+                former.link.session.lose("the hub has given the link up")
         session.ping()  # so that its round-trip time is known at once
         link = Link(session, self.keep)
         self.others[session_id] = Other(link, Deliveries(self, link))
