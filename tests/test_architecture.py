@@ -89,7 +89,7 @@ LAYERS = {
         ["transport_side"],
     ],
     "sessions": [
-        ["loop_time", "flushers", "handshaking", "public"],
+        ["loop_time", "flushers", "handshaking", "holding", "public"],
         ["worker"],
         ["connection", "pump", "requesting", "answering"],
         ["liveness", "owner"],

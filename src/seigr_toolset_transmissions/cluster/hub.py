@@ -27,7 +27,7 @@ from ..node.duty import Duty
 from ..node.node import STTNode
 from ..sessions.handshaking import Landing
 from ..sessions.public import SessionState
-from ..sessions.session import Hold, LiveSession
+from ..sessions.session import LiveSession
 from ..transports.base import NOBODY
 from .deliveries import Deliveries
 from .inquiries import Inquiries
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ..node.registry import Registry
     from ..node.runtime import Runtime
     from ..protocol.hello import Hello
+    from ..sessions.holding import Hold
     from ..transports.base import Address, Listener, Receiver, Transport
     from .meeting import Meeting
 
@@ -166,7 +167,7 @@ class Hub:
                 logger.warning(
                     "hub %r has not joined its cluster: %s; trying again in %g s",
                     self.name,
-                    error,
+                    getattr(error, "strerror", None) or error,
                     pause,
                 )
                 await self._pause(pause)

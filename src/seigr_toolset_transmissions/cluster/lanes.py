@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncio import TimerHandle
     from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
 
-    from ..sessions.session import Hold
+    from ..sessions.holding import Hold
     from .link import Link
     from .routes import Routes
 

@@ -16,12 +16,11 @@ import contextlib
 from collections import deque
 from copy import copy
 from time import time
-from typing import TYPE_CHECKING, NamedTuple, Never, ParamSpec
+from typing import TYPE_CHECKING, Never, ParamSpec
 
 from ..errors import (
     STTAuthenticationError,
     STTEndpointError,
-    STTMessageSizeError,
     STTProtocolError,
     STTSessionClosedError,
     STTSessionLostError,
@@ -34,6 +33,7 @@ from ..protocol.phase import Link, Phase
 from ..stats import SessionStats, Traffic
 from .answering import Answering
 from .flushers import Flushers
+from .holding import Hold
 from .liveness import look_for_life
 from .public import Session, SessionState
 from .pump import Pump
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .owner import SessionOwner
     from .pump import Step
 
-__all__ = ["Hold", "LiveSession"]
+__all__ = ["LiveSession"]
 
 _PEER_CLOSED, _CLOSED = Phase.PEER_CLOSED, Phase.CLOSED  # see `machine`
 
@@ -60,21 +60,6 @@ can work meanwhile, and memory stays small."""
 
 
 P = ParamSpec("P")
-
-
-class Hold(NamedTuple):
-    """Keeps a session from sending anything but what is sent here, until `end`."""
-
-    session: LiveSession
-    turn: asyncio.Future[None]
-
-    def try_send(self, data: bytes) -> bool:
-        """Accept a message if there is room for it at once; return whether it was accepted."""
-        return self.session.accept_held(self.turn, data)
-
-    def end(self) -> None:
-        """Let everything go on. May be called again."""
-        self.session.go_on(self.turn)
 
 
 class LiveSession(Session):
@@ -274,9 +259,8 @@ class LiveSession(Session):
     ) -> None:
         """Wait for a turn and for room, as `send` does, and then call ``accept``."""
         self._owner.check_caller()
-        if self._senders is None:
-            self._senders = deque()
-        senders, loop = self._senders, self._owner.loop
+        senders = self._senders = self._senders or deque()
+        loop = self._owner.loop
         turn = loop.create_future()
         senders.append(turn)
         self._wait_for_room()
@@ -294,8 +278,7 @@ class LiveSession(Session):
         finally:
             senders.remove(turn)
             self._wake_sender()
-        if self._connection is not None:
-            self._connection.flush_soon()
+        self.flush_soon()
 
     async def request(
         self, data: bytes | bytearray | memoryview, *, timeout: float | None = None
@@ -356,30 +339,15 @@ class LiveSession(Session):
         self._wake_sender()
 
     def hold_back(self) -> Hold:
-        """Let what is sent from now on wait, behind what waits already. See `Hold`."""
-        if self._senders is None:
-            self._senders = deque()
+        """Let what is sent from now on wait, behind what waits already, until the hold ends."""
+        senders = self._senders = self._senders or deque()
         turn = self._owner.loop.create_future()
-        self._senders.append(turn)
-        return Hold(self, turn)
+        return Hold(self.machine.outbox, self.flush_soon, senders, turn)
 
-    def accept_held(self, turn: asyncio.Future[None], data: bytes) -> bool:
-        """Accept a message of a `Hold`, if it is its turn and there is room."""
-        if not self._senders or self._senders[0] is not turn:
-            return False
-        try:
-            pending = self.machine.outbox.send(data)
-        except (STTSessionClosedError, STTMessageSizeError):
-            return False
+    def flush_soon(self) -> None:
+        """Send what is due in a later turn of the loop, if there is a connection."""
         if self._connection is not None:
             self._connection.flush_soon()
-        return pending > 0
-
-    def go_on(self, turn: asyncio.Future[None]) -> None:
-        """End a `Hold`."""
-        if self._senders and turn in self._senders:
-            self._senders.remove(turn)
-            self._wake_sender()
 
     def _wake_sender(self) -> None:
         if self._senders and not self._senders[0].done():
@@ -447,8 +415,7 @@ class LiveSession(Session):
         if self._requesting is not None:
             self._requesting.close(self._end_error())
         self._leave_open()
-        if self._connection is not None:
-            self._connection.flush_soon()
+        self.flush_soon()
 
     def give_up(self) -> None:
         """End a session that nobody waits for any more; silently, unless it is established."""
@@ -679,10 +646,7 @@ class LiveSession(Session):
             self.connection_ended(connection, TimeoutError(reason))
 
     def check(self, now: float) -> None:
-        """Check whether the peer lives: ping it now and then, give up after a silence.
-
-        Also check whether a handler holds up what the application is told.
-        """
+        """Check whether the peer lives, and whether a handler holds up what follows it."""
         connection = self._connection
         if connection is None:
             return
