@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import seigr_toolset_transmissions as package
+from helpers.documents import read, rows
 from seigr_toolset_transmissions import NodeConfig, errors
 from seigr_toolset_transmissions.cli import failures
-from test_docs import read, rows
 from test_public import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from helpers.documents import DOCUMENTS, FOREIGN, ROOT, python_blocks, read
 from helpers.nodes import until
 from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
-from test_docs import DOCUMENTS, FOREIGN, ROOT, python_blocks, read
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Never
 
 import pytest
 
+from helpers.documents import names, read, rows, section
 from helpers.nodes import Nodes, in_virtual_time, live, memory_nodes, until
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.errors import STTConnectError
 from seigr_toolset_transmissions.seeing import NodeCollector, metrics
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
-from test_docs import names, read, rows, section
 
 if TYPE_CHECKING:
     from seigr_toolset_transmissions import STTNode

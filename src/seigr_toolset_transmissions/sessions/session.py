@@ -603,8 +603,7 @@ class LiveSession(Session):
 
     def acknowledge(self) -> None:
         """Acknowledge what was received and consumed, soon enough for the peer to go on."""
-        connection = self._connection
-        if connection is None:
+        if (connection := self._connection) is None:
             return
         if self.machine.output_due:
             connection.flush_soon()
