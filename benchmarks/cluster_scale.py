@@ -173,9 +173,7 @@ class _Costs:
         self.begin()
 
 
-async def scale(
-    hub_count: int, endpoints: int, storm: int, most_healing: float = MOST_HEALING
-) -> bool:
+async def scale(hub_count: int, endpoints: int, storm: int) -> bool:
     """Run all steps; return whether the healing met its limits."""
     switch, network = _Switch(), MemoryNetwork()
     seeds = [secrets.token_bytes(32), secrets.token_bytes(32)]
@@ -197,7 +195,7 @@ async def scale(
         dead.port.side = -1
         _join(hubs, iter(list(dead.ids)))
         costs.report("a hub has died, its endpoints have moved", await _until_equal(hubs))
-        good = await _split(hubs, costs, most_healing)
+        good = await _split(hubs, costs)
         good &= _exact(hubs)
     return good
 
@@ -207,7 +205,7 @@ def _join(hubs: list[_Hub], ids: Iterator[bytes]) -> None:
         hubs[number % len(hubs)].join(endpoint_id)
 
 
-async def _split(hubs: list[_Hub], costs: _Costs, most_healing: float) -> bool:
+async def _split(hubs: list[_Hub], costs: _Costs) -> bool:
     """Split the hubs, have a tenth of one half's endpoints move, and heal the split."""
     halves = hubs[::2], hubs[1::2]
     for hub in halves[1]:
@@ -231,9 +229,9 @@ async def _split(hubs: list[_Hub], costs: _Costs, most_healing: float) -> bool:
     await _until_equal(hubs)
     took = _now() - began
     costs.report(f"{double} endpoints have two routes", took)
-    good = not double and healing <= most_healing
+    good = not double and healing <= MOST_HEALING
     print(
-        f"goals: equal {most_healing:g} s after healing, none with two routes after "
+        f"goals: equal {MOST_HEALING:g} s after healing, none with two routes after "
         f"{MOST_DOUBLE:.0f} s: {'met' if good else 'MISSED'}"
     )
     return good

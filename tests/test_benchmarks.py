@@ -188,4 +188,4 @@ def test_messages_through_two_hubs_are_measured() -> None:
 
 @in_virtual_time
 async def test_many_hubs_agree_on_all_routes_after_a_death_and_soon_after_a_split() -> None:
-    assert await cluster_scale.scale(hub_count=4, endpoints=400, storm=100, most_healing=2.5)
+    assert await cluster_scale.scale(hub_count=4, endpoints=400, storm=100)

@@ -77,6 +77,9 @@ _ANNOUNCE_SECONDS = 1.0
 _ROUTES_SECONDS = 0.05
 """How long changes of routes wait, so that several travel in one message."""
 
+_LOOK_SECONDS = 0.1
+"""How long after another hub was found this one dials it, or is dialed."""
+
 _SETTLING_SECONDS = 3.0
 """For this long after its start, a hub may not know all others yet."""
 
@@ -146,6 +149,7 @@ class Hub:
         self._routes_timer: asyncio.TimerHandle | None = None
         self._dialed: set[Address] = set()
         self._wake = asyncio.Event()
+        self._look_timer: asyncio.TimerHandle | None = None
         self._leaving = False
         self._left: asyncio.Future[None] = life.runtime.loop.create_future()
         self._news: deque[Coroutine[Any, Any, None]] = deque()
@@ -190,6 +194,7 @@ class Hub:
                 landing = meeting.landing_of(address)
                 listener = await meeting.network.listen(landings.accept, *landing)
                 self._landings, self._meeting = landings, meeting
+                meeting.found = self._hub_found
                 while not self._leaving:
                     meeting.announce(address)
                     for other in self._members(meeting):
@@ -238,6 +243,15 @@ class Hub:
         node.events.register("error", _log_error)
         node.on_request(self._answer)
         return node
+
+    def _hub_found(self) -> None:
+        """Meet another hub soon, and be heard by it, together with others that are found now."""
+        if self._look_timer is None:
+            self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._look_timer = None
+        self._wake.set()
 
     async def _pause(self, seconds: float) -> None:
         self._wake.clear()

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from ..transports.unix import UnixNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from ..transports.base import Address, Network
@@ -62,6 +63,9 @@ class Meeting(ABC):
     """
 
     network: Network
+    found: Callable[[], object] | None = None
+    """Called when another hub is heard of that was not known; None: nobody wants to know."""
+
     refusal_is_final: bool
     """Whether a hub that refuses a connection has ended, and cannot merely be out of reach."""
 
@@ -158,8 +162,12 @@ class BusMeeting(Meeting):
             name = self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None).decode()
         except (InvalidTag, ValueError):
             return
-        if name != self._name and (name in self._heard or len(self._heard) < _MOST_HUBS):
-            self._heard[name] = asyncio.get_running_loop().time()
+        is_new = name not in self._heard
+        if name == self._name or (is_new and len(self._heard) >= _MOST_HUBS):
+            return
+        self._heard[name] = asyncio.get_running_loop().time()
+        if is_new and self.found is not None:
+            self.found()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opened:
