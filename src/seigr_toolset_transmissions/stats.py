@@ -48,7 +48,8 @@ class NodeStats:
     handshakes_failed: int
     """Connections that did not become a session, in either direction."""
     handshakes_dropped: int
-    """Connections to this node that were dropped because too many were in their handshake."""
+    """Connections to this node that were dropped because too many were in their handshake, or
+    because the hub with the dialer's session was out of reach."""
     peers_denied: int
     """Connections with members that are banned or not allowed."""
     messages_sent: int

@@ -227,3 +227,89 @@ async def test_new_messages_do_not_overtake_those_that_wait_for_a_lost_hub() -> 
             await hub.endpoints.send_to_endpoint(alice.node_id, b"%d" % number)
         got = [(await alice.endpoints.receive_from(hub.node_id, timeout=60))[0] for _ in range(10)]
         assert got == [b"%d" % number for number in range(10)]
+
+
+async def moved_here(it: Hubs) -> STTNode:
+    """Return Alice, who is at hub-0 now, while five messages wait for her at a hub out of reach."""
+    alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+    it.bus.take_down()
+    await asyncio.sleep(0.2)
+    for number in range(5):
+        await hub.endpoints.send_to_endpoint(alice.node_id, b"%d" % number)
+    live(alice.get_session_for_endpoint(hub.node_id)).abort()
+    await alice.connect(*address_of(hub))
+    await until(lambda: hub.get_session_for_endpoint(alice.node_id))
+    return alice
+
+
+@in_virtual_time
+async def test_what_waits_for_a_lane_keeps_its_place_when_the_session_resumes() -> None:
+    async with cluster(2, grace=5) as it:
+        alice, hub = await moved_here(it), it.hubs[0]
+
+        async def send() -> None:
+            for number in range(5, 10):
+                await hub.endpoints.send_to_endpoint(alice.node_id, b"%d" % number)
+
+        sending = asyncio.create_task(send())
+        await asyncio.sleep(0.2)
+        session = live(hub.get_session_for_endpoint(alice.node_id))
+        session.cut("test")
+        await until(lambda: session.connected)
+        assert await receive(alice, hub.node_id, 10) == [b"%d" % number for number in range(10)]
+        await sending
+
+
+@in_virtual_time
+async def test_an_endpoint_that_still_has_a_full_session_elsewhere_is_not_shut_out() -> None:
+    async with cluster(2, grace=5) as it:
+        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+
+        @hub.on_request
+        async def answer(peer_node_id: bytes, data: bytes) -> bytes:
+            return data
+
+        full = {alice.node_id: SendOutcome.FULL}
+        while await hub.endpoints.send_to_many([alice.node_id], bytes(10_000), timeout=1) != full:
+            pass  # she takes nothing
+        await alice.connect(*address_of(hub))
+        await asyncio.sleep(1)
+        answers: list[bytes] = []
+
+        async def ask(**_: object) -> None:
+            if not answers:
+                answers.append(await alice.endpoints.request(hub.node_id, b"?", timeout=60))
+
+        alice.events.register("data_received", ask)
+        await until(lambda: answers == [b"?"], seconds=60)
+
+
+@in_virtual_time
+async def test_a_session_left_behind_is_given_up_once_it_has_no_connection() -> None:
+    async with cluster(2, grace=5) as it:
+        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+        far = live(it.hubs[1].get_session_for_endpoint(alice.node_id))
+        near = live(alice.get_session_for_endpoint(hub.node_id))
+        await alice.connect(*address_of(hub))
+        await asyncio.sleep(1)
+        near.dial_address = ("nowhere", 1)  # she does not come back there
+        far.cut("test")
+        await until(lambda: far.state == "closed", seconds=5)
+
+
+@in_virtual_time
+async def test_a_message_too_long_for_a_new_session_does_not_take_others_with_it() -> None:
+    async with cluster(2, grace=60) as it:
+        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+        log = EventLog(hub)
+        live(it.hubs[1].get_session_for_endpoint(alice.node_id)).cut("test")
+        live(alice.get_session_for_endpoint(hub.node_id)).dial_address = None
+        for data in (bytes(5000), b"1", b"2"):
+            await hub.endpoints.send_to_endpoint(alice.node_id, data)
+        await it.hubs[1].kick(alice.node_id)
+        await alice.stop()
+        again = await it.nodes.start("alice", config=NodeConfig(max_message_bytes=100))
+        await again.connect(*address_of(hub))
+        assert await receive(again, hub.node_id, 2) == [b"1", b"2"]
+        ((kind, details),) = log.errors
+        assert (kind, details["unsent"]) == ("endpoint_lost", (bytes(5000),))

@@ -255,3 +255,19 @@ async def test_snapshots_that_take_long_are_taken_less_often(
         async with Monitor(node) as watched:
             await asyncio.sleep(10.5)
             assert len(watched.history) == 5  # a twentieth of 2 seconds each
+
+
+@in_virtual_time
+async def test_a_reader_ends_with_its_block_even_if_the_next_one_begins_at_once() -> None:
+    async with memory_nodes() as nodes:
+        monitor = Monitor(await nodes.listen("bob"))
+
+        async def read() -> None:
+            async for _ in monitor.samples():
+                pass
+
+        async with monitor:
+            reader = asyncio.create_task(read())
+            await asyncio.sleep(1.5)
+        async with monitor:
+            await asyncio.wait_for(reader, 5)

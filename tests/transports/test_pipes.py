@@ -149,6 +149,27 @@ async def test_a_dial_that_arrives_before_the_bus_is_known_to_be_back_is_answere
 
 
 @in_virtual_time
+async def test_a_dial_that_arrives_before_the_bus_is_back_reaches_no_closed_listener() -> None:
+    near, far = MemoryBus(), MemoryBus()
+    far._subscriptions = near._subscriptions
+    accepted: list[Recorder] = []
+
+    def accept() -> Recorder:
+        accepted.append(Recorder())
+        return accepted[-1]
+
+    listener = await PipeNetwork(far).listen(accept, "hub", 7)
+    far.take_down()
+    dial = asyncio.create_task(PipeNetwork(near).dial(Recorder(), "hub", 7))
+    await turns(20)
+    await listener.close()
+    far.bring_up()
+    with pytest.raises(ConnectionRefusedError):
+        await dial
+    assert accepted == []
+
+
+@in_virtual_time
 async def test_a_dial_that_nobody_answers_ends_in_time_and_says_so() -> None:
     bus = MemoryBus()
     await bus.subscribe("stt.at.hub.7", lambda *_: None)

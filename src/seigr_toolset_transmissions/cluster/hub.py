@@ -14,6 +14,7 @@ import logging
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 from ..config import NodeConfig
 from ..errors import (
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from ..node.registry import Registry
     from ..node.runtime import Runtime
     from ..protocol.hello import Hello
-    from ..sessions.holding import Hold
     from ..transports.base import Address, Listener, Receiver, Transport
     from .meeting import Meeting
 
@@ -144,6 +144,7 @@ class Hub:
         self._since = self.loop.time()
         self._first_seen: dict[Address, float] = {}  # where others listen
         self._present: dict[bytes, _Present] = {}
+        self._left_behind: WeakSet[LiveSession] = WeakSet()  # their peers are at other hubs now
         self._marks: dict[bytes, bytes] = {}  # the ids of those
         self._changed: set[bytes] = set()
         self._routes_timer: asyncio.TimerHandle | None = None
@@ -194,6 +195,7 @@ class Hub:
                 landing = meeting.landing_of(address)
                 listener = await meeting.network.listen(landings.accept, *landing)
                 self._landings, self._meeting = landings, meeting
+                self._since = self.loop.time()
                 meeting.found = self._hub_found
                 while not self._leaving:
                     meeting.announce(address)
@@ -283,11 +285,13 @@ class Hub:
         self._first_seen = {member: self._first_seen.get(member, now) for member in members}
         return members
 
-    def _expects_links(self, meeting: Meeting) -> bool:
+    def _expects_links(self, meeting: Meeting | None) -> bool:
         """Whether there may be a hub that this one has not met yet."""
         now = self.loop.time()
         if now - self._since < _SETTLING_SECONDS:
             return True
+        if meeting is None:
+            return now - self._since < self.grace
         met = {link.address for link, _ in self.others.values() if link.name}
         return any(
             member not in met and now - self._first_seen[member] < self.grace
@@ -339,7 +343,8 @@ class Hub:
             try:
                 transport = await meeting.network.dial(NOBODY, *meeting.landing_of(link.address))
             except ConnectionRefusedError:
-                link.session.lose("the hub has ended")
+                if link.session.state is SessionState.SUSPENDED:  # not resumed meanwhile
+                    link.session.lose("the hub has ended")
             except OSError:
                 pass  # it may still live
             else:
@@ -355,6 +360,7 @@ class Hub:
         other = self.others.pop(session_id, None)
         if other is None:
             return
+        self._first_seen.pop(other.link.address, None)  # if it lives, it may be met again
         self.routes.forget(other.link)
         other.deliveries.drop()
         self.inquiries.link_lost(other.link)
@@ -454,6 +460,9 @@ class Hub:
             other.deliveries.route_changed(endpoint_id)
         if endpoint_id in self.registry.routes:
             self.lanes.turned_up_here(endpoint_id)
+        session = self.registry.routes.get(endpoint_id)
+        if session is not None and session in self._left_behind:
+            self.loop.call_soon(self._give_up_left_behind, session)
         self._changed.add(endpoint_id)
         if self._routes_timer is None:
             self._routes_timer = self.loop.call_later(_ROUTES_SECONDS, self._tell_routes)
@@ -495,7 +504,13 @@ class Hub:
         """Give up a session without a connection if its peer has since connected elsewhere."""
         session, since = self._present[endpoint_id]
         older = self.loop.time() - since > age
-        if older and session.state is SessionState.SUSPENDED:
+        if older:
+            self._left_behind.add(session)
+            self._give_up_left_behind(session)
+
+    def _give_up_left_behind(self, session: LiveSession) -> None:
+        """Do so at once, or as soon as the session has lost its connection."""
+        if session.state is SessionState.SUSPENDED:
             session.lose("the peer has connected to another hub")
 
     # -- connections of sessions that other hubs have ----------------------------------------
@@ -509,7 +524,7 @@ class Hub:
                     if self._landings.pass_on(transport, message, to):
                         return Landing.PASSED_ON
                 return Landing.LATER
-        if self._meeting is not None and self._expects_links(self._meeting):
+        if self._expects_links(self._meeting):
             return Landing.LATER
         return Landing.HERE  # nobody has the session any more, as the answer tells the dialer
 
@@ -561,11 +576,6 @@ class Hub:
     def session_with(self, endpoint_id: bytes) -> LiveSession | None:
         """Return the session of this hub with an endpoint; None if there is none."""
         return self.registry.routes.get(endpoint_id)
-
-    def hold_back(self, endpoint_id: bytes) -> Hold | None:
-        """Let what this hub sends to an endpoint wait; return None if it has no session here."""
-        session = self.registry.routes.get(endpoint_id)
-        return None if session is None else session.hold_back()
 
     async def ask(
         self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None

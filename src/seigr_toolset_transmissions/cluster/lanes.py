@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
 
     from ..sessions.holding import Hold
+    from ..sessions.session import LiveSession
     from .link import Link
     from .routes import Routes
 
@@ -37,6 +38,10 @@ __all__ = ["Lane", "Lanes", "LanesOwner"]
 _WINDOW_BYTES = 1024 * 1024
 _WINDOW_MESSAGES = 16_384
 """What one lane may have under way. The endpoint's hub holds no more than this for it."""
+
+_NOTICE_SECONDS = 5.0
+"""A link without an answer is suspended after this long. The ``grace`` that it has then comes on
+top: by that time it is known what became of a lane's messages, if it ever is."""
 
 _COST = 64
 """Bytes that each message counts for, on top of its length."""
@@ -70,8 +75,8 @@ class LanesOwner(Protocol):
     def is_here(self, endpoint_id: bytes) -> bool:
         """Whether an endpoint has a session with this hub."""
 
-    def hold_back(self, endpoint_id: bytes) -> Hold | None:
-        """Let what this hub sends to an endpoint wait; return None if it has no session here."""
+    def session_with(self, endpoint_id: bytes) -> LiveSession | None:
+        """Return the session of this hub with an endpoint; None if there is none."""
 
     async def ask(
         self, link: Link, endpoint_id: bytes, data: bytes, timeout: float | None
@@ -101,8 +106,9 @@ class Lane:
         "_changed",
         "_confirmed",
         "_head",
-        "_hold",
+        "_holds",
         "_lanes",
+        "_patience",
         "_sent",
         "_size",
         "_timer",
@@ -125,7 +131,9 @@ class Lane:
         self._lanes = lanes
         self._head = b""  # of each message to the hub
         self._timer: TimerHandle | None = None  # until what is unsent is reported
-        self._hold: Hold | None = None  # while the endpoint is here, and this is not settled yet
+        # Of the endpoint's sessions here, until it is settled what became of the messages.
+        self._holds: dict[LiveSession, Hold] = {}
+        self._patience: TimerHandle | None = None  # until they end in any case
         self._sent: deque[_Sent] = deque()
         self._unsent: deque[bytes] = deque()  # to be sent again, before anything new
         self._size = 0
@@ -337,9 +345,14 @@ class Lane:
 
         What the session does not take at once is reported: what is sent next would overtake it.
         """
-        if self._hold is None:
-            self._hold = self._lanes.owner.hold_back(self.endpoint_id)
-        while self._unsent and self._hold is not None and self._hold.try_send(self._unsent[0]):
+        hold = self._hold()
+        while self._unsent and hold is not None:
+            data = self._unsent[0]
+            try:
+                if not hold.try_send(data):
+                    break
+            except STTMessageSizeError as error:
+                self._lanes.owner.report_lost(self.endpoint_id, str(error), (data,), ())
             self._grow(-len(self._unsent.popleft()) - _COST)
         self.let_go()
         if self._unsent:
@@ -349,15 +362,29 @@ class Lane:
 
     def hold_back(self) -> None:
         """Let what is sent over the session that the endpoint has here now wait for this lane."""
-        self.let_go()
         if not self.is_empty:
-            self._hold = self._lanes.owner.hold_back(self.endpoint_id)
+            self._hold()
+
+    def _hold(self) -> Hold | None:
+        owner = self._lanes.owner
+        session = owner.session_with(self.endpoint_id)
+        if session is None:
+            return None
+        hold = self._holds.get(session)
+        if hold is None:
+            hold = self._holds[session] = session.hold_back()
+        if self._patience is None:
+            self._patience = owner.loop.call_later(owner.grace + _NOTICE_SECONDS, self.let_go)
+        return hold
 
     def let_go(self) -> None:
         """Let go on what `hold_back` has made wait."""
-        if self._hold is not None:
-            self._hold.end()
-            self._hold = None
+        for hold in self._holds.values():
+            hold.end()
+        self._holds.clear()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _expire(self, reason: str) -> None:
         self._stop_timer()

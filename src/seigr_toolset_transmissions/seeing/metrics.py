@@ -232,7 +232,8 @@ _OF_NODE = (
     ),
     _OfNode(
         "stt_handshakes_dropped_total",
-        "Connections that were dropped because too many were in their handshake.",
+        "Connections that were dropped because too many were in their handshake, "
+        "or because the hub with the dialer's session was out of reach.",
         lambda shot: shot.stats.handshakes_dropped,
     ),
     _OfNode(

@@ -120,7 +120,7 @@ class Monitor:
             raise RuntimeError(NOT_RUNNING)
         if self._entered is not None:
             raise RuntimeError("this monitor is already in use: make another one")
-        self._history.clear()
+        self._history = deque(maxlen=_MOST_SAMPLES)
         self._events.clear()
         self._loop = runtime.loop
         self._arrived = asyncio.Event()
@@ -197,10 +197,13 @@ class Monitor:
 
         A slow reader misses samples: it always gets the latest one.
         """
-        while self._watching:
+        history = self._history
+        while self._watching and self._history is history:
             await self._arrived.wait()
+            if self._history is not history:
+                return  # the monitor was left, and entered again
             if self._watching:
-                yield self._history[-1]
+                yield history[-1]
 
     def _take(self) -> None:
         """Take a snapshot, and set the timer for the next one."""

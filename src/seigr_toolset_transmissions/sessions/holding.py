@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import STTMessageSizeError, STTSessionClosedError
+from ..errors import STTSessionClosedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,12 +43,17 @@ class Hold:
         turns.append(turn)
 
     def try_send(self, data: bytes) -> bool:
-        """Accept a message if there is room for it at once; return whether it was accepted."""
+        """Accept a message if there is room for it at once; return whether it was accepted.
+
+        Raises:
+            STTMessageSizeError: It is longer than the peer allows.
+
+        """
         if not self._turns or self._turns[0] is not self._turn:
             return False
         try:
             accepted = self._outbox.send(data) > 0
-        except (STTSessionClosedError, STTMessageSizeError):
+        except STTSessionClosedError:
             return False
         self._flush_soon()
         return accepted

@@ -470,6 +470,7 @@ class _PipeListener(Listener):
         self._accept = accept
         self._address = address
         self._unsubscribe: Unsubscribe | None = None
+        self._closed = False
 
     @property
     def address(self) -> Address:
@@ -481,19 +482,21 @@ class _PipeListener(Listener):
         self._unsubscribe = await self._inbox.bus.subscribe(subject, self._arrived)
 
     async def close(self) -> None:
+        self._closed = True
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             await unsubscribe()
 
     def _arrived(self, _: str, data: bytes, reply: str) -> None:
-        self._inbox.when_up(lambda: self._asked(data, reply))
+        head = data[: _HEAD.size]
+        self._inbox.when_up(lambda: self._asked(head, reply))
 
     def _asked(self, data: bytes, reply: str) -> None:
         dialer = _END_SUBJECT.fullmatch(reply)
         if dialer is None or len(data) < _HEAD.size:
             return
         kind, _id, _seq, window = _HEAD.unpack_from(data)
-        if kind != _Kind.OPEN or self._inbox.is_full:
+        if kind != _Kind.OPEN or self._closed or self._inbox.is_full:
             self._inbox.answer(reply, _Kind.REFUSED, _NO_ID)
             return
         pipe = self._inbox.pipe(receiver_or_nobody(self._accept), (dialer[1], 0))
