@@ -86,7 +86,7 @@ class _Port(Bus):
 class _Stub:
     """The session of an endpoint that only exists."""
 
-    __slots__ = ("endpoint_id", "hub", "state")
+    __slots__ = ("__weakref__", "endpoint_id", "hub", "state")
 
     def __init__(self, hub: _Hub, endpoint_id: bytes) -> None:
         self.hub = hub
