@@ -1,4 +1,4 @@
-"""One hub of the demo of a cluster, a process of its own: like `demo_peer`, a puppet on two pipes.
+"""One hub of the demo of a cluster, a process of its own; see `demo_puppet`.
 
 It listens, meets the other hubs, and sends to endpoints wherever they are. It says who is connected
 to it, what happens, and which of the messages that it has accepted may be lost.
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import STTError, STTNode
 from ..cluster import Cluster
 from .demo_numbers import number_of, numbered
-from .demo_peer import report
-from .streams import STDIN, InputStream
+from .demo_puppet import report, take_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -110,12 +109,7 @@ class _Hub:
             report(kind="lost", numbers=self._lost)
 
 
-async def _play() -> None:
-    orders = InputStream(STDIN).lines()
-    try:
-        part = json.loads(await anext(orders))
-    except StopAsyncIteration:
-        return
+async def _play(part: dict[str, Any], orders: AsyncIterator[bytes]) -> None:
     node = STTNode(
         bytes.fromhex(part["seed"]),
         bytes.fromhex(part["shared"]),
@@ -132,4 +126,4 @@ async def _play() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_play())
+    asyncio.run(take_part(_play))

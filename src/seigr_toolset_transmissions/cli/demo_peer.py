@@ -1,37 +1,20 @@
-"""One peer of the demo, a process of its own: a puppet on two pipes.
-
-It reads orders, one JSON object a line, from standard input and writes what happens to standard
-output in the same form. The first order says who it is. It ends when its input ends, and so it does
-not outlive the demo's process, however that ends.
-"""
+"""One peer of the demo, a process of its own; see `demo_puppet`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import NodeConfig, Session, STTError, STTNode
 from .demo_numbers import Tally, number_of, numbered
-from .streams import STDIN, STDOUT, InputStream
+from .demo_puppet import report, take_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["report"]
-
-__all__ = ["report"]
-
 _GOODBYE_SECONDS = 1.0
 """How long an orphan tries to say goodbye to a hub that is most likely gone too."""
-
-
-def report(**facts: Any) -> None:
-    """Tell the demo what has happened."""
-    with suppress(BrokenPipeError):  # the demo is gone, and its peer goes too
-        os.write(STDOUT, json.dumps(facts).encode() + b"\n")
 
 
 class _Peer:
@@ -91,12 +74,7 @@ class _Peer:
         report(kind="resumed")
 
 
-async def _play() -> None:
-    orders = InputStream(STDIN).lines()
-    try:
-        part = json.loads(await anext(orders))
-    except StopAsyncIteration:
-        return
+async def _play(part: dict[str, Any], orders: AsyncIterator[bytes]) -> None:
     node = STTNode(
         bytes.fromhex(part["seed"]),
         bytes.fromhex(part["shared"]),
@@ -117,4 +95,4 @@ async def _play() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_play())
+    asyncio.run(take_part(_play))

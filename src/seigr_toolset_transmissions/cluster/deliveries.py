@@ -192,6 +192,9 @@ class _Delivery:
         """Confirm a message once the endpoint has acknowledged all that the session has now."""
         self._taken += 1
         self._positions.append(self.session.machine.outbox.messages_sent)
+        self._begin_confirming()
+
+    def _begin_confirming(self) -> None:
         if not self._confirming:
             self._confirming = True
             self.deliveries.owner.keep(self._confirm)
@@ -207,9 +210,8 @@ class _Delivery:
         self._clear()
         if self.session.state is SessionState.CLOSED:
             self.end()
-        elif not self._confirming:
-            self._confirming = True
-            self.deliveries.owner.keep(self._confirm)
+        else:
+            self._begin_confirming()
 
     async def _confirm(self) -> None:
         """Tell the other hub what the endpoint acknowledges, until nothing is left."""

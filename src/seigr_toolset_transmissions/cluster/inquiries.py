@@ -33,6 +33,7 @@ from .messages import (
     pack_broadcast,
     pack_json,
     pack_numbers,
+    too_long,
     unpack_broadcast,
     unpack_ids,
     unpack_info,
@@ -108,10 +109,7 @@ class Inquiries:
     ) -> Tally:
         """See `ClusterBase.broadcast`."""
         if len(data) > self._owner.most_bytes:
-            raise STTMessageSizeError(
-                f"a message of {len(data)} bytes is longer than max_message_bytes, "
-                f"{self._owner.most_bytes}"
-            )
+            raise too_long(data, self._owner.most_bytes)
         self._last_number = self._last_number % 0xFFFFFFFF + 1
         message = pack_broadcast(self._last_number, where, exclude, timeout, data)
         links = [other.link for other in self._owner.others.values()]

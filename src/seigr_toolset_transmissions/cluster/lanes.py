@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import STTEndpointError, STTMessageSizeError, STTSessionClosedError
 from ..foundation.ids import short
-from .messages import FORWARD_HEAD, Kind, fingerprint, pack_numbers
+from .messages import FORWARD_HEAD, Kind, fingerprint, pack_numbers, too_long
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
@@ -209,10 +209,7 @@ class Lane:
 
     def _checked_link(self, data: bytes) -> Link:
         if len(data) > self._lanes.owner.most_bytes:
-            raise STTMessageSizeError(
-                f"a message of {len(data)} bytes is longer than max_message_bytes, "
-                f"{self._lanes.owner.most_bytes}"
-            )
+            raise too_long(data, self._lanes.owner.most_bytes)
         if self.link is None:
             raise STTEndpointError(
                 f"endpoint {short(self.endpoint_id)} is connected to no hub of the cluster now"

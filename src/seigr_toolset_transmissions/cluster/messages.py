@@ -55,6 +55,7 @@ __all__ = [
     "pack_name",
     "pack_numbers",
     "pack_routes",
+    "too_long",
     "unpack_broadcast",
     "unpack_done",
     "unpack_forward",
@@ -149,6 +150,13 @@ _NUMBERS = {
 
 class BadMessageError(Exception):
     """A message that no hub sends."""
+
+
+def too_long(data: bytes, most_bytes: int) -> STTMessageSizeError:
+    """Return the error for a message that is longer than this hub's node takes."""
+    return STTMessageSizeError(
+        f"a message of {len(data)} bytes is longer than max_message_bytes, {most_bytes}"
+    )
 
 
 def fingerprint(endpoint_id: bytes) -> bytes:
