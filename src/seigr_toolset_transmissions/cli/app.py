@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from .. import NodeConfig, STTNode, __version__, generate_seed
-from .addresses import parse_address, parse_listen_address, parse_node_id
+from .addresses import parse_address, parse_listen_address
+from .app_cluster import cluster
 from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
 from .demo import run_demo
 from .demo_cluster import run_cluster_demo
-from .failures import OK, USAGE, Misuse, need_python
-from .hubs import (
-    Meeting,
-    find_endpoints,
-    find_meeting,
-    list_hubs,
-    locate_endpoint,
-    parse_metadata,
-)
+from .failures import OK, Misuse, need_python
 from .notes import set_verbosity
 from .options import (
     FILE,
-    F,
     InOrder,
     expect_option,
+    help_unless_invoked,
     json_option,
     network_options,
     node_option,
@@ -59,46 +51,15 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 DEFAULT_TIMEOUT = 30.0
-DEFAULT_SEARCH = 3.0
 MOST_WAITING = 8
 """Each waiting peer may take up a receive window of memory."""
 SEED_NAME = "stt.seed"
-SEARCH_UNDONE = "the search was not finished"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; return its exit code."""
     set_verbosity(0)
     return guarded(app, arguments)
-
-
-def cluster_options(function: F) -> F:
-    """Add WHERE and the options of all commands about a cluster, and make a `Meeting` of them."""
-
-    @click.argument("where", metavar="WHERE")
-    @click.option(
-        "--seed",
-        type=FILE,
-        metavar="FILE",
-        help="The node seed of all hubs [env: STT_NODE_SEED_FILE].",
-    )
-    @click.option("--creds", type=FILE, metavar="FILE", help="Credentials for the NATS server.")
-    @click.option(
-        "--wait",
-        type=seconds,
-        default=DEFAULT_SEARCH,
-        metavar="SECONDS",
-        help=f"How long to look for the hubs [default: {DEFAULT_SEARCH:g} seconds].",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @verbosity_options
-    @functools.wraps(function)
-    def command(
-        where: str, seed: Path | None, creds: Path | None, wait: float, **others: Any
-    ) -> Any:
-        return function(find_meeting(where, seed, creds, wait), **others)
-
-    return cast("F", command)
 
 
 @click.group(
@@ -134,14 +95,7 @@ def app(context: click.Context) -> int:
     Exit codes. 0: done. 1: failed (not reached, refused, lost, not written). 2: wrong usage.
     3 and 4: see `stt request`. 130: ended by Ctrl-C. 143: ended by SIGTERM.
     """
-    return _help_unless_invoked(context)
-
-
-def _help_unless_invoked(context: click.Context) -> int:
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-        return USAGE
-    return OK
+    return help_unless_invoked(context)
 
 
 @app.command(short_help="Show a hub and four peers at work, here and now.")
@@ -475,73 +429,7 @@ def serve(target: Target, workers: int) -> int:
     return OK
 
 
-@app.group(cls=InOrder, invoke_without_command=True, short_help="Look at the hubs of a cluster.")
-@click.pass_context
-def cluster(context: click.Context) -> int:
-    """Look at a cluster: its hubs, and what is connected to them.
-
-    WHERE is where the hubs meet, as in Cluster(WHERE): unix:///FOLDER on this machine, or
-    nats://BROKER:4222 or tls://BROKER:4222. --seed is the node seed that they share. The command
-    joins them for a moment as one more hub, with nothing connected to it.
-
-    \b
-    Examples:
-      stt cluster hubs unix:///run/app/hubs --seed hub.seed
-      stt cluster find nats://broker:4222 type=sensor --seed hub.seed
-    """
-    return _help_unless_invoked(context)
-
-
-@cluster.command(name="hubs", short_help="List the hubs.")
-@cluster_options
-def cluster_hubs(meeting: Meeting, as_json: bool) -> int:
-    """List the hubs that meet at WHERE, and how many endpoints each has.
-
-    With --json: an array of objects with `name`, `connected`, `rtt_ms` and `endpoints`.
-
-    \b
-    Example:
-      stt cluster hubs unix:///run/app/hubs --seed hub.seed
-    """
-    run_until_done(list_hubs(meeting, as_json=as_json), undone=SEARCH_UNDONE)
-    return OK
-
-
-@cluster.command(name="find", short_help="Find endpoints by their metadata.")
-@cluster_options
-@click.argument("metadata", nargs=-1, metavar="[KEY=VALUE]...")
-def cluster_find(meeting: Meeting, as_json: bool, metadata: tuple[str, ...]) -> int:
-    """Print the id and the hub of each endpoint whose metadata has all these values.
-
-    KEY=VALUE is text; KEY:=VALUE is JSON, such as floor:=7 or active:=true. Without any, all
-    endpoints are printed. Finding none is not a failure.
-
-    With --json: an array of objects with `endpoint_id` and `hub`.
-
-    \b
-    Example:
-      stt cluster find unix:///run/app/hubs type=sensor floor:=7 --seed hub.seed
-    """
-    search = find_endpoints(meeting, parse_metadata(metadata), as_json=as_json)
-    run_until_done(search, undone=SEARCH_UNDONE)
-    return OK
-
-
-@cluster.command(name="locate", short_help="Say which hub an endpoint is connected to.")
-@cluster_options
-@click.argument("endpoint_id", type=parse_node_id, metavar="ID")
-def cluster_locate(meeting: Meeting, as_json: bool, endpoint_id: bytes) -> int:
-    """Print the name of the hub that the endpoint with this id is connected to.
-
-    Fails if no hub has it. With --json: an object with `endpoint_id` and `hub`.
-
-    \b
-    Example:
-      stt cluster locate unix:///run/app/hubs $(stt id peer.seed) --seed hub.seed
-    """
-    search = locate_endpoint(meeting, endpoint_id, as_json=as_json)
-    run_until_done(search, undone=SEARCH_UNDONE)
-    return OK
+app.add_command(cluster)
 
 
 @app.command(short_help="Measure round trips to a node.")

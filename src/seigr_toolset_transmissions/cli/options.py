@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from .addresses import parse_node_id
+from .failures import OK, USAGE
 from .notes import set_verbosity
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "F",
     "InOrder",
     "expect_option",
+    "help_unless_invoked",
     "json_option",
     "network_options",
     "node_option",
@@ -155,3 +157,11 @@ class InOrder(click.Group):
         """See `click.Group`."""
         del ctx
         return list(self.commands)
+
+
+def help_unless_invoked(context: click.Context) -> int:
+    """Show the help of a group of commands that was called without one; return the exit code."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        return USAGE
+    return OK
