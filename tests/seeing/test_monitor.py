@@ -76,6 +76,20 @@ async def test_the_history_holds_the_last_ten_minutes() -> None:
 
 
 @in_virtual_time
+async def test_a_sample_has_the_round_trips_of_the_endpoints() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        lonely = await nodes.start("carol")
+        async with Monitor(pair.listener) as watched, Monitor(lonely) as alone:
+            pair.far.ping()
+            await asyncio.sleep(1.5)
+            (sample,) = watched.history
+            (nothing,) = alone.history
+        assert sample.rtt == sample.rtt_high == watched.snapshot.endpoints[0].rtt is not None
+        assert nothing.rtt is nothing.rtt_high is None
+
+
+@in_virtual_time
 async def test_events_are_kept_with_their_time_and_without_payloads() -> None:
     async with memory_nodes() as nodes:
         listener = await nodes.listen("bob")
@@ -92,6 +106,7 @@ async def test_events_are_kept_with_their_time_and_without_payloads() -> None:
                 "session_closed",
                 "peer_disconnected",
             ]
+            assert [event.number for event in watched.events] == [1, 2, 3, 4, 5]
             _, connected, error, *_ = watched.events
             peer = dialer.node_id.hex()
             assert connected.facts == {"peer_node_id": peer}
@@ -114,7 +129,7 @@ async def test_the_last_thousand_events_are_kept() -> None:
             for number in range(1001):
                 await node.events.emit("hub_lost", hub=f"{number:04}")
             assert len(watched.events) == 1000
-            assert watched.events[0].facts == {"hub": "0001"}
+            assert (watched.events[0].number, watched.events[0].facts) == (2, {"hub": "0001"})
 
 
 @in_virtual_time

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from time import thread_time, time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -50,6 +51,9 @@ class Rates(NamedTuple):
     bytes_received: float
 
 
+_totals = attrgetter(*Rates._fields)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A node at one moment, as the history keeps it."""
@@ -60,12 +64,19 @@ class Sample:
     """The counters of the node."""
     rates: Rates
     """What all its sessions sent and received each second since the snapshot before."""
+    rtt: float | None
+    """The median round-trip time of its endpoints in seconds; None while none is known."""
+    rtt_high: float | None
+    """The round-trip time that one endpoint in twenty exceeds; None while none is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenEvent:
     """An event that a `Monitor` has seen. It holds no payload."""
 
+    number: int
+    """1 for the first event that the monitor saw in this block, and so on: a gap shows how many
+    are not kept any more."""
     time: float
     """When, in seconds since the epoch."""
     name: str
@@ -105,6 +116,7 @@ class Monitor:
         self._shots: tuple[NodeSnapshot, ...] = ()  # the last one or two
         self._history: deque[Sample] = deque(maxlen=_MOST_SAMPLES)
         self._events: deque[SeenEvent] = deque(maxlen=_MOST_EVENTS)
+        self._seen = 0
 
     async def __aenter__(self) -> Self:
         """Begin to watch.
@@ -122,6 +134,7 @@ class Monitor:
             raise RuntimeError("this monitor is already in use: make another one")
         self._history = deque(maxlen=_MOST_SAMPLES)
         self._events.clear()
+        self._seen = 0
         self._loop = runtime.loop
         self._arrived = asyncio.Event()
         self._watching = True
@@ -215,7 +228,7 @@ class Monitor:
         if self._shots:
             before = self._shots[-1]
             rates = _rates(before.stats, shot.stats, _seconds(before, shot))
-            self._history.append(Sample(shot.time, shot.stats, rates))
+            self._history.append(Sample(shot.time, shot.stats, rates, *_round_trips(shot)))
             self._wake()
         self._shots = (*self._shots[-1:], shot)
         pause = max(_INTERVAL, _SHARE * (thread_time() - began))
@@ -227,7 +240,9 @@ class Monitor:
 
     def _note(self, occurrence: Occurrence) -> None:
         if self._watching:
-            self._events.append(SeenEvent(time(), occurrence.name, _facts(occurrence.kwargs)))
+            self._seen += 1
+            facts = _facts(occurrence.kwargs)
+            self._events.append(SeenEvent(self._seen, time(), occurrence.name, facts))
 
     def _end(self) -> None:
         if not self._watching:
@@ -277,14 +292,16 @@ def _rates(
 ) -> Rates:
     """Return what has grown each second. What is new, or has begun again, has grown from 0."""
     new = _totals(now)
-    old = (0,) * len(new) if before is None else _totals(before)
-    if any(total < earlier for total, earlier in zip(new, old, strict=True)):
-        old = (0,) * len(new)
-    return Rates(*((total - earlier) / seconds for total, earlier in zip(new, old, strict=True)))
+    if before is None:
+        return Rates(*(total / seconds for total in new))
+    grown = [total - earlier for total, earlier in zip(new, _totals(before), strict=True)]
+    return Rates(*(total / seconds for total in (new if min(grown) < 0 else grown)))
 
 
-def _totals(of: NodeStats | EndpointSnapshot) -> tuple[int, ...]:
-    return tuple(getattr(of, name) for name in Rates._fields)
+def _round_trips(shot: NodeSnapshot) -> tuple[float | None, float | None]:
+    known = sorted(endpoint.rtt for endpoint in shot.endpoints if endpoint.rtt is not None)
+    count = len(known)
+    return (known[count // 2], known[count * 19 // 20]) if count else (None, None)
 
 
 def _facts(arguments: dict[str, Any]) -> dict[str, str | int]:
