@@ -31,6 +31,7 @@ COMMANDS = [
     "cluster",
     "ping",
     "bench",
+    "completion",
 ]
 
 

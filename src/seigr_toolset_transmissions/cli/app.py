@@ -12,6 +12,7 @@ from rich.console import Console
 from .. import NodeConfig, STTNode, __version__, generate_seed
 from .addresses import parse_address, parse_listen_address
 from .app_cluster import cluster
+from .app_completion import completion
 from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
@@ -20,6 +21,7 @@ from .demo_cluster import run_cluster_demo
 from .failures import OK, Misuse, need_python
 from .notes import set_verbosity
 from .options import (
+    DIRECTORY,
     FILE,
     InOrder,
     expect_option,
@@ -361,7 +363,7 @@ def send(
 
 @app.command(short_help="Receive files into a directory.")
 @click.argument("address", type=parse_listen_address, metavar="[HOST:]PORT")
-@click.argument("directory", type=FILE, metavar="DIR")
+@click.argument("directory", type=DIRECTORY, metavar="DIR")
 @click.option("--force", is_flag=True, help="Replace files that have the same name.")
 @click.option("--once", is_flag=True, help="Exit when the first sender has left.")
 @network_options
@@ -516,3 +518,6 @@ def bench(requests: bool, as_json: bool) -> int:
         run_bench(as_json=as_json, requests=requests), undone="not everything was measured"
     )
     return OK
+
+
+app.add_command(completion)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from .addresses import parse_node_id
 from .failures import OK, USAGE
 from .notes import set_verbosity
 
 __all__ = [
+    "DIRECTORY",
     "FILE",
     "F",
     "InOrder",
@@ -45,16 +47,25 @@ class Option(Protocol):
 class _File(click.Path):
     """A path. An empty one, perhaps from an unset variable, does not mean the current directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, completed_as: str) -> None:
         super().__init__(path_type=Path)
+        self._completed_as = completed_as
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("the name is empty.", param, ctx)
         return super().convert(value, param, ctx)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """See `click.Path`, which would take a directory to be one only if it refused a file."""
+        del ctx, param
+        return [CompletionItem(incomplete, type=self._completed_as)]
 
-FILE: click.Path = _File()
+
+FILE: click.Path = _File("file")
+DIRECTORY: click.Path = _File("dir")
 
 
 def number(kind: type[N], name: str, least: float) -> Callable[[Any], N]:
