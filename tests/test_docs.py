@@ -9,8 +9,6 @@ import hashlib
 import html
 import inspect
 import re
-import runpy
-import tomllib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -112,41 +110,6 @@ def test_the_readme_names_every_document_and_example() -> None:
     text = read("README.md")
     for path in (*ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py"), ROOT / "CHANGELOG.md"):
         assert f"({path.relative_to(ROOT).as_posix()})" in text
-
-
-def test_the_long_description_links_to_nothing_that_only_a_checkout_has() -> None:
-    pytest.importorskip("hatchling")
-    metadata: dict[str, Any] = {}
-    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["LongDescription"]
-    hook(str(ROOT), {}).update(metadata)
-    text = metadata["readme"]["text"]
-    assert "](" not in text
-    assert "demo.svg" not in text
-    assert "demo_picture" not in text
-    assert "docs/guarantee.md has the details" in text
-
-
-def test_the_changelog_has_this_version() -> None:
-    assert f"## [{seigr_toolset_transmissions.__version__}]" in read("CHANGELOG.md")
-
-
-def test_every_extra_that_a_document_names_exists() -> None:
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    named = {
-        extra
-        for document in DOCUMENTS
-        for extras in re.findall(
-            r"(?:\.|CLONE|seigr-toolset-transmissions)\[([a-z,]+)\]",
-            document.read_text(encoding="utf-8"),
-        )
-        for extra in extras.split(",")
-    }
-    assert {"cli", "nats"} <= named <= set(project["optional-dependencies"])
-
-
-def test_the_base_install_needs_one_package() -> None:
-    [needed] = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
-    assert needed.startswith("cryptography")
 
 
 @pytest.mark.parametrize(
