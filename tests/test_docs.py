@@ -413,4 +413,33 @@ def test_the_table_of_events_is_that_of_the_source() -> None:
     assert documented == events_in_the_source()
 
 
-# ----------------------------------------------------------------------- wire format
+# ------------------------------------------------------------------------------- log
+
+
+def loggers_in_the_source() -> set[str]:
+    found = set()
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/*"))):
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        meant = {"__name__": module, "__package__": module.rpartition(".")[0]}
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match call:
+                case ast.Call(func=ast.Attribute(attr="getLogger"), args=[ast.Name(id=name)]):
+                    found.add(meant[name])
+                case ast.Call(func=ast.Attribute(attr="getLogger"), args=[ast.Constant(str(name))]):
+                    found.add(name)
+    return found
+
+
+def test_the_table_of_loggers_is_that_of_the_source() -> None:
+    """Each logger is one that the table names, or below it; and below each is one that logs."""
+    log = section(read("docs/events.md"), "The log")
+    all_of_them, *parts = [
+        name for row in rows(log.partition("| level")[0]) for name in names(row[0])
+    ]
+    used = loggers_in_the_source()
+    assert len(used) > 10
+    for name in used:
+        assert name.startswith(f"{all_of_them}.")
+        assert any(f"{name}.".startswith(f"{part}.") for part in parts), name
+    for part in parts:
+        assert any(f"{name}.".startswith(f"{part}.") for name in used), part
