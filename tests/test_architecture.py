@@ -125,7 +125,7 @@ LAYERS = {
         ["routes", "landings"],
         ["lanes", "deliveries"],
         ["other"],
-        ["inquiries"],
+        ["inquiries", "presence"],
         ["hub"],
         ["cluster"],
     ],

@@ -14,6 +14,7 @@ __all__ = [
     "HubInfo",
     "NodeSnapshot",
     "NodeStats",
+    "Presence",
     "SessionStats",
     "Tally",
     "Traffic",
@@ -148,6 +149,20 @@ class Tally:
     """Endpoints for which it was not: they were full for too long, or had left."""
     unheard: tuple[str, ...]
     """The names of the hubs that did not say in time. They may have passed the message on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Where an endpoint of a cluster is now, and where it was before.
+
+    It has joined if ``former_hub`` is None, has left if ``hub`` is None, and otherwise has moved.
+    """
+
+    endpoint_id: bytes
+    hub: str | None
+    """The name of the hub that it is connected to; None: to none any more."""
+    former_hub: str | None
+    """The name of the hub that it was connected to; None: to none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,8 @@ NONSENSE = {
     "a short tally": bytes((Kind.TALLY,)) + bytes(11),
     "a short kick": bytes((Kind.KICK,)) + bytes(31),
     "a long ban": bytes((Kind.BAN,)) + bytes(33),
+    "a long watch": bytes((Kind.WATCH,)) + bytes(2),
+    "half an id": bytes((Kind.IDS,)) + bytes(16),
     "a short unban": bytes((Kind.UNBAN,)) + bytes(31),
 }
 

@@ -2,8 +2,8 @@
 
 `Cluster` makes a node one of several hubs. `link` and `hub` hold the links between them, `meeting`
 where they find each other, `routes` which hub has which endpoint, `lanes` and `deliveries` the two
-ends of what goes from a hub to an endpoint of another, `inquiries` what concerns several hubs, and
-`messages` the form of all that.
+ends of what goes from a hub to an endpoint of another, `inquiries` what concerns several hubs,
+`presence` who is where, and `messages` the form of all that.
 """
 
 from .cluster import Cluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,12 +23,12 @@ from .meeting import BusMeeting, FolderMeeting
 from .messages import LONGEST_NAME_BYTES, Kind, check_where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.fanout import Remote
     from ..errors import STTSessionLostError
-    from ..node.cluster_base import HubLife
+    from ..node.cluster_base import HubLife, PresenceStream
     from ..node.keys import Keys
     from ..protocol.hello import Hello
     from ..stats import Tally
@@ -135,6 +135,17 @@ class Cluster(ClusterBase):
         hub = self._running()
         seconds = hub.send_timeout if timeout is None else timeout
         return await hub.inquiries.get_endpoint(endpoint_id, seconds)
+
+    def watch(self) -> AbstractAsyncContextManager[PresenceStream]:
+        """See `ClusterBase`."""
+        return self._watch()
+
+    @asynccontextmanager
+    async def _watch(self) -> AsyncIterator[PresenceStream]:
+        hub = self._running()
+        hub.runtime.check_caller()
+        with hub.watching.watch() as changes:
+            yield changes
 
     def _running(self) -> Hub:
         if self._hub is None:

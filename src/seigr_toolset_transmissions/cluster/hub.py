@@ -40,21 +40,24 @@ from .messages import (
     BadMessageError,
     Kind,
     fingerprint,
+    pack_ids,
     pack_name,
     pack_numbers,
     pack_routes,
     unpack_done,
     unpack_forward,
     unpack_gone,
+    unpack_ids,
     unpack_name,
     unpack_numbers,
     unpack_routes,
 )
 from .other import Other
+from .presence import Watching
 from .routes import Routes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from ..endpoints.manager import EndpointManager
     from ..node.cluster_base import HubLife
@@ -135,6 +138,7 @@ class Hub:
         self.routes: Routes[Link] = Routes()
         self.lanes: Lanes = Lanes(self, self.routes)
         self.inquiries: Inquiries = Inquiries(self)
+        self.watching: Watching = Watching(self)
         self._keys = keys
         self._meet = meet
         self._node: STTNode | None = None
@@ -329,6 +333,7 @@ class Hub:
             link.post(message)
         for banned in self.life.access.banned:
             link.post(pack_numbers(Kind.BAN, banned))
+        self.watching.link_began(link)
 
     async def _link_suspended(self, *, session_id: bytes) -> None:
         other = self.others.get(session_id)
@@ -361,7 +366,8 @@ class Hub:
         if other is None:
             return
         self._first_seen.pop(other.link.address, None)  # if it lives, it may be met again
-        self.routes.forget(other.link)
+        marks = self.routes.forget(other.link)
+        self.watching.routes_changed(marks)
         other.deliveries.drop()
         self.inquiries.link_lost(other.link)
         self.lanes.link_lost(other.link)
@@ -427,6 +433,12 @@ class Hub:
                 self.inquiries.pass_on(other, data)
             case Kind.TALLY:
                 self.inquiries.tallied(link, *unpack_numbers(Kind.TALLY, data))
+            case Kind.WATCH:
+                (link.wants_ids,) = unpack_numbers(Kind.WATCH, data)
+                if link.wants_ids:
+                    self._tell_ids(link, self._present)
+            case Kind.IDS:
+                self.watching.told(unpack_ids(data[1:]))
             case Kind.KICK | Kind.BAN | Kind.UNBAN as kind:
                 self._obey(Kind(kind), *unpack_numbers(Kind(kind), data))
 
@@ -460,6 +472,7 @@ class Hub:
             other.deliveries.route_changed(endpoint_id)
         if endpoint_id in self.registry.routes:
             self.lanes.turned_up_here(endpoint_id)
+        self.watching.told((endpoint_id,))
         session = self.registry.routes.get(endpoint_id)
         if session is not None and session in self._left_behind:
             self.loop.call_soon(self._give_up_left_behind, session)
@@ -469,7 +482,7 @@ class Hub:
 
     def _tell_routes(self) -> None:
         self._routes_timer = None
-        joined, left = [], []
+        joined, left, ids = [], [], []
         now = self.loop.time()
         for endpoint_id in self._changed:
             session = self.registry.routes.get(endpoint_id)
@@ -484,10 +497,18 @@ class Hub:
                 self._present[endpoint_id] = _Present(session, now)
                 self._marks[mark] = endpoint_id
                 joined.append((mark, 0.0))
+                ids.append(endpoint_id)
         self._changed.clear()
-        for message in pack_routes(joined, left):
-            for other in self.others.values():
+        messages = list(pack_routes(joined, left))
+        for other in self.others.values():
+            for message in messages:
                 other.link.post(message)
+            if other.link.wants_ids:
+                self._tell_ids(other.link, ids)
+
+    def _tell_ids(self, link: Link, ids: Iterable[bytes]) -> None:
+        for message in pack_ids(ids):
+            link.post(message)
 
     def _routes_arrived(
         self, link: Link, joined: list[tuple[bytes, float]], left: list[bytes]
@@ -499,6 +520,7 @@ class Hub:
             if mark in self._marks:
                 self._moved(self._marks[mark], age)
         self.lanes.turned_up(marks)
+        self.watching.routes_changed(marks.union(left))
 
     def _moved(self, endpoint_id: bytes, age: float) -> None:
         """Give up a session without a connection if its peer has since connected elsewhere."""
@@ -608,6 +630,7 @@ class Hub:
 
     async def end(self) -> list[STTSessionLostError]:
         """Leave; return what endpoints of other hubs have not acknowledged."""
+        self.watching.end()
         self.registry.followers.discard(self._route_changed)
         if self._routes_timer is not None:
             self._tell_routes()

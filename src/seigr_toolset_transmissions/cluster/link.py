@@ -38,6 +38,7 @@ class Link:
         name: The hub's name; "" until the hub has said who it is.
         incarnation: That of its node.
         address: Where it listens for links.
+        wants_ids: Whether the hub wants to know the whole ids of endpoints that join this one.
 
     """
 
@@ -50,6 +51,7 @@ class Link:
         "incarnation",
         "name",
         "session",
+        "wants_ids",
     )
 
     def __init__(
@@ -61,6 +63,7 @@ class Link:
         self.name: str = ""
         self.incarnation: bytes = b""
         self.address: Address = ("", 0)
+        self.wants_ids: bool = False
         self._keep = keep
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0

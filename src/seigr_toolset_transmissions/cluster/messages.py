@@ -16,6 +16,8 @@ it does not know, so that hubs of two versions can run side by side while an upg
     BROADCAST  u32 number | u32 length | JSON {"where", "exclude", "seconds"} | a message
     TALLY      u32 number | u32 accepted | u32 refused
     KICK, BAN, UNBAN   32 bytes endpoint id
+    WATCH      u8, whether the sender wants IDS from now on
+    IDS        (32 bytes endpoint id)*, of endpoints that a ROUTES has said are here
 
     ASK        32 bytes endpoint id | a request for it
     FIND       32 bytes, the last id that is known already | JSON, what the metadata must hold
@@ -51,6 +53,7 @@ __all__ = [
     "fingerprint",
     "pack_broadcast",
     "pack_done",
+    "pack_ids",
     "pack_json",
     "pack_name",
     "pack_numbers",
@@ -80,6 +83,7 @@ LONGEST_NAME_BYTES = 255
 
 _MOST_ROUTES = 4096
 _MOST_COUNTS = 4096
+_MOST_IDS = 1024
 """Per message, so that a hub with many peers does not hold up other messages."""
 
 _LONGEST_BROADCAST_SECONDS = 24 * 3600.0
@@ -108,6 +112,8 @@ class Kind(IntEnum):
     BAN = 11
     UNBAN = 12
     MOVED = 13
+    WATCH = 14
+    IDS = 15
 
 
 class Ask(IntEnum):
@@ -145,6 +151,7 @@ _NUMBERS = {
     Kind.KICK: Struct("!B32s"),
     Kind.BAN: Struct("!B32s"),
     Kind.UNBAN: Struct("!B32s"),
+    Kind.WATCH: Struct("!B?"),
 }
 
 
@@ -198,8 +205,15 @@ def unpack_info(data: bytes) -> dict[str, Any] | None:
     raise BadMessageError("no endpoint")
 
 
+def pack_ids(ids: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the messages that say the whole ids of endpoints."""
+    here = list(ids)
+    for at in range(0, len(here), _MOST_IDS):
+        yield bytes((Kind.IDS,)) + b"".join(here[at : at + _MOST_IDS])
+
+
 def unpack_ids(data: bytes) -> list[bytes]:
-    """Return the endpoint ids that another hub has found."""
+    """Return the endpoint ids that another hub has found, or that stand in an IDS."""
     if len(data) % NODE_ID_BYTES:
         raise BadMessageError("an id is cut off")
     return [data[at : at + NODE_ID_BYTES] for at in range(0, len(data), NODE_ID_BYTES)]

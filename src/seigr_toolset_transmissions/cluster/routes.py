@@ -31,10 +31,11 @@ class Routes(Generic[H]):
         """Begin to keep a hub's routes."""
         self._by_hub[hub] = set()
 
-    def forget(self, hub: H) -> None:
-        """Drop a hub and all its routes."""
-        self._by_hub.pop(hub, None)
+    def forget(self, hub: H) -> set[bytes]:
+        """Drop a hub and all its routes; return their fingerprints."""
+        marks = self._by_hub.pop(hub, set())
         self._newest = {mark: other for mark, other in self._newest.items() if other is not hub}
+        return marks
 
     def join(self, hub: H, marks: Iterable[bytes]) -> None:
         """Note that a hub has these now. If another hub claims one too, the latest claim counts."""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.fanout import Remote
     from ..errors import STTSessionLostError
     from ..protocol.hello import Hello
     from ..sessions.handshaking import Landing
-    from ..stats import HubInfo, Tally
+    from ..stats import HubInfo, Presence, Tally
     from ..transports.base import Transport
     from .accepting import Acceptor
     from .access import Access
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .registry import Registry
     from .runtime import Runtime
 
-__all__ = ["ClusterBase", "HubLife"]
+__all__ = ["ClusterBase", "HubLife", "PresenceStream"]
 
 
 class HubLife(Protocol):
@@ -34,6 +35,18 @@ class HubLife(Protocol):
 
     def kick(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
         """End all sessions with a peer, at this hub alone."""
+
+
+class PresenceStream(Protocol):
+    """What `ClusterBase.watch` gives: an async iterator over what endpoints do."""
+
+    def __aiter__(self) -> PresenceStream: ...
+
+    async def __anext__(self) -> Presence: ...
+
+    @property
+    def skipped(self) -> int:
+        """How many changes you have not been given, because the same endpoint changed again."""
 
 
 class ClusterBase(ABC):
@@ -108,6 +121,34 @@ class ClusterBase(ABC):
         Raises:
             STTTimeoutError: Its hub did not answer in time.
             RuntimeError: The node is not running.
+
+        """
+
+    @abstractmethod
+    def watch(self) -> AbstractAsyncContextManager[PresenceStream]:
+        """Watch which endpoints join and leave the cluster, or move from hub to hub.
+
+        Use it as ``async with cluster.watch() as changes: async for change in changes: ...``. It
+        covers all hubs, this one included. Endpoints that are there already come first, as if they
+        joined just now, those of each hub as soon as it has said which they are.
+
+        A hub without a connection keeps its endpoints. When it is lost (``hub_lost``), they have
+        left, even if some are still connected to it. An endpoint that is connected to two hubs for
+        a while is where `locate` says it is.
+
+        Nothing waits for a slow reader. If an endpoint changes again before you have read what it
+        did last, you get one change from what you know to what is so now, or none if nothing has
+        changed in the end, and ``changes.skipped`` counts what you did not get. Cancelling a read
+        loses nothing.
+
+        When the node stops, the iteration ends after what has happened until then. Leaving the
+        block ends it at once.
+
+        While one of the hubs watches, the others tell it whole ids, 32 bytes for each endpoint that
+        is there or joins, and it keeps some 300 bytes for each. Otherwise, watching costs nothing.
+
+        Raises:
+            RuntimeError: On entering: the node is not running, or runs in another event loop.
 
         """
 
