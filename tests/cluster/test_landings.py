@@ -106,6 +106,24 @@ async def test_the_owner_sees_where_the_dialer_is_and_no_hub_between() -> None:
 
 
 @in_virtual_time
+async def test_a_peer_that_is_cut_off_while_its_hub_stops_loses_nothing_and_moves() -> None:
+    async with cluster() as it:
+        first, second = it.hubs
+        alice = await peer_at(it, "alice", iter([0] + [1] * 1000))
+        await asyncio.sleep(5)
+        logs = [EventLog(node) for node in (alice, first, second)]
+        numbers = [b"%d" % number for number in range(100)]
+        cut(alice, first)
+        for number in numbers:
+            await alice.endpoints.send_to_endpoint(first.node_id, number)
+            await first.endpoints.send_to_endpoint(alice.node_id, number)
+        assert await first.stop() == ()
+        assert await receive(first, alice.node_id, 100) == numbers
+        assert await receive(alice, first.node_id, 100) == numbers
+        assert [log.errors for log in logs] == [[], [], []]
+
+
+@in_virtual_time
 async def test_a_dialer_whose_hub_is_lost_learns_it_from_another_one() -> None:
     async with cluster(grace=2) as it:
         alice = await peer_at(it, "alice", iter([0] + [1] * 1000))

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from helpers.nodes import EventLog, address_of, in_virtual_time, memory_nodes, until
+from helpers.fault_network import Direction, Fault, FaultNetwork, Kind
+from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, live, memory_nodes, until
 from seigr_toolset_transmissions import StopReport
-from seigr_toolset_transmissions.errors import STTEndpointError
+from seigr_toolset_transmissions.errors import (
+    STTConnectError,
+    STTEndpointError,
+)
 from seigr_toolset_transmissions.node import runtime
+from seigr_toolset_transmissions.sessions.handshaking import _FIRST, _THIRD
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +35,11 @@ async def send(session: Session, messages: Sequence[bytes]) -> None:
     for data in messages:
         await session.send(data)
     await session.flush()
+
+
+def send_nowait(session: Session, messages: Sequence[bytes]) -> None:
+    for data in messages:
+        session.send_nowait(data)
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["session closed", "session open"])
@@ -81,6 +92,88 @@ async def test_stop_returns_nothing_that_handlers_took_in_time() -> None:
         report = await pair.listener.stop()
         assert (report, report.undelivered) == ((), {})
         assert handled == numbered(30)
+
+
+@pytest.mark.parametrize("stops", ["listener", "dialer"])
+@in_virtual_time
+async def test_a_session_whose_connection_breaks_before_the_stop_loses_nothing(stops: str) -> None:
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network, reconnect_delay=3, close_timeout=5) as nodes:
+        pair = await nodes.pair()
+        logs = [EventLog(node) for node in (pair.dialer, pair.listener)]
+        network.cables[0].cut(Kind.RST)
+        await until(lambda: pair.near.state == pair.far.state == "suspended")
+        send_nowait(pair.near, numbered(10))
+        send_nowait(pair.far, numbered(20))
+        assert await getattr(pair, stops).stop() == ()
+        for node, sender, count in (
+            (pair.listener, pair.dialer, 10),
+            (pair.dialer, pair.listener, 20),
+        ):
+            received = [
+                (await node.endpoints.receive_from(sender.node_id))[0] for _ in range(count)
+            ]
+            assert received == numbered(count)
+        await until(lambda: pair.near.state == pair.far.state == "closed")
+        assert [log.errors for log in logs] == [[], []]
+
+
+@pytest.mark.parametrize("drain", [0, 7])
+@pytest.mark.parametrize("owed", [(), (b"unsent",)], ids=["nothing owed", "a message owed"])
+@in_virtual_time
+async def test_a_stop_waits_as_long_as_it_may_for_a_peer_that_stays_away(
+    drain: float, owed: tuple[bytes, ...]
+) -> None:
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network) as nodes:
+        pair = await nodes.pair()
+        log = EventLog(pair.listener, "error")
+        live(pair.near).dial_address = ("nowhere", 1)
+        network.cables[0].cut(Kind.RST)
+        await until(lambda: pair.near.state == pair.far.state == "suspended")
+        send_nowait(pair.far, owed)
+        before = asyncio.get_running_loop().time()
+        report = await pair.listener.stop(drain)
+        assert drain <= asyncio.get_running_loop().time() - before < drain + 1
+        assert [error.unsent for error in report] == [owed] * len(owed)
+        [(_, details)] = log.errors
+        assert details["reason"].startswith("the node was stopped while the session had no conn")
+        assert (details["unsent"], details["unknown"]) == (owed, ())
+
+
+@in_virtual_time
+async def test_a_stopping_node_resumes_sessions_and_begins_none() -> None:
+    network = FaultNetwork(MemoryNetwork())
+    async with Nodes(network, reconnect_delay=3) as nodes:
+        pair = await nodes.pair()
+        address = address_of(pair.listener)
+        network.cables[0].cut(Kind.RST)
+        await until(lambda: pair.near.state == pair.far.state == "suspended")
+        stopping = asyncio.create_task(pair.listener.stop())
+        await asyncio.sleep(0)
+        carol = await nodes.start("carol")
+        with pytest.raises(STTConnectError, match="accepts no more sessions at present"):
+            await carol.connect(*address)
+        assert not stopping.done()
+        assert await stopping == ()
+        with pytest.raises(STTConnectError, match="cannot reach"):
+            await carol.connect(*address)
+
+
+@in_virtual_time
+async def test_a_session_that_its_dialer_has_not_used_yet_loses_nothing_in_a_stop() -> None:
+    fault = Fault(Direction.OUT, _FIRST + _THIRD + 1, Kind.RST)
+    async with Nodes(FaultNetwork(MemoryNetwork(), [fault])) as nodes:
+        listener, dialer = await nodes.listen(), await nodes.start()
+        log = EventLog(dialer, "error")
+        session = await dialer.connect(*address_of(listener))
+        assert listener._registry.unconfirmed
+        send_nowait(session, numbered(10))
+        assert await listener.stop() == ()
+        received = [(await listener.endpoints.receive_any())[0] for _ in range(10)]
+        assert received == numbered(10)
+        assert session.state == "closed"
+        assert log.errors == []
 
 
 @in_virtual_time

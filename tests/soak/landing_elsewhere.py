@@ -3,9 +3,9 @@
 Several processes are the hubs of one cluster, which meet in a folder. Peers dial them through a
 balancer that picks a hub at random for each connection. Both sides of every session send without a
 pause while the connections are cut again and again, often within a handshake. No session may be
-lost. Then the hubs are replaced one after the other, under the same load: sessions end and others
-begin, and each must be closed with everything delivered. Prints a summary, and exits with code 1 if
-a session, or any message, was lost, or if messages were duplicated or reordered.
+lost. Then the hubs are replaced one after the other, under the same load and cuts: sessions end and
+others begin, and each must be closed with everything delivered. Prints a summary, and exits with
+code 1 if a session, or any message, was lost, or if messages were duplicated or reordered.
 """
 
 from __future__ import annotations
@@ -259,15 +259,17 @@ class Peers:
         return sum(c.broken is not None for network in self.networks for c in network.cables)
 
     async def suffer(self, cuts: int) -> None:
-        """Have connections cut, at least this often in all; return when no more will be."""
+        """Have connections cut until `recover`; return after this many cuts."""
         for network in self.networks if cuts else ():
             network.faults = faults(self._chance, MEAN_BYTES)
             network.cables[-1].cut(self._chance.choice((Kind.FIN, Kind.RST)))
         while self.cuts < cuts and not self.seen.failures:  # noqa: ASYNC110  both change often
             await asyncio.sleep(0.05)
+
+    async def recover(self) -> None:
+        """Have no more connections cut; return when each peer has one that will last."""
         for network in self.networks:
             network.faults = iter(())
-        # Nobody resumes a session with a hub that has stopped: each needs its connection by then.
         await until(lambda: self.seen.failures or (self._safe and self.connected), PATIENCE)
 
     @property
@@ -313,6 +315,7 @@ async def soak(hub_count: int, peer_count: int, cuts: int, rounds: int, seed: in
                     await hubs.stop(name)
                     await hubs.start(name)
                     await until(lambda: peers.connected, PATIENCE)
+                await peers.recover()
             for name in hubs.names:
                 await hubs.stop(name)
         finally:

@@ -159,18 +159,21 @@ class Life:
                 return stopping.result()
 
     async def _stop(self, drain: float) -> StopReport:
-        runtime = self.runtime
-        if self._listener is not None:
-            await self._listener.close()
-        self.acceptor.abort()
+        runtime, cluster = self.runtime, self.cluster
+        if cluster is not None and any(hub.connected for hub in cluster.hubs):
+            # Other hubs get what comes now, and pass on to this one what belongs to its sessions.
+            await self._stop_listening()
         self.keeper.stop()
         self.dialer.abort()
         end = runtime.loop.time() + drain
-        if self.cluster is None:
+        if cluster is None:
             await end_sessions(self.registry, drain)
         else:
-            await asyncio.gather(end_sessions(self.registry, drain), self.cluster.drain(drain))
-            self.registry.lost += await self.cluster.end()
+            await asyncio.gather(end_sessions(self.registry, drain), cluster.drain(drain))
+        await self._stop_listening()
+        self.acceptor.abort()
+        if cluster is not None:
+            self.registry.lost += await cluster.end()
         self._check_timer.cancel()
         patience = max(end - runtime.loop.time(), runtime.config.close_timeout)
         report = await end_work(self.registry, self.acceptor, patience)
@@ -185,6 +188,10 @@ class Life:
             len(report.undelivered),
         )
         return report
+
+    async def _stop_listening(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
 
     def kick(self, peer_node_id: bytes) -> tuple[STTSessionLostError, ...]:
         """End all sessions with a peer, at this hub alone. See `node.STTNode.kick`."""

@@ -289,7 +289,8 @@ class STTNode:
     async def stop(self, drain: float | None = None) -> StopReport:
         """Stop: say goodbye to all peers, end every session, connection and task.
 
-        Messages accepted before are delivered first, for up to ``drain`` seconds. What peers have
+        Messages accepted before are delivered first, for up to ``drain`` seconds. Meanwhile, peers
+        without a connection can resume their sessions, but none begins a new one. What peers have
         sent is handed on meanwhile, and for at least ``close_timeout`` seconds after that; then
         the handlers that still run are cancelled.
 

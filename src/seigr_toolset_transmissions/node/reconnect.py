@@ -202,6 +202,9 @@ class Reconnects:
                     )
                 else:
                     self._runtime.log_suspended(details)
+                if not session.accepts and session.machine.outbox.empty:
+                    session.lose("the peer could not be reached to close the session", error)
+                    return  # it would keep whoever closes waiting, for nothing of this side's
 
     async def _resume(self, session: LiveSession, suspension: _Suspension) -> bool:
         """Dial and ask the peer to resume; return whether no further dial is needed."""

@@ -355,6 +355,7 @@ class Registry:
         session.machine.budget.leave()
         if session.dial_address is None:
             del self.unconfirmed[session.session_id]
+            self.runtime.ended()
             if isinstance(cause, STTProtocolError):
                 self.offended(session, cause)
             return

@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import STTSessionLostError
-from ..sessions.public import SessionState
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable, Mapping
 
+    from ..sessions.session import LiveSession
     from .accepting import Acceptor
     from .registry import Registry
     from .runtime import Runtime
@@ -63,20 +63,25 @@ class StopReport(tuple[STTSessionLostError, ...]):
 
 
 async def end_sessions(registry: Registry, drain: float) -> None:
-    """Close all sessions; those that cannot deliver everything in ``drain`` seconds are lost."""
-    for session in [*registry.opening, *registry.unconfirmed.values()]:
-        if session.session_id not in registry.sessions:
-            session.lose("the node was stopped")
-    for session in list(registry.sessions.values()):
-        if session.state is SessionState.SUSPENDED and not (
-            session.dial_address and session.machine.outbox.unacked_cost
-        ):
-            # It will not be resumed: we have nothing to deliver, or the peer cannot reach us.
-            session.lose("the node was stopped while the session had no connection")
+    """Close all sessions; those that cannot deliver everything in ``drain`` seconds are lost.
+
+    A session without a connection gets the same time to find one: what its peer has accepted is
+    worth as much as what this side has.
+    """
+    for session in [each for each in registry.opening if each.session_id not in registry.sessions]:
+        session.lose("the node was stopped")
+
+    def open_ones() -> list[LiveSession]:
+        return [*registry.unconfirmed.values(), *registry.sessions.values()]
+
+    for session in open_ones():
         session.start_closing()
-    await registry.runtime.until_none(lambda: registry.sessions, drain)
-    for session in list(registry.sessions.values()):
-        session.lose("the node was stopped before its peer had acknowledged everything")
+    await registry.runtime.until_none(open_ones, drain)
+    for session in open_ones():
+        if session.connected:
+            session.lose("the node was stopped before its peer had acknowledged everything")
+        else:
+            session.lose("the node was stopped while the session had no connection")
 
 
 async def end_work(registry: Registry, acceptor: Acceptor, patience: float) -> StopReport:
