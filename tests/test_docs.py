@@ -8,7 +8,11 @@ import builtins
 import hashlib
 import html
 import inspect
+import os
 import re
+import shutil
+import subprocess
+import textwrap
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -142,6 +146,36 @@ def test_the_architecture_names_each_room_and_file_and_only_those() -> None:
         for name in names(row[1]) | names(row[2]):
             if "/" in name or name.endswith(".py"):
                 assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
+
+
+def units() -> Iterator[Any]:
+    """Find the systemd units in the documents."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for block in re.findall(r"(?:^ {4}.*\n|^\n)+", text, re.MULTILINE):
+            if "[Service]" in block:
+                name = document.relative_to(ROOT).with_suffix("").as_posix()
+                yield pytest.param(textwrap.dedent(block), id=name)
+
+
+@pytest.mark.parametrize("unit", list(units()))
+def test_systemd_takes_a_unit_as_it_is(unit: str, tmp_path: Path) -> None:
+    verifier = shutil.which("systemd-analyze")
+    if verifier is None:
+        assert "STT_REQUIRE_ALL" not in os.environ, "there is no systemd-analyze: install systemd"
+        pytest.skip("this machine has no systemd-analyze")
+    there = re.sub("^ExecStart=[^ ]+", "ExecStart=/bin/true", unit, flags=re.MULTILINE)
+    assert there != unit
+    path = tmp_path / "hub.service"
+    path.write_text(there)
+    done = subprocess.run(
+        [verifier, "verify", "--man=no", path],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def anchors(document: Path) -> set[str]:
