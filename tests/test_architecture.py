@@ -123,7 +123,7 @@ LAYERS = {
     "cluster": [
         ["messages", "meeting", "link"],
         ["routes", "landings"],
-        ["lanes", "deliveries"],
+        ["lanes", "deliveries", "membership"],
         ["other"],
         ["inquiries", "presence"],
         ["hub"],

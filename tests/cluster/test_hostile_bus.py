@@ -138,7 +138,7 @@ def test_invented_announcements_are_not_believed() -> None:
         bus = HostileBus(0)
         async with cluster(2, bus=bus) as it:
             subject = next(each for each, _, _ in bus.seen if each.startswith("stt.hubs."))
-            before = hub_of(it.hubs[0])._meeting
+            before = hub_of(it.hubs[0])._membership.meeting
             assert before is not None
             members = before.members()
             for length in (0, 1, 12, 28, 44, 5000):

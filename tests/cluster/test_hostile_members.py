@@ -48,13 +48,12 @@ async def test_a_member_with_access_to_the_bus_cannot_pose_as_a_hub() -> None:
     async with cluster() as it:
         logs = [EventLog(hub, "hub_joined") for hub in it.hubs]
         await it.nodes.listen("carol", cluster=Cluster(it.bus, name="hub-0"))
-        hub = hub_of(it.hubs[0])
-        assert hub._address is not None
+        address = hub_of(it.hubs[0])._membership.address
         for secret in (SHARED_SEED, seed_of("alice")):
             member = STTNode(seed_of("carol"), secret, network=PipeNetwork(it.bus))
             async with member:
                 with pytest.raises(STTConnectError):
-                    await member.connect(*hub._address)
+                    await member.connect(*address)
         await asyncio.sleep(5)
         assert [log.entries for log in logs] == [[], []]
         assert all(len(each.cluster.hubs) == 1 for each in it.hubs)
@@ -239,7 +238,7 @@ async def test_a_hub_that_answers_nonsense_fails_the_call_and_nothing_else(reply
             assert data
             return reply
 
-        node = hub_of(it.hubs[1])._node
+        node = hub_of(it.hubs[1])._membership.node
         assert node is not None
         node.on_request(answer)
         hub = it.hubs[0]

@@ -305,3 +305,29 @@ async def test_a_message_too_long_for_a_new_session_does_not_take_others_with_it
         assert await receive(again, hub.node_id, 2) == [b"1", b"2"]
         ((kind, details),) = log.errors
         assert (kind, details["unsent"]) == ("endpoint_lost", (bytes(5000),))
+
+
+@in_virtual_time
+async def test_a_message_too_long_for_a_new_hub_does_not_take_others_with_it() -> None:
+    most = 8 * 1024 * 1024
+    large = NodeConfig(
+        max_message_bytes=most, send_window_bytes=2 * most, receive_window_bytes=2 * most
+    )
+    async with cluster(2, grace=60, config=large) as it:
+        hub = it.hubs[0]
+        it.hubs.append(await it.nodes.listen("bob", cluster=it.another("hub-2")))
+        await until(lambda: len(hub.cluster.hubs) == 2)
+        alice = await it.peer("alice", it.hubs[1], config=large)
+        log = EventLog(hub)
+        near = live(alice.get_session_for_endpoint(hub.node_id))
+        live(it.hubs[1].get_session_for_endpoint(alice.node_id)).cut("test")
+        await hub.endpoints.send_to_endpoint(alice.node_id, bytes(6 * 1024 * 1024))
+        waiting = asyncio.create_task(hub.endpoints.send_to_endpoint(alice.node_id, b"next"))
+        near.abort()
+        await alice.connect(*address_of(it.hubs[2]))
+        assert await receive(alice, hub.node_id, 1) == [b"next"]
+        await waiting
+        ((kind, details),) = log.errors
+        assert kind == "endpoint_lost"
+        assert [len(data) for data in details["unsent"]] == [6 * 1024 * 1024]
+        await until(lambda: lanes_of(hub).held == 0)

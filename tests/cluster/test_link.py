@@ -14,7 +14,7 @@ MIB = 1024 * 1024
 @in_virtual_time
 async def test_a_hub_that_stops_reading_is_cut_off_at_a_limit() -> None:
     async with cluster() as it:
-        node = hub_of(it.hubs[1])._node
+        node = hub_of(it.hubs[1])._membership.node
         assert node is not None
         goes_on = asyncio.Event()
 

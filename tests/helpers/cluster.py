@@ -80,17 +80,16 @@ def lanes_of(node: STTNode) -> Lanes:
 
 def landings_of(node: STTNode) -> Landings:
     """Return what a hub passes on, and what is passed on to it."""
-    landings = hub_of(node)._landings
+    landings = hub_of(node)._membership.landings
     assert landings is not None
     return landings
 
 
 def landing_of(node: STTNode) -> Address:
     """Return where a hub takes connections that are passed on to it."""
-    hub = hub_of(node)
-    assert hub._meeting is not None
-    assert hub._address is not None
-    return hub._meeting.landing_of(hub._address)
+    membership = hub_of(node)._membership
+    assert membership.meeting is not None
+    return membership.meeting.landing_of(membership.address)
 
 
 async def receive(node: STTNode, sender: bytes, count: int) -> list[bytes]:

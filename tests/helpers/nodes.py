@@ -30,6 +30,7 @@ __all__ = [
     "address_of",
     "assert_no_task_left",
     "assert_nothing_held",
+    "cancel_all_others",
     "free_port",
     "in_virtual_time",
     "live",
@@ -79,6 +80,12 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         run_virtual(test(*args, **kwargs))
 
     return run
+
+
+def cancel_all_others() -> None:
+    """Do what many programs do on a signal: cancel all tasks but this one."""
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.fault_network import FaultNetwork, Kind
-from helpers.nodes import Nodes, address_of, in_virtual_time, memory_nodes, until
+from helpers.nodes import (
+    Nodes,
+    address_of,
+    cancel_all_others,
+    in_virtual_time,
+    memory_nodes,
+    until,
+)
 from seigr_toolset_transmissions.errors import STTConnectError
 from seigr_toolset_transmissions.node.duty import Duty
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
@@ -41,12 +48,6 @@ async def assert_it_works(pair: Pair) -> None:
     for session, node in ((pair.near, pair.listener), (pair.far, pair.dialer)):
         await session.send(b"still there")
         assert (await node.endpoints.receive_any(timeout=1))[0] == b"still there"
-
-
-def cancel_all_others() -> None:
-    """Do what many programs do on a signal."""
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))

@@ -72,10 +72,18 @@ def parse_target(text: str) -> Target:
 
 
 class _EndedError(Failure):
-    """A worker has ended; the text says why."""
+    """A worker has ended.
 
-    def __init__(self, text: str, exit_code: int = FAILED) -> None:
+    Args:
+        why: What it has reported, or how its process ended.
+        text: What to say of it if the command fails with this.
+        exit_code: The code that the command exits with then.
+
+    """
+
+    def __init__(self, why: str, text: str, exit_code: int) -> None:
         super().__init__(text)
+        self.why = why
         self.exit_code = exit_code
 
 
@@ -160,8 +168,10 @@ class _Worker:
         status = await self._process.wait()
         self._close_control()
         self._listens.clear()
-        wrong = report.get("failure") or f"{self} ended: {describe_status(status)}"
-        return _EndedError(wrong, report.get("exit_code", FAILED))
+        if "failure" in report:
+            return _EndedError(report["failure"], report["failure"], report["exit_code"])
+        why = describe_status(status)
+        return _EndedError(why, f"{self} ended: {why}", FAILED)
 
     async def keep(self) -> None:
         """Start a new process whenever one ends; the first one listens already."""
@@ -169,19 +179,21 @@ class _Worker:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = loop.time()
-            wrong = str(await self._ended())
+            wrong = f"{self} ended: {(await self._ended()).why}"
             if loop.time() - began >= _STEADY_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             while not self._listens.is_set():
                 if not self._replaced:
-                    complain(f"{wrong}; worker {self._number} restarts in {pause:g} s")
+                    complain(f"{wrong}; it restarts in {pause:g} s")
                     await self._pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 self._replaced = False
                 try:
                     await self.start()
-                except (_EndedError, OSError) as error:
-                    wrong = str(error)
+                except _EndedError as error:
+                    wrong = f"{self} ended: {error.why}"
+                except OSError as error:
+                    wrong = f"worker {self._number} cannot be started: {error}"
 
     async def _pause(self, seconds: float) -> None:
         self._hurry.clear()

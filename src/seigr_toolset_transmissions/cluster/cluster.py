@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.fanout import Remote
-    from ..errors import STTSessionLostError
     from ..node.cluster_base import HubLife, PresenceStream
     from ..node.keys import Keys
     from ..protocol.hello import Hello
@@ -158,14 +157,10 @@ class Cluster(ClusterBase):
             raise RuntimeError("a Cluster serves one node: make another one for another node")
         self._hub = Hub(life, keys, self._name, self._grace, self._meet)
 
-    async def end(self) -> list[STTSessionLostError]:
+    async def end(self) -> None:
         """See `ClusterBase`."""
-        hub = self._hub
-        if hub is None:
-            return []
-        try:
-            return await hub.end()
-        finally:
+        if self._hub is not None:
+            await self._hub.end()
             self._hub = None
 
     def route_to(self, endpoint_id: bytes) -> Remote | None:

@@ -1,42 +1,30 @@
-"""One hub in its cluster, from the start of its node to its stop: links, and what goes over them.
+"""One hub among others, from the start of its node to its stop: its links and what arrives there.
 
-The hubs of a cluster are peers of each other. Each has a node of its own for the links, whose group
-is the cluster: its shared secret is derived from the node seed, which all hubs have and no device.
-So encryption, order, acknowledgement and resuming of links are those of any session, and no member
-of the group can pose as a hub. `meeting` says where the others are; of two hubs, the one with the
-greater address dials.
+`membership` makes the links, and this file hands what they bring to the parts that deal with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
-from ..config import NodeConfig
-from ..errors import (
-    STTConnectError,
-    STTListenError,
-    STTRequestFailedError,
-    STTSessionLostError,
-)
+from ..errors import STTRequestFailedError, STTSessionLostError
 from ..foundation.ids import short
 from ..node.duty import Duty
-from ..node.node import STTNode
 from ..sessions.handshaking import Landing
 from ..sessions.public import SessionState
 from ..sessions.session import LiveSession
 from ..transports.base import NOBODY
 from .deliveries import Deliveries
 from .inquiries import Inquiries
-from .landings import Landings
 from .lanes import Lanes
 from .link import Link
+from .membership import Membership
 from .messages import (
-    LONGEST_HEAD_BYTES,
     BadMessageError,
     Kind,
     fingerprint,
@@ -62,39 +50,22 @@ if TYPE_CHECKING:
     from ..endpoints.manager import EndpointManager
     from ..node.cluster_base import HubLife
     from ..node.keys import Keys
+    from ..node.node import STTNode
     from ..node.registry import Registry
     from ..node.runtime import Runtime
     from ..protocol.hello import Hello
-    from ..transports.base import Address, Listener, Receiver, Transport
+    from ..transports.base import Receiver, Transport
     from .meeting import Meeting
 
 __all__ = ["Hub"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_LINKS, _MEETING = b"stt cluster links", b"stt cluster meeting"
-_LANDING = b"stt cluster landing"
-"""The purposes of the secrets derived from the node seed."""
-
-_ANNOUNCE_SECONDS = 1.0
 _ROUTES_SECONDS = 0.05
 """How long changes of routes wait, so that several travel in one message."""
 
-_LOOK_SECONDS = 0.1
-"""How long after another hub was found this one dials it, or is dialed."""
-
-_SETTLING_SECONDS = 3.0
-"""For this long after its start, a hub may not know all others yet."""
-
 _CHECK_SECONDS = 0.2
 """How often a hub looks whether another one without a connection still lives."""
-
-_RETRY_SECONDS = 1.0
-_RETRY_SECONDS_MAX = 30.0
-
-_LEAST_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Hubs can say so much in one message, however short those of the application are: routes, the
-answer to a search, the metadata of an endpoint."""
 
 _FORWARD = int(Kind.FORWARD)
 
@@ -139,108 +110,34 @@ class Hub:
         self.lanes: Lanes = Lanes(self, self.routes)
         self.inquiries: Inquiries = Inquiries(self)
         self.watching: Watching = Watching(self)
-        self._keys = keys
-        self._meet = meet
-        self._node: STTNode | None = None
-        self._address: Address | None = None
-        self._meeting: Meeting | None = None  # while this hub takes part
-        self._landings: Landings | None = None
-        self._since = self.loop.time()
-        self._first_seen: dict[Address, float] = {}  # where others listen
         self._present: dict[bytes, _Present] = {}
         self._left_behind: WeakSet[LiveSession] = WeakSet()  # their peers are at other hubs now
         self._marks: dict[bytes, bytes] = {}  # the ids of those
         self._changed: set[bytes] = set()
         self._routes_timer: asyncio.TimerHandle | None = None
-        self._dialed: set[Address] = set()
-        self._wake = asyncio.Event()
-        self._look_timer: asyncio.TimerHandle | None = None
-        self._leaving = False
-        self._left: asyncio.Future[None] = life.runtime.loop.create_future()
-        self._news: deque[Coroutine[Any, Any, None]] = deque()
+        self._checked: set[Link] = set()  # those without a connection, on this machine
+        self._news: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._telling = False
         self.registry.followers.add(self._route_changed)
         for endpoint_id in self.registry.routes:
             self._route_changed(endpoint_id)
-        self._duty = Duty(life.runtime, self._work)
+        self._membership = Membership(self, keys, meet)
 
     # -- meeting the others ------------------------------------------------------------------
 
-    async def _work(self) -> None:
-        """Meet the others, and again after each failure, until this hub leaves."""
-        pause = _RETRY_SECONDS
-        while not self._leaving:
-            try:
-                await self._take_part()
-            except (OSError, STTListenError, ModuleNotFoundError) as error:
-                logger.warning(
-                    "hub %r has not joined its cluster: %s; trying again in %g s",
-                    self.name,
-                    getattr(error, "strerror", None) or error,
-                    pause,
-                )
-                await self._pause(pause)
-                pause = min(2 * pause, _RETRY_SECONDS_MAX)
-        if not self._left.done():
-            self._left.set_result(None)
+    def bus_changed(self, is_up: bool) -> None:
+        """Skip every back-off once the bus is back."""
+        membership = self._membership
+        membership.look_again()
+        if is_up and membership.meeting is not None and membership.node is not None:
+            for other in self.others.values():
+                if not other.link.is_up:
+                    membership.node.retry_now(other.link.session.peer_node_id)
 
-    async def _take_part(self) -> None:
-        secret = await self._keys.secret_for(_LINKS)
-        landing_key = await self._keys.secret_for(_LANDING)
-        async with self._meet(await self._keys.secret_for(_MEETING)) as meeting:
-            node = self._make_node(secret, meeting)
-            await node.start(server_mode=True)
-            address = self._address = node.address
-            assert address is not None  # noqa: S101  it listens
-            self._node = node
-            landings = Landings(self, meeting.network, landing_key)
-            listener: Listener | None = None
-            try:
-                landing = meeting.landing_of(address)
-                listener = await meeting.network.listen(landings.accept, *landing)
-                self._landings, self._meeting = landings, meeting
-                self._since = self.loop.time()
-                meeting.found = self._hub_found
-                while not self._leaving:
-                    meeting.announce(address)
-                    for other in self._members(meeting):
-                        if other < address and other not in self._dialed:
-                            self._dialed.add(other)
-                            self.own(self._dial(meeting, other))
-                    await self._pause(_ANNOUNCE_SECONDS)
-            finally:
-                self._node = self._landings = self._meeting = None
-                if listener is not None:
-                    await listener.close()
-                landings.end()
-                await node.stop(drain=self.runtime.config.close_timeout)
+    # -- links -------------------------------------------------------------------------------
 
-    def _make_node(self, secret: bytes, meeting: Meeting) -> STTNode:
-        most = max(self.most_bytes + LONGEST_HEAD_BYTES, _LEAST_MESSAGE_BYTES)
-        window = max(8 * 1024 * 1024, 2 * most)
-        config = NodeConfig(
-            max_message_bytes=most,
-            send_window_bytes=window,
-            receive_window_bytes=window,
-            max_buffered_bytes=max(self.runtime.config.max_buffered_bytes, 4 * window),
-            connect_timeout=5.0,
-            resume_window=self.grace,
-            reconnect_delay=0.05,
-            reconnect_delay_max=1.0,
-            ping_interval=2.0,
-            ping_timeout=3.0,
-            max_sessions=1024,
-            max_requests=4096,
-            max_half_open_per_source=256,
-            handler_warning=None,
-        )
-        node = STTNode(
-            secrets.token_bytes(32),
-            secret,
-            *meeting.listen_at,
-            network=meeting.network,
-            config=config,
-        )
+    def follow(self, node: STTNode) -> None:
+        """Register for what happens on the links, which are the sessions of this node."""
         node.events.register("session_created", self._link_began)
         node.events.register("session_suspended", self._link_suspended)
         node.events.register("session_resumed", self._link_resumed)
@@ -248,72 +145,10 @@ class Hub:
         node.events.register("data_received", self._message_arrived)
         node.events.register("error", _log_error)
         node.on_request(self._answer)
-        return node
-
-    def _hub_found(self) -> None:
-        """Meet another hub soon, and be heard by it, together with others that are found now."""
-        if self._look_timer is None:
-            self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
-
-    def _look(self) -> None:
-        self._look_timer = None
-        self._wake.set()
-
-    async def _pause(self, seconds: float) -> None:
-        self._wake.clear()
-        if not self._leaving:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-
-    async def _dial(self, meeting: Meeting, address: Address) -> None:
-        node = self._node
-        try:
-            if node is not None:
-                session = await node.connect(*address)
-                await session.wait_closed()
-        except STTConnectError as error:
-            if _was_refused(error):
-                meeting.refused(address)
-        except RuntimeError:
-            pass  # the node was stopped meanwhile
-        finally:
-            self._dialed.discard(address)
-
-    def _members(self, meeting: Meeting) -> list[Address]:
-        """Return where other hubs listen, and note which of them are new."""
-        members = [member for member in meeting.members() if member != self._address]
-        now = self.loop.time()
-        self._first_seen = {member: self._first_seen.get(member, now) for member in members}
-        return members
-
-    def _expects_links(self, meeting: Meeting | None) -> bool:
-        """Whether there may be a hub that this one has not met yet."""
-        now = self.loop.time()
-        if now - self._since < _SETTLING_SECONDS:
-            return True
-        if meeting is None:
-            return now - self._since < self.grace
-        met = {link.address for link, _ in self.others.values() if link.name}
-        return any(
-            member not in met and now - self._first_seen[member] < self.grace
-            for member in self._members(meeting)
-        )
-
-    def bus_changed(self, is_up: bool) -> None:
-        """Skip every back-off once the bus is back."""
-        self._wake.set()
-        if is_up and self._node is not None:
-            for other in self.others.values():
-                if not other.link.is_up:
-                    self._node.retry_now(other.link.session.peer_node_id)
-
-    # -- links -------------------------------------------------------------------------------
 
     async def _link_began(self, *, session_id: bytes) -> None:
-        session = None if self._node is None else self._node.get_session(session_id)
+        node = self._membership.node
+        session = None if node is None else node.get_session(session_id)
         if not isinstance(session, LiveSession):
             return  # it has ended already
         for former in list(self.others.values()):
@@ -325,8 +160,7 @@ class Hub:
         link = Link(session, self.keep)
         self.others[session_id] = Other(link, Deliveries(self, link))
         self.routes.add(link)
-        assert self._address is not None  # noqa: S101  it has links
-        link.post(pack_name(self.name, self.runtime.incarnation, self._address))
+        link.post(pack_name(self.name, self.runtime.incarnation, self._membership.address))
         now = self.loop.time()
         here = [(fingerprint(each), now - at) for each, (_, at) in self._present.items()]
         for message in pack_routes(here, ()):
@@ -337,14 +171,17 @@ class Hub:
 
     async def _link_suspended(self, *, session_id: bytes) -> None:
         other = self.others.get(session_id)
-        if other is not None and other.link.name:
-            self._tell(self.runtime.emit("hub_suspended", hub=other.link.name))
-            if self._meeting is not None and self._meeting.refusal_is_final:
-                self.own(self._check_lives(self._meeting, other.link))
+        if other is None or not other.link.name:
+            return
+        self._tell(partial(self.runtime.emit, "hub_suspended", hub=other.link.name))
+        meeting = self._membership.meeting
+        if meeting is not None and meeting.refusal_is_final and other.link not in self._checked:
+            self._checked.add(other.link)
+            self.keep(partial(self._check_lives, meeting, other.link))
 
     async def _check_lives(self, meeting: Meeting, link: Link) -> None:
         """Give a link up once its hub has ended: nothing that waits for it will ever arrive."""
-        while link.session.state is SessionState.SUSPENDED and not self._leaving:
+        while link.session.state is SessionState.SUSPENDED and not self._membership.leaving:
             try:
                 transport = await meeting.network.dial(NOBODY, *meeting.landing_of(link.address))
             except ConnectionRefusedError:
@@ -355,17 +192,18 @@ class Hub:
             else:
                 transport.abort()  # it lives, or is about to end: its sockets close one by one
             await asyncio.sleep(_CHECK_SECONDS)
+        self._checked.discard(link)
 
     async def _link_resumed(self, *, session_id: bytes) -> None:
         other = self.others.get(session_id)
         if other is not None and other.link.name:
-            self._tell(self.runtime.emit("hub_resumed", hub=other.link.name))
+            self._tell(partial(self.runtime.emit, "hub_resumed", hub=other.link.name))
 
     async def _link_lost(self, *, session_id: bytes) -> None:
         other = self.others.pop(session_id, None)
         if other is None:
             return
-        self._first_seen.pop(other.link.address, None)  # if it lives, it may be met again
+        self._membership.lost(other.link.address)
         marks = self.routes.forget(other.link)
         self.watching.routes_changed(marks)
         other.deliveries.drop()
@@ -373,21 +211,19 @@ class Hub:
         self.lanes.link_lost(other.link)
         if other.link.name:
             logger.info("hub %r is lost", other.link.name)
-            self._tell(self.runtime.emit("hub_lost", hub=other.link.name))
+            self._tell(partial(self.runtime.emit, "hub_lost", hub=other.link.name))
 
-    def _tell(self, news: Coroutine[Any, Any, None]) -> None:
+    def _tell(self, news: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Emit an event, in order."""
         self._news.append(news)
         if not self._telling:
             self._telling = True
-            self.runtime.own(self._tell_all())
+            self.keep(self._tell_all)
 
     async def _tell_all(self) -> None:
-        try:
-            while self._news:
-                await self._news.popleft()
-        finally:
-            self._telling = False
+        while self._news:
+            await self._news.popleft()()
+        self._telling = False
 
     async def _message_arrived(self, *, session_id: bytes, data: bytes) -> None:
         other = self.others.get(session_id)
@@ -428,7 +264,7 @@ class Hub:
             case Kind.NAME if not link.name:
                 link.name, link.incarnation, link.address = unpack_name(data)
                 logger.info("hub %r has joined", link.name)
-                self._tell(self.runtime.emit("hub_joined", hub=link.name))
+                self._tell(partial(self.runtime.emit, "hub_joined", hub=link.name))
             case Kind.BROADCAST:
                 self.inquiries.pass_on(other, data)
             case Kind.TALLY:
@@ -539,14 +375,16 @@ class Hub:
 
     def pass_on(self, transport: Transport, hello: Hello, message: bytes) -> Landing:
         """Pass a connection on to the hub that it names. See `ClusterBase.pass_on`."""
-        for link, _ in self.others.values():
-            if link.name and hello.is_for_hub(link.incarnation):
-                if link.is_up and self._landings is not None and self._meeting is not None:
-                    to = self._meeting.landing_of(link.address)
-                    if self._landings.pass_on(transport, message, to):
-                        return Landing.PASSED_ON
-                return Landing.LATER
-        if self._expects_links(self._meeting):
+        landings, meeting = self._membership.landings, self._membership.meeting
+        named = [link for link, _ in self.others.values() if link.name]
+        for link in named:
+            if hello.is_for_hub(link.incarnation):
+                if not link.is_up or landings is None or meeting is None:
+                    return Landing.LATER
+                owner_at = meeting.landing_of(link.address)
+                passed_on = landings.pass_on(transport, message, owner_at)
+                return Landing.PASSED_ON if passed_on else Landing.LATER
+        if self._membership.expects_links({link.address for link in named}):
             return Landing.LATER
         return Landing.HERE  # nobody has the session any more, as the answer tells the dialer
 
@@ -615,6 +453,15 @@ class Hub:
             "unsent": tuple(unsent),
             "unknown": tuple(unknown),
         }
+        if self.runtime.stopping:
+            error = STTSessionLostError(
+                f"{reason}: endpoint {short(endpoint_id)}",
+                session_id=b"",
+                peer_node_id=endpoint_id,
+                unsent=tuple(unsent),
+                unknown=tuple(unknown),
+            )
+            self.registry.lost.append(error)
         self.runtime.own(self.runtime.emit_error("endpoint_lost", details))
 
     # -- the end -----------------------------------------------------------------------------
@@ -628,41 +475,20 @@ class Hub:
         except TimeoutError:
             pass
 
-    async def end(self) -> list[STTSessionLostError]:
-        """Leave; return what endpoints of other hubs have not acknowledged."""
+    async def end(self) -> None:
+        """Leave, and report what endpoints of other hubs have not acknowledged.
+
+        If cancelled, another call goes on with it.
+        """
         self.watching.end()
         self.registry.followers.discard(self._route_changed)
         if self._routes_timer is not None:
             self._tell_routes()
-        lost = []
         for endpoint_id, unsent, unknown in self.lanes.end():
             if unsent or unknown:
                 reason = "the node was stopped before the endpoint had acknowledged everything"
                 self.report_lost(endpoint_id, reason, unsent, unknown)
-                lost.append(
-                    STTSessionLostError(
-                        f"{reason}: endpoint {short(endpoint_id)}",
-                        session_id=b"",
-                        peer_node_id=endpoint_id,
-                        unsent=unsent,
-                        unknown=unknown,
-                    )
-                )
-        self._leaving = True
-        self._wake.set()
-        if self._meeting is not None:
-            await asyncio.wait((self._left,), timeout=4 * self.runtime.config.close_timeout)
-        self._duty.end()  # and what is not done: opening the bus, or closing it
-        return lost
-
-
-def _was_refused(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
-            return True
-        cause = cause.__cause__
-    return False
+        await self._membership.end()
 
 
 async def _log_error(*, error_type: str, details: dict[str, Any]) -> None:

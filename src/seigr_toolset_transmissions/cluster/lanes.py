@@ -266,6 +266,11 @@ class Lane:
                 place = await link.send(self._head + data)
             except STTSessionClosedError:
                 return
+            except STTMessageSizeError as error:  # this hub's node takes only shorter ones
+                if self.number == number:
+                    self._grow(-len(self._unsent.popleft()) - _COST)
+                    self._lanes.owner.report_lost(self.endpoint_id, str(error), (data,), ())
+                continue
             if self.number == number:
                 self._sent.append((place, self._unsent.popleft()))
         self.note_change()

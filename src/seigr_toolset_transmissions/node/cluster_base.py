@@ -174,8 +174,11 @@ class ClusterBase(ABC):
         """Wait until endpoints of other hubs have acknowledged everything, or the time is over."""
 
     @abstractmethod
-    async def end(self) -> list[STTSessionLostError]:
-        """Leave the cluster; return what endpoints of other hubs have not acknowledged."""
+    async def end(self) -> None:
+        """Leave the cluster, and report what endpoints of other hubs have not acknowledged.
+
+        If cancelled, another call goes on with it.
+        """
 
     @abstractmethod
     def route_to(self, endpoint_id: bytes) -> Remote | None:

@@ -173,7 +173,7 @@ class Life:
         await self._stop_listening()
         self.acceptor.abort()
         if cluster is not None:
-            self.registry.lost += await cluster.end()
+            await cluster.end()
         self._check_timer.cancel()
         patience = max(end - runtime.loop.time(), runtime.config.close_timeout)
         report = await end_work(self.registry, self.acceptor, patience)
