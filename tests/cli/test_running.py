@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 
 import pytest
 
@@ -48,6 +49,29 @@ def test_a_signal_cancels_it_and_waits_for_its_cleanup(number: signal.Signals, c
     assert caught.value.exit_code == code
     assert cleaned_up == [True]
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_another_thread_gets_wakes_the_loop() -> None:
+    """So it does when it arrives just before the loop goes to sleep, which cannot be timed."""
+    asleep = threading.Event()
+
+    def wait_and_send() -> None:
+        asleep.wait()
+        send(signal.SIGINT)
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_later(0.05, asleep.set)
+        await asyncio.Event().wait()
+
+    thread = threading.Thread(target=wait_and_send)
+    thread.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with pytest.raises(Interrupted):
+            run_until_done(work())
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        thread.join()
 
 
 def test_a_cleanup_that_takes_too_long_can_be_interrupted_too() -> None:

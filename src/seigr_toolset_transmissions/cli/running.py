@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .failures import Interrupted
@@ -59,13 +60,20 @@ async def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     def handler(number: int, _: FrameType | None) -> None:
         loop.call_soon_threadsafe(on_signal, number)
 
-    # Not loop.add_signal_handler, which not every event loop has: those of Windows do not.
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    former = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in _SIGNALS:
+        try:
+            # It also wakes a loop that has just gone to sleep, or whose signal another thread got.
+            loop.add_signal_handler(number, on_signal, number)
+        except NotImplementedError:  # Windows, where any signal wakes the loop
+            signal.signal(number, handler)
     try:
         await asyncio.wait((task,))
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        for number in _SIGNALS:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, former[number])
     if received:
         # Whatever cleaning up came to: the signal is why the command ends.
         retrieve(task)
