@@ -10,6 +10,8 @@ import pytest
 
 import seigr_toolset_transmissions
 
+pytestmark = pytest.mark.once
+
 PACKAGE = "seigr_toolset_transmissions"
 ROOT = Path(seigr_toolset_transmissions.__file__).parent
 

@@ -37,7 +37,10 @@ needs_broker = pytest.mark.skipif(
     PEERS[Nats.name].missing() is not None, reason="nats-server or nats-py is missing"
 )
 
-pytestmark = pytest.mark.timeout(600)  # it only ends a hang: a trial takes about a second
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.timeout(600),  # it only ends a hang: a trial takes about a second
+]
 
 TRIALS: dict[str, tuple[Callable[[Job, str], list[Sample]], dict[str, object]]] = {
     "oneway": (one_way._measure, {"count": 300}),

@@ -20,6 +20,8 @@ from seigr_toolset_transmissions import generate_seed, save_seed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 

@@ -11,6 +11,8 @@ import pytest
 
 from soak.landing_elsewhere import Side, Stream, judge, soak
 
+pytestmark = pytest.mark.once
+
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="hubs meet in a folder")
 
 

@@ -22,6 +22,8 @@ from helpers.documents import DOCUMENTS, ROOT, read
 if TYPE_CHECKING:
     from email.message import Message
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(seigr_toolset_transmissions.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads(read("pyproject.toml"))["project"]
 EXTRA = re.compile(r"(?:\.|CLONE|seigr-toolset-transmissions)\[([a-z,]+)\]")

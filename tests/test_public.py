@@ -20,6 +20,8 @@ from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.nats import NatsNetwork
 from seigr_toolset_transmissions.transports.pipes import PipeNetwork
 
+pytestmark = pytest.mark.once
+
 PACKAGE = "seigr_toolset_transmissions"
 VERBS = {
     Session: "abort close flush min_rtt ping request rtt send send_nowait session_id state stats "

@@ -22,6 +22,8 @@ from seigr_toolset_transmissions import NodeConfig, errors
 from seigr_toolset_transmissions.cli import failures
 from test_public import VERBS
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
 """What a browser loads by itself when it shows a page."""

@@ -21,6 +21,8 @@ from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.once
+
 COMING_FROM = sorted((ROOT / "docs" / "coming-from").glob("*.md"))
 GIVEN = """
 import asyncio

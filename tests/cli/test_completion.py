@@ -17,6 +17,8 @@ from click.testing import CliRunner
 from cli.processes import PATIENCE, environment
 from seigr_toolset_transmissions.cli.app import app
 
+pytestmark = pytest.mark.once
+
 BEGINNINGS = {
     "bash": ["bash", "--norc", "--noprofile", "-i"],
     "zsh": ["zsh", "-f", "-i"],

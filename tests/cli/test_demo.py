@@ -11,8 +11,8 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -20,8 +20,7 @@ from cli.processes import PATIENCE, Stt, descendants
 from seigr_toolset_transmissions.cli import demo, demo_cast, demo_show
 from seigr_toolset_transmissions.cli.running import run_until_done
 
-if TYPE_CHECKING:
-    import pytest
+pytestmark = pytest.mark.once
 
 PEERS = ("ada", "ben", "cleo", "dana")
 _LOCAL_FLAGS = 3

@@ -8,6 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -20,7 +21,8 @@ from seigr_toolset_transmissions.cli.running import run_until_done
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+
+pytestmark = pytest.mark.once
 
 SHOWN = (
     r"hub-2 +\d+ +hub-1, hub-3",

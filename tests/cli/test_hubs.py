@@ -25,6 +25,8 @@ from seigr_toolset_transmissions.cluster import Cluster, hub
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+pytestmark = pytest.mark.once
+
 NODE_SEED, SHARED_SEED = b"the node's own seed, a secret one", b"the seed that all peers here share"
 PEER_SEED = b"the peer's own seed, a secret too"
 

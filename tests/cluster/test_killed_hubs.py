@@ -12,6 +12,8 @@ import pytest
 from helpers.nats_server import needs_nats
 from soak.kill_hub import Account, soak
 
+pytestmark = pytest.mark.once
+
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="hubs meet in a folder")
 
 

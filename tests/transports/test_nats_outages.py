@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from helpers.nats_server import needs_nats
 from soak.nats_outages import soak
 
-if TYPE_CHECKING:
-    import pytest
-
-pytestmark = needs_nats
+pytestmark = [needs_nats, pytest.mark.once]
 
 
 async def test_a_server_that_is_killed_or_stands_still_costs_no_message(
