@@ -200,7 +200,10 @@ def snippets() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("block", list(snippets()))
-async def test_a_snippet_runs_on_a_real_node(block: str) -> None:
+async def test_a_snippet_runs_on_a_real_node(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for what it makes in the present folder
     assert "asyncio.run(" not in block, "a whole program has to be an example, or part of one"
     node, other = (STTNode(bytes([n]) * 32, b"the documents' seed") for n in range(2))
     later = STTNode(bytes([9]) * 32, b"the documents' seed")

@@ -14,7 +14,7 @@ import pytest
 
 import seigr_toolset_transmissions
 from seigr_toolset_transmissions import EndpointManager, HealthMonitor, NodeConfig, Session, STTNode
-from seigr_toolset_transmissions.seeing import Monitor, NodeCollector
+from seigr_toolset_transmissions.seeing import Monitor, NodeCollector, RemoteMonitor
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.nats import NatsNetwork
@@ -34,7 +34,8 @@ VERBS = {
     "remove_endpoint request request_many send_to_endpoint send_to_group send_to_many "
     "update_endpoint wait_connected",
     HealthMonitor: "health status",
-    Monitor: "endpoint_rates events history samples snapshot watching",
+    Monitor: "endpoint_rates events history news samples snapshot watching",
+    RemoteMonitor: "ended endpoint_rates events history news samples snapshot watching",
     NodeCollector: "collect describe",
     MemoryNetwork: "dial listen resolve",
     PipeNetwork: "dial listen resolve",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 __all__ = [
     "EndpointSnapshot",
@@ -224,6 +224,45 @@ class NodeSnapshot:
     def to_json(self) -> str:
         """Return it as one line of JSON: an object with these names as keys, ids in hexadecimal."""
         return json.dumps(_to_dict(self), default=_to_plain, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Return the snapshot of which `to_json` made this line. Further keys are ignored.
+
+        Raises:
+            ValueError: It is none, or lacks something, as one of another version may.
+
+        """
+        try:
+            found = json.loads(text)
+            return cls(
+                **_known(cls, found)
+                | {
+                    "node_id": bytes.fromhex(found["node_id"]),
+                    "address": _to_address(found["address"]),
+                    "stats": NodeStats(**_known(NodeStats, found["stats"])),
+                    "hubs": tuple(HubInfo(**_known(HubInfo, hub)) for hub in found["hubs"]),
+                    "endpoints": tuple(map(_to_endpoint, found["endpoints"])),
+                }
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"this is no snapshot of a node: {error!r}") from error
+
+
+def _known(cls: type[Any], found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in cls.__dataclass_fields__}
+
+
+def _to_address(found: list[Any] | None) -> tuple[str, int] | None:
+    return None if found is None else (str(found[0]), int(found[1]))
+
+
+def _to_endpoint(found: dict[str, Any]) -> EndpointSnapshot:
+    changed = {
+        "endpoint_id": bytes.fromhex(found["endpoint_id"]),
+        "address": _to_address(found["address"]),
+    }
+    return EndpointSnapshot(**_known(EndpointSnapshot, found) | changed)
 
 
 def _to_dict(shown: Any) -> dict[str, Any]:

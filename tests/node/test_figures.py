@@ -10,6 +10,7 @@ import pytest
 
 from helpers.nodes import address_of, in_virtual_time, live, memory_nodes, until
 from seigr_toolset_transmissions.cluster import Cluster
+from seigr_toolset_transmissions.stats import NodeSnapshot
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 
 
@@ -159,6 +160,20 @@ async def test_json_shows_names_and_numbers_but_no_payload_and_no_other_metadata
         assert told["stats"]["messages_received"] == 1
         (endpoint,) = told["endpoints"]
         assert (endpoint["endpoint_id"], endpoint["name"]) == (peer.hex(), 'k\n"1"')
+
+
+@in_virtual_time
+async def test_a_snapshot_can_be_read_back_from_json() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        await pair.listener.endpoints.add_endpoint(bytes(32), ("192.0.2.1", 9000))
+        for shot in (pair.listener.snapshot(), pair.dialer.snapshot()):
+            assert NodeSnapshot.from_json(shot.to_json()) == shot
+            newer = shot.to_json().replace('"stats":{', '"more":[],"stats":{"more":1,')
+            assert NodeSnapshot.from_json(newer) == shot
+        for wrong in ("", "[]", "{}", shot.to_json().replace('"peers":', '"persons":')):
+            with pytest.raises(ValueError, match="this is no snapshot of a node"):
+                NodeSnapshot.from_json(wrong)
 
 
 @in_virtual_time

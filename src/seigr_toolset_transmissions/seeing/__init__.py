@@ -4,6 +4,18 @@ All that is shown comes from `STTNode.snapshot`, and none of it is a payload, a 
 """
 
 from .metrics import NodeCollector
-from .monitor import Monitor, Rates, Sample, SeenEvent
+from .monitor import Monitor
+from .monitor_socket import serve_monitor
+from .remote import RemoteMonitor
+from .view import News, Rates, Sample, SeenEvent
 
-__all__ = ["Monitor", "NodeCollector", "Rates", "Sample", "SeenEvent"]
+__all__ = [
+    "Monitor",
+    "News",
+    "NodeCollector",
+    "Rates",
+    "RemoteMonitor",
+    "Sample",
+    "SeenEvent",
+    "serve_monitor",
+]

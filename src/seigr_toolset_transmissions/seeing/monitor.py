@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
-from operator import attrgetter
 from time import thread_time, time
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..node.event_types import ARGUMENTS
 from ..node.runtime import NOT_RUNNING
+from .view import SeenEvent, View, seconds_between
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from types import TracebackType
 
     from ..events import Occurrence
     from ..node import STTNode
-    from ..stats import EndpointSnapshot, NodeSnapshot, NodeStats
 
-__all__ = ["Monitor", "Rates", "Sample", "SeenEvent"]
+__all__ = ["Monitor"]
 
 _INTERVAL = 1.0
 """Seconds from one snapshot to the next."""
@@ -30,8 +27,6 @@ _SHARE = 20
 """A pause lasts at least this many times as long as the snapshot before it took: with very many
 endpoints, watching takes no more than a twentieth of the loop's time."""
 
-_MOST_SAMPLES = 600
-_MOST_EVENTS = 1000
 _MOST_LETTERS = 200
 """How much of a text an event keeps."""
 
@@ -42,51 +37,7 @@ _DETAILS = ("session_id", "peer_node_id", "address", "reason", "attempts", "coun
 """What is kept of an event, and of the details of an error: none of them can be a payload."""
 
 
-class Rates(NamedTuple):
-    """What came and went each second, between two snapshots."""
-
-    messages_sent: float
-    messages_received: float
-    bytes_sent: float
-    bytes_received: float
-
-
-_totals = attrgetter(*Rates._fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A node at one moment, as the history keeps it."""
-
-    time: float
-    """When, in seconds since the epoch."""
-    stats: NodeStats
-    """The counters of the node."""
-    rates: Rates
-    """What all its sessions sent and received each second since the snapshot before."""
-    rtt: float | None
-    """The median round-trip time of its endpoints in seconds; None while none is known."""
-    rtt_high: float | None
-    """The round-trip time that one endpoint in twenty exceeds; None while none is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeenEvent:
-    """An event that a `Monitor` has seen. It holds no payload."""
-
-    number: int
-    """1 for the first event that the monitor saw in this block, and so on: a gap shows how many
-    are not kept any more."""
-    time: float
-    """When, in seconds since the epoch."""
-    name: str
-    """The event's name, such as ``"peer_connected"``."""
-    facts: dict[str, str | int]
-    """Its arguments, ids in hexadecimal. Of the details of an ``error`` only those that say whom it
-    is about, and why. Texts are cut after 200 characters."""
-
-
-class Monitor:
+class Monitor(View):
     """Watches a node for as long as its block lasts, or until the node stops.
 
     ::
@@ -108,15 +59,10 @@ class Monitor:
     """
 
     def __init__(self, node: STTNode) -> None:
+        super().__init__()
         self._node = node
-        self._watching = False
         self._entered: ExitStack | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._arrived: asyncio.Event = asyncio.Event()  # set, and replaced, at each sample
-        self._shots: tuple[NodeSnapshot, ...] = ()  # the last one or two
-        self._history: deque[Sample] = deque(maxlen=_MOST_SAMPLES)
-        self._events: deque[SeenEvent] = deque(maxlen=_MOST_EVENTS)
-        self._seen = 0
 
     async def __aenter__(self) -> Self:
         """Begin to watch.
@@ -132,16 +78,12 @@ class Monitor:
             raise RuntimeError(NOT_RUNNING)
         if self._entered is not None:
             raise RuntimeError("this monitor is already in use: make another one")
-        self._history = deque(maxlen=_MOST_SAMPLES)
-        self._events.clear()
-        self._seen = 0
+        self._begin()
         self._loop = runtime.loop
-        self._arrived = asyncio.Event()
         self._watching = True
-        self._shots = ()
         self._take()
         self._entered = ExitStack()
-        watcher = _Watcher(self._note, self._end)
+        watcher = _Watcher(self._see, self._end)
         self._entered.enter_context(self._node.events._watching(_NAMES, watcher))  # noqa: SLF001
         return self
 
@@ -157,101 +99,27 @@ class Monitor:
         if entered is not None:
             entered.close()
 
-    @property
-    def watching(self) -> bool:
-        """Whether the block has begun, and neither it nor the node has ended."""
-        return self._watching
-
-    @property
-    def snapshot(self) -> NodeSnapshot:
-        """The latest snapshot.
-
-        Raises:
-            RuntimeError: The block was never entered.
-
-        """
-        if not self._shots:
-            raise RuntimeError("nothing was watched yet: use `async with monitor` first")
-        return self._shots[-1]
-
-    @property
-    def history(self) -> list[Sample]:
-        """A new list of the last 600 samples, oldest first.
-
-        The first one comes a second after the block has begun.
-        """
-        return list(self._history)
-
-    @property
-    def events(self) -> list[SeenEvent]:
-        """A new list of the last 1,000 events that the node's emitter has emitted, oldest first.
-
-        All but ``data_received``; if several nodes share the emitter, the events of all of them.
-        """
-        return list(self._events)
-
-    def endpoint_rates(self) -> dict[bytes, Rates]:
-        """Return the rates of each endpoint of the latest snapshot, by its id.
-
-        It is empty until there are two snapshots.
-        """
-        if len(self._shots) < 2:
-            return {}
-        before, now = self._shots
-        seconds = _seconds(before, now)
-        old = {endpoint.endpoint_id: endpoint for endpoint in before.endpoints}
-        return {
-            endpoint.endpoint_id: _rates(old.get(endpoint.endpoint_id), endpoint, seconds)
-            for endpoint in now.endpoints
-        }
-
-    async def samples(self) -> AsyncIterator[Sample]:
-        """Iterate over the samples to come, until the block or the node ends.
-
-        A slow reader misses samples: it always gets the latest one.
-        """
-        history = self._history
-        while self._watching and self._history is history:
-            await self._arrived.wait()
-            if self._history is not history:
-                return  # the monitor was left, and entered again
-            if self._watching:
-                yield history[-1]
-
     def _take(self) -> None:
         """Take a snapshot, and set the timer for the next one."""
         began = thread_time()
         shot = self._node.snapshot()
-        if shot.uptime is None or (self._shots and _seconds(self._shots[-1], shot) <= 0):
+        if shot.uptime is None or (self._shots and seconds_between(self._shots[-1], shot) <= 0):
             self._end()  # the node, or its life that was watched
             return
-        if self._shots:
-            before = self._shots[-1]
-            rates = _rates(before.stats, shot.stats, _seconds(before, shot))
-            self._history.append(Sample(shot.time, shot.stats, rates, *_round_trips(shot)))
-            self._wake()
-        self._shots = (*self._shots[-1:], shot)
+        self._add(shot)
         pause = max(_INTERVAL, _SHARE * (thread_time() - began))
         self._timer = self._loop.call_later(pause, self._take)
 
-    def _wake(self) -> None:
-        arrived, self._arrived = self._arrived, asyncio.Event()
-        arrived.set()
-
-    def _note(self, occurrence: Occurrence) -> None:
+    def _see(self, occurrence: Occurrence) -> None:
         if self._watching:
-            self._seen += 1
             facts = _facts(occurrence.kwargs)
-            self._events.append(SeenEvent(self._seen, time(), occurrence.name, facts))
+            self._note(SeenEvent(self._seen + 1, time(), occurrence.name, facts))
 
-    def _end(self) -> None:
-        if not self._watching:
-            return
-        self._watching = False
+    def _end(self, broken: ConnectionError | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wake()
+        super()._end(broken)
 
 
 class _Watcher:
@@ -279,29 +147,6 @@ class _Watcher:
     def give_up(self, names: frozenset[str], reason: str) -> None:
         """End: the node has stopped."""
         self._end()
-
-
-def _seconds(before: NodeSnapshot, now: NodeSnapshot) -> float:
-    return (now.uptime or 0.0) - (before.uptime or 0.0)
-
-
-def _rates(
-    before: NodeStats | EndpointSnapshot | None,
-    now: NodeStats | EndpointSnapshot,
-    seconds: float,
-) -> Rates:
-    """Return what has grown each second. What is new, or has begun again, has grown from 0."""
-    new = _totals(now)
-    if before is None:
-        return Rates(*(total / seconds for total in new))
-    grown = [total - earlier for total, earlier in zip(new, _totals(before), strict=True)]
-    return Rates(*(total / seconds for total in (new if min(grown) < 0 else grown)))
-
-
-def _round_trips(shot: NodeSnapshot) -> tuple[float | None, float | None]:
-    known = sorted(endpoint.rtt for endpoint in shot.endpoints if endpoint.rtt is not None)
-    count = len(known)
-    return (known[count // 2], known[count * 19 // 20]) if count else (None, None)
 
 
 def _facts(arguments: dict[str, Any]) -> dict[str, str | int]:

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
     from .base import Address, Listener, Receiver, Transport
 
-__all__ = ["UnixNetwork", "check_folder"]
+__all__ = ["LONGEST_PATH", "UnixNetwork", "check_folder", "listen_privately"]
 
-_LONGEST_PATH = 103
+LONGEST_PATH: int = 103
 """The longest path, in bytes, that every system accepts. (Linux accepts 107.)"""
+
+_OWNER_ONLY = 0o600
 
 
 class UnixTransport(SocketTransport):
@@ -58,10 +61,12 @@ def _hung_up(descriptors: list[int]) -> bool:
 class _UnixListener(SocketListener):
     """Removes its socket from the folder when it closes, unless another has taken its place."""
 
-    def __init__(self, accept: Callable[[], Receiver], sock: socket.socket, address: Address):
+    def __init__(
+        self, accept: Callable[[], Receiver], sock: socket.socket, address: Address, path: Path
+    ) -> None:
         super().__init__(accept, [sock], address, UnixTransport)
-        self._path = _path_of(address)
-        self._file = _file_at(self._path)
+        self._path = path
+        self._file = _file_at(path)
 
     async def close(self) -> None:
         await super().close()
@@ -110,9 +115,28 @@ class UnixNetwork(SocketNetwork):
         if port and _is_abandoned(path):
             _remove(path)
         sock, bound = _bind(host, [port] if port else FREE_PORTS)
-        listener = _UnixListener(accept, sock, (host, bound))
+        listener = _UnixListener(accept, sock, (host, bound), _path_of((host, bound)))
         await listener.start()
         return listener
+
+
+async def listen_privately(accept: Callable[[], Receiver], path: Path) -> Listener:
+    """Accept connections at a socket with this very path. No other user can ever connect to it.
+
+    Closing removes the socket. A socket that a killed process has left behind is replaced.
+
+    Raises:
+        OSError: As `UnixNetwork.listen` does, or the path is too long.
+
+    If cancelled, nothing is left open.
+
+    """
+    _check_length(path)
+    if _is_abandoned(path):
+        _remove(path)
+    listener = _UnixListener(accept, _bind_privately(path), (str(path), 0), path)
+    await listener.start()
+    return listener
 
 
 def check_folder(folder: str) -> None:
@@ -127,16 +151,20 @@ def check_folder(folder: str) -> None:
 
 def _path_of(address: Address) -> Path:
     """Return the path of a socket; raise OSError if it cannot be one."""
-    if UNIX is None:
-        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     folder, port = address
     path = Path(folder, f"{port}.sock")
-    if len(os.fsencode(path)) > _LONGEST_PATH:  # libuv would cut it short
+    _check_length(path)
+    return path
+
+
+def _check_length(path: Path) -> None:
+    if UNIX is None:
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    if len(os.fsencode(path)) > LONGEST_PATH:  # libuv would cut it short
         raise OSError(
             errno.ENAMETOOLONG,
-            f"the path of a Unix socket is too long (at most {_LONGEST_PATH} bytes): {path}",
+            f"the path of a Unix socket is too long (at most {LONGEST_PATH} bytes): {path}",
         )
-    return path
 
 
 def _bind(folder: str, ports: Iterable[int]) -> tuple[ListeningSocket, int]:
@@ -158,6 +186,20 @@ def _bind(folder: str, ports: Iterable[int]) -> tuple[ListeningSocket, int]:
     except BaseException:
         sock.close()
         raise
+
+
+def _bind_privately(path: Path) -> ListeningSocket:
+    sock = ListeningSocket(UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        with suppress(OSError):
+            os.fchmod(sock.fileno(), _OWNER_ONLY)  # Linux binds it with these rights
+        sock.bind(str(path))
+        path.chmod(_OWNER_ONLY)  # other systems: before it listens, nobody can connect
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -1,0 +1,63 @@
+"""What a monitor socket says: lines of JSON, each an object with a ``type``.
+
+``docs/monitoring.md`` describes them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..stats import NodeSnapshot
+from .view import SeenEvent
+
+if TYPE_CHECKING:
+    from .view import Rates
+
+__all__ = ["HELLO", "Remark", "event_line", "line", "parse", "snapshot_line"]
+
+_SNAPSHOT = b'{"type":"snapshot",'
+
+
+class Remark(NamedTuple):
+    """A line that is neither a snapshot nor an event."""
+
+    kind: str
+    facts: dict[str, Any]
+
+
+def line(kind: str, **facts: object) -> bytes:
+    """Return a line of this type."""
+    return json.dumps({"type": kind} | facts, separators=(",", ":")).encode() + b"\n"
+
+
+HELLO: bytes = line("monitor", version=1)
+"""The first line: what a reader knows a monitor by."""
+
+
+def snapshot_line(shot: NodeSnapshot, rates: Rates | None) -> bytes:
+    """Return the line of a snapshot, and of the node's rates since the one before, if known."""
+    shown = json.dumps(None if rates is None else rates._asdict(), separators=(",", ":"))
+    return b'%s"rates":%s,%s\n' % (_SNAPSHOT, shown.encode(), shot.to_json()[1:].encode())
+
+
+def event_line(event: SeenEvent) -> bytes:
+    """Return the line of an event."""
+    return line("event", number=event.number, time=event.time, name=event.name, facts=event.facts)
+
+
+def parse(data: bytes) -> NodeSnapshot | SeenEvent | Remark:
+    """Return what a line says.
+
+    Raises:
+        ValueError: No monitor says this.
+
+    """
+    if data.startswith(_SNAPSHOT):  # it may be long, and is read only once
+        return NodeSnapshot.from_json(data)
+    try:
+        facts = json.loads(data)
+        kind = facts.pop("type")
+        return SeenEvent(**facts) if kind == "event" else Remark(kind, facts)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"this is no line of a monitor: {error!r}") from error
