@@ -235,6 +235,25 @@ async def test_new_messages_do_not_overtake_those_that_wait_for_a_lost_hub() -> 
 
 
 @in_virtual_time
+async def test_a_reply_does_not_wait_for_messages_of_a_lost_hub() -> None:
+    async with cluster(2, grace=5) as it:
+        alice, hub = await moved_here(it), it.hubs[0]
+
+        @hub.on_request
+        async def answer(peer_node_id: bytes, data: bytes) -> bytes:
+            return data
+
+        sending = asyncio.create_task(hub.endpoints.send_to_endpoint(alice.node_id, b"5"))
+        before = asyncio.get_running_loop().time()
+        for question in (b"a", b"b"):
+            assert await alice.endpoints.request(hub.node_id, question) == question
+        assert asyncio.get_running_loop().time() - before < 0.5
+        assert not sending.done()
+        assert await receive(alice, hub.node_id, 6) == [b"%d" % number for number in range(6)]
+        await sending
+
+
+@in_virtual_time
 async def test_what_waits_for_a_lane_keeps_its_place_when_the_session_resumes() -> None:
     async with cluster(2, grace=5) as it:
         alice, hub = await moved_here(it), it.hubs[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVarTuple, cast
 
 import pytest
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from seigr_toolset_transmissions.protocol.frames import FrameType
+
+Ts = TypeVarTuple("Ts")
 
 
 class Session:
@@ -72,10 +74,10 @@ class Session:
 
     # As `Asker`
 
-    def accept(self, accept: Callable[..., int], /, *args: Any, **kwargs: Any) -> bool:
-        return accept(*args, **kwargs) > 0
+    def accept(self, accept: Callable[[*Ts], int], /, *args: *Ts) -> bool:
+        return accept(*args) > 0
 
-    async def accept_in_turn(self, accept: Callable[..., int], /, *args: Any, **_: Any) -> None:
+    async def accept_in_turn(self, accept: Callable[[*Ts], int], /, *args: *Ts) -> None:
         self.in_turn += 1
         while not accept(*args):
             await self.room_came.wait()

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVarTuple
 
 from ..errors import STTMessageSizeError, STTRequestFailedError, STTSessionClosedError
 from ..foundation.futures import retrieve
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answering", "AnsweringOwner", "RequestHandler"]
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 _OK, _REFUSED = ReplyStatus.OK, ReplyStatus.REFUSED  # see `machine`
 _COST = REQUEST_BYTES + FRAME_COST
@@ -60,13 +60,13 @@ class Answerer(Protocol):
     peer_node_id: bytes
     machine: SessionMachine
 
-    def accept(self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def accept(self, accept: Callable[[*Ts], int], /, *args: *Ts) -> bool:
         """Accept something for sending, if its turn has come and there is room."""
 
     async def accept_in_turn(
-        self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs
+        self, accept: Callable[[*Ts], int], /, *args: *Ts, past_holds: bool
     ) -> None:
-        """Accept something for sending, in its turn."""
+        """Accept something for sending, in its turn, or before all holds."""
 
     def acknowledge_later(self) -> None:
         """Acknowledge what was consumed, within ``ack_delay``."""
@@ -282,7 +282,7 @@ class Answering:
         session, answer = self._session, self._books.answer
         try:
             if not session.accept(answer, request_id, status, data):
-                await session.accept_in_turn(answer, request_id, status, data)
+                await session.accept_in_turn(answer, request_id, status, data, past_holds=True)
         except STTSessionClosedError:
             pass
         except asyncio.CancelledError:
@@ -303,7 +303,8 @@ class Answering:
 
     async def _send_in_turn(self, request_id: int, status: ReplyStatus) -> None:
         with suppress(STTSessionClosedError):
-            await self._session.accept_in_turn(self._books.answer, request_id, status, b"")
+            answer = self._books.answer
+            await self._session.accept_in_turn(answer, request_id, status, b"", past_holds=True)
 
     def _sent(self, request_id: int, status: ReplyStatus, sending: asyncio.Task[None]) -> None:
         if sending.cancelled():  # by other code, perhaps before it had begun

@@ -1,19 +1,35 @@
-"""Holding a session back: whoever holds it sends first, and everybody else waits behind."""
+"""Holding a session back: whoever holds it sends first, and other messages wait behind.
+
+Replies do not wait: their order among messages means nothing, and somebody waits for them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from ..errors import STTSessionClosedError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections import deque
     from collections.abc import Callable
 
     from ..protocol.outbox import Outbox
 
-__all__ = ["Hold"]
+__all__ = ["Hold", "HoldTurn", "line_up"]
+
+
+class HoldTurn(asyncio.Future[None]):
+    """The turn of a hold."""
+
+
+def line_up(
+    turns: deque[asyncio.Future[None]], turn: asyncio.Future[None], *, past_holds: bool
+) -> None:
+    """Add a turn at the end, or before all holds."""
+    end = len(turns)
+    holds = (at for at, each in enumerate(turns) if isinstance(each, HoldTurn))
+    turns.insert(next(holds, end) if past_holds else end, turn)
 
 
 class Hold:
@@ -34,7 +50,7 @@ class Hold:
         outbox: Outbox,
         flush_soon: Callable[[], None],
         turns: deque[asyncio.Future[None]],
-        turn: asyncio.Future[None],
+        turn: HoldTurn,
     ) -> None:
         self._outbox = outbox
         self._flush_soon = flush_soon

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
 from ..errors import (
     STTRequestError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenRequest", "Requesting"]
 
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 Ticket = tuple["asyncio.Future[bytes]", float | None, float]
 """What the books keep for a request: its reply; its deadline by the loop's clock, or None; and its
@@ -42,12 +42,10 @@ timeout in seconds."""
 class Asker(Protocol):
     """What requests need of their session."""
 
-    def accept(self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def accept(self, accept: Callable[[*Ts], int], /, *args: *Ts) -> bool:
         """Accept something for sending, if its turn has come and there is room."""
 
-    async def accept_in_turn(
-        self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    async def accept_in_turn(self, accept: Callable[[*Ts], int], /, *args: *Ts) -> None:
         """Accept something for sending, in its turn."""
 
     def tell_cancels(self) -> None:

@@ -16,7 +16,7 @@ import contextlib
 from collections import deque
 from copy import copy
 from time import time
-from typing import TYPE_CHECKING, Never, ParamSpec
+from typing import TYPE_CHECKING, Never, TypeVarTuple
 
 from ..errors import (
     STTAuthenticationError,
@@ -33,7 +33,7 @@ from ..protocol.phase import Link, Phase
 from ..stats import SessionStats, Traffic
 from .answering import Answering
 from .flushers import Flushers
-from .holding import Hold
+from .holding import Hold, HoldTurn, line_up
 from .liveness import look_for_life
 from .public import Session, SessionState
 from .pump import Pump
@@ -59,7 +59,7 @@ _FLUSH_BYTES = 64 * 1024
 can work meanwhile, and memory stays small."""
 
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 
 class LiveSession(Session):
@@ -223,12 +223,12 @@ class LiveSession(Session):
                 connection.flush_soon()
         return pending > 0
 
-    def accept(self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def accept(self, accept: Callable[[*Ts], int], /, *args: *Ts) -> bool:
         """Do the same as `try_send`, with ``accept`` to put something into the outbox."""
         if self._senders:
             return False
         try:
-            pending = accept(*args, **kwargs)
+            pending = accept(*args)
         except STTSessionClosedError:
             self._refuse()
         connection = self._connection
@@ -255,21 +255,21 @@ class LiveSession(Session):
             await self.accept_in_turn(self.machine.outbox.send, message)
 
     async def accept_in_turn(
-        self, accept: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs
+        self, accept: Callable[[*Ts], int], /, *args: *Ts, past_holds: bool = False
     ) -> None:
-        """Wait for a turn and for room, as `send` does, and then call ``accept``."""
+        """Wait for a turn and for room, as `send` does, or before all holds; then ``accept``."""
         self._owner.check_caller()
         senders = self._senders = self._senders or deque()
         loop = self._owner.loop
         turn = loop.create_future()
-        senders.append(turn)
+        line_up(senders, turn, past_holds=past_holds)
         self._wait_for_room()
         self.ping()  # the PONG brings an acknowledgement, which makes room
         if self._pump is not None:
             self._pump.answers()
         try:
             await turn
-            while not accept(*args, **kwargs):
+            while not accept(*args):
                 self._wait_for_room()
                 senders[0] = turn = loop.create_future()
                 await turn
@@ -341,7 +341,7 @@ class LiveSession(Session):
     def hold_back(self) -> Hold:
         """Let what is sent from now on wait, behind what waits already, until the hold ends."""
         senders = self._senders = self._senders or deque()
-        turn = self._owner.loop.create_future()
+        turn = HoldTurn(loop=self._owner.loop)
         return Hold(self.machine.outbox, self.flush_soon, senders, turn)
 
     def flush_soon(self) -> None:
