@@ -296,19 +296,6 @@ async def test_an_endpoint_that_still_has_a_full_session_elsewhere_is_not_shut_o
 
 
 @in_virtual_time
-async def test_a_session_left_behind_is_given_up_once_it_has_no_connection() -> None:
-    async with cluster(2, grace=5) as it:
-        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
-        far = live(it.hubs[1].get_session_for_endpoint(alice.node_id))
-        near = live(alice.get_session_for_endpoint(hub.node_id))
-        await alice.connect(*address_of(hub))
-        await asyncio.sleep(1)
-        near.dial_address = ("nowhere", 1)  # she does not come back there
-        far.cut("test")
-        await until(lambda: far.state == "closed", seconds=5)
-
-
-@in_virtual_time
 async def test_a_message_too_long_for_a_new_session_does_not_take_others_with_it() -> None:
     async with cluster(2, grace=60) as it:
         alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from ..errors import STTRequestFailedError, STTSessionLostError
 from ..foundation.ids import short
@@ -26,8 +26,10 @@ from .link import Link
 from .membership import Membership
 from .messages import (
     BadMessageError,
+    Joined,
     Kind,
     fingerprint,
+    incarnation_mark,
     pack_ids,
     pack_name,
     pack_numbers,
@@ -65,7 +67,7 @@ _ROUTES_SECONDS = 0.05
 """How long changes of routes wait, so that several travel in one message."""
 
 _CHECK_SECONDS = 0.2
-"""How often a hub looks whether another one without a connection still lives."""
+"""How often a hub looks whether another one without a connection still lives, at most."""
 
 _FORWARD = int(Kind.FORWARD)
 
@@ -111,7 +113,8 @@ class Hub:
         self.inquiries: Inquiries = Inquiries(self)
         self.watching: Watching = Watching(self)
         self._present: dict[bytes, _Present] = {}
-        self._left_behind: WeakSet[LiveSession] = WeakSet()  # their peers are at other hubs now
+        # Sessions whose peers have connected to another hub since, in this incarnation.
+        self._left_behind: WeakKeyDictionary[LiveSession, bytes] = WeakKeyDictionary()
         self._marks: dict[bytes, bytes] = {}  # the ids of those
         self._changed: set[bytes] = set()
         self._routes_timer: asyncio.TimerHandle | None = None
@@ -162,7 +165,7 @@ class Hub:
         self.routes.add(link)
         link.post(pack_name(self.name, self.runtime.incarnation, self._membership.address))
         now = self.loop.time()
-        here = [(fingerprint(each), now - at) for each, (_, at) in self._present.items()]
+        here = [_joined(session, now - at) for session, at in self._present.values()]
         for message in pack_routes(here, ()):
             link.post(message)
         for banned in self.life.access.banned:
@@ -332,7 +335,7 @@ class Hub:
             elif before is None or before.session is not session:
                 self._present[endpoint_id] = _Present(session, now)
                 self._marks[mark] = endpoint_id
-                joined.append((mark, 0.0))
+                joined.append(_joined(session, 0.0))
                 ids.append(endpoint_id)
         self._changed.clear()
         messages = list(pack_routes(joined, left))
@@ -346,30 +349,36 @@ class Hub:
         for message in pack_ids(ids):
             link.post(message)
 
-    def _routes_arrived(
-        self, link: Link, joined: list[tuple[bytes, float]], left: list[bytes]
-    ) -> None:
+    def _routes_arrived(self, link: Link, joined: list[Joined], left: list[bytes]) -> None:
         self.routes.leave(link, left)
-        marks = {mark for mark, _ in joined}
+        marks = {each.fingerprint for each in joined}
         self.routes.join(link, marks)
-        for mark, age in joined:
-            if mark in self._marks:
-                self._moved(self._marks[mark], age)
+        for each in joined:
+            if each.fingerprint in self._marks:
+                self._turned_up_elsewhere(self._marks[each.fingerprint], each)
         self.lanes.turned_up(marks)
         self.watching.routes_changed(marks.union(left))
 
-    def _moved(self, endpoint_id: bytes, age: float) -> None:
-        """Give up a session without a connection if its peer has since connected elsewhere."""
+    def _turned_up_elsewhere(self, endpoint_id: bytes, there: Joined) -> None:
         session, since = self._present[endpoint_id]
-        older = self.loop.time() - since > age
-        if older:
-            self._left_behind.add(session)
+        if self.loop.time() - since > there.age:
+            self._left_behind[session] = there.incarnation
             self._give_up_left_behind(session)
 
     def _give_up_left_behind(self, session: LiveSession) -> None:
-        """Do so at once, or as soon as the session has lost its connection."""
-        if session.state is SessionState.SUSPENDED:
+        """Give up a session without a connection if its peer is at another hub now.
+
+        The peer may have sessions with both. So unless it was restarted, it gets time to resume.
+        """
+        broken_for = self.registry.broken_for(session)
+        if broken_for is None or self.routes.hub_of(session.peer_node_id) is None:
+            return
+        restarted = self._left_behind[session] != incarnation_mark(session.peer_incarnation)
+        if restarted or broken_for >= self.grace:
             session.lose("the peer has connected to another hub")
+        else:
+            seconds = max(self.grace - broken_for, _CHECK_SECONDS)
+            self.loop.call_later(seconds, self._give_up_left_behind, session)
 
     # -- connections of sessions that other hubs have ----------------------------------------
 
@@ -489,6 +498,11 @@ class Hub:
                 reason = "the node was stopped before the endpoint had acknowledged everything"
                 self.report_lost(endpoint_id, reason, unsent, unknown)
         await self._membership.end()
+
+
+def _joined(session: LiveSession, age: float) -> Joined:
+    incarnation = incarnation_mark(session.peer_incarnation)
+    return Joined(fingerprint(session.peer_node_id), incarnation, age)
 
 
 async def _log_error(*, error_type: str, details: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ Pure functions from values to bytes and back. A message begins with its `Kind`, 
 it does not know, so that hubs of two versions can run side by side while an upgrade goes on.
 
     NAME       JSON {"version", "name", "incarnation", "address"}
-    ROUTES     u32 n | n x (8 bytes fingerprint, u32 age in ms) | fingerprints that have left
+    ROUTES     u32 n | n x (8 bytes fingerprint, 4 bytes of the endpoint's incarnation, u32 age
+               in ms) | fingerprints that have left
     LANE       u32 lane | 32 bytes endpoint id
     FORWARD    u32 lane | a message for the endpoint
     CLOSE      u32 lane
@@ -30,7 +31,7 @@ import json
 from collections.abc import Mapping
 from enum import IntEnum
 from struct import Struct, error, iter_unpack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import STTMessageSizeError
 from ..identity import NODE_ID_BYTES
@@ -48,9 +49,11 @@ __all__ = [
     "Answer",
     "Ask",
     "BadMessageError",
+    "Joined",
     "Kind",
     "check_where",
     "fingerprint",
+    "incarnation_mark",
     "pack_broadcast",
     "pack_done",
     "pack_ids",
@@ -74,6 +77,7 @@ __all__ = [
 _VERSION = 1
 
 FINGERPRINT_BYTES = 8
+_INCARNATION_BYTES = 4
 
 LONGEST_HEAD_BYTES = 64 * 1024
 """A message or request between hubs is at most this much longer than what it carries."""
@@ -90,7 +94,7 @@ _LONGEST_BROADCAST_SECONDS = 24 * 3600.0
 
 _COUNT = Struct("!I")
 _DONE = Struct("!IQ")
-_JOINED = Struct("!8sI")
+_JOINED = Struct("!8s4sI")
 _BROADCAST = Struct("!BII")
 _LONGEST_AGE = 0xFFFFFFFF
 
@@ -155,6 +159,16 @@ _NUMBERS = {
 }
 
 
+class Joined(NamedTuple):
+    """An endpoint that has a session with the hub that says so."""
+
+    fingerprint: bytes
+    incarnation: bytes
+    """What `incarnation_mark` gives for that of the endpoint's process."""
+    age: float
+    """For how many seconds it has been there."""
+
+
 class BadMessageError(Exception):
     """A message that no hub sends."""
 
@@ -169,6 +183,11 @@ def too_long(data: bytes, most_bytes: int) -> STTMessageSizeError:
 def fingerprint(endpoint_id: bytes) -> bytes:
     """Return what stands for an endpoint in routes. The endpoint's own hub knows the whole id."""
     return endpoint_id[:FINGERPRINT_BYTES]
+
+
+def incarnation_mark(incarnation: bytes) -> bytes:
+    """Return what tells the processes of an endpoint apart in routes."""
+    return incarnation[:_INCARNATION_BYTES]
 
 
 def pack_numbers(kind: Kind, *values: Any) -> bytes:
@@ -245,15 +264,12 @@ def _is_name(name: str) -> bool:
         return False
 
 
-def pack_routes(joined: Iterable[tuple[bytes, float]], left: Iterable[bytes]) -> Iterator[bytes]:
-    """Return the messages that say which endpoints have come and gone.
-
-    Args:
-        joined: The fingerprint of each, and for how many seconds it has been here.
-        left: Fingerprints.
-
-    """
-    come = [_JOINED.pack(mark, min(int(age * 1000), _LONGEST_AGE)) for mark, age in joined]
+def pack_routes(joined: Iterable[Joined], left: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the messages that say which endpoints have come, and which fingerprints have gone."""
+    come = [
+        _JOINED.pack(mark, incarnation, min(int(age * 1000), _LONGEST_AGE))
+        for mark, incarnation, age in joined
+    ]
     gone = list(left)
     while come or gone:
         now, come = come[:_MOST_ROUTES], come[_MOST_ROUTES:]
@@ -261,7 +277,7 @@ def pack_routes(joined: Iterable[tuple[bytes, float]], left: Iterable[bytes]) ->
         yield b"".join((bytes((Kind.ROUTES,)), _COUNT.pack(len(now)), *now, *off))
 
 
-def unpack_routes(data: bytes) -> tuple[list[tuple[bytes, float]], list[bytes]]:
+def unpack_routes(data: bytes) -> tuple[list[Joined], list[bytes]]:
     """Return what `pack_routes` was given for this message."""
     try:
         (count,) = _COUNT.unpack_from(data, 1)
@@ -269,7 +285,8 @@ def unpack_routes(data: bytes) -> tuple[list[tuple[bytes, float]], list[bytes]]:
         if middle > len(data):
             raise BadMessageError("routes are missing")
         joined = [
-            (mark, age / 1000) for mark, age in _JOINED.iter_unpack(data[1 + _COUNT.size : middle])
+            Joined(mark, incarnation, age / 1000)
+            for mark, incarnation, age in _JOINED.iter_unpack(data[1 + _COUNT.size : middle])
         ]
         left = [mark for (mark,) in iter_unpack(f"{FINGERPRINT_BYTES}s", data[middle:])]
     except error as bad:
