@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from cli.documented import documented_keys
 from cli.processes import Stt
 from helpers.nats_server import NatsServer, needs_nats
 from helpers.nodes import address_of, until
@@ -90,10 +91,14 @@ def test_hubs_endpoints_and_their_places_are_shown(
             ("hub-\x1b[2", True, 1),
         }
         assert all(0 < each["rtt_ms"] < 1000 for each in hubs)
+        assert hubs[0].keys() == documented_keys("cluster hubs")
 
         found = f"{peer_id.hex()}  hub-\\x1b[2\n"
         assert shown("find", where, "type=sensor", "floor:=7") == found
         as_json = {"endpoint_id": peer_id.hex(), "hub": "hub-\x1b[2"}
+        assert (
+            as_json.keys() == documented_keys("cluster find") == documented_keys("cluster locate")
+        )
         assert json.loads(shown("find", where, "--json")) == [as_json]
         assert shown("locate", where, peer_id.hex()) == "hub-\\x1b[2\n"
         assert json.loads(shown("locate", where, peer_id.hex(), "--json")) == as_json

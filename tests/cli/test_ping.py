@@ -9,6 +9,7 @@ import statistics
 
 import pytest
 
+from cli.documented import documented_keys
 from cli.processes import SHARED_SEED, Stt, cable_to
 from seigr_toolset_transmissions.cli import ping
 from seigr_toolset_transmissions.cli.main import run
@@ -73,6 +74,7 @@ def test_one_json_object_has_all_figures(
         address = listener.address()
         assert run(["ping", address, "-c", "3", "-i", "0.01", "--json"]) == 0
         facts = json.loads(capfd.readouterr().out)
+        assert facts.keys() == documented_keys("ping")
         times = facts.pop("times_ms")
         assert re.fullmatch("[0-9a-f]{64}", facts.pop("peer_node_id"))
         assert facts.pop("avg_ms") == pytest.approx(sum(times) / 3, abs=0.001)

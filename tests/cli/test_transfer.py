@@ -11,11 +11,13 @@ import signal
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli.processes import CTRL_C, SHARED_SEED, Stt, cable_to
+from cli.documented import documented_keys
+from cli.processes import CTRL_C, PATIENCE, SHARED_SEED, Stt, cable_to, run_stt
 from helpers.nodes import live, until
 from helpers.relay import Direction, Fault, Kind
 from seigr_toolset_transmissions import NodeConfig, STTNode
@@ -31,7 +33,6 @@ from seigr_toolset_transmissions.errors import STTSessionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from seigr_toolset_transmissions import Session
 
@@ -60,20 +61,22 @@ def target(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def receiving(directory: Path, *, force: bool = False) -> AsyncIterator[STTNode]:
+async def receiving(
+    directory: Path, *, force: bool = False, as_json: bool = False
+) -> AsyncIterator[STTNode]:
     """A node that receives files, as `stt receive` does."""
     async with running(RECEIVER, NodeConfig(), ("127.0.0.1", 0)) as node:
-        receiver = Receiver(node, directory, force=force)
+        receiver = Receiver(node, directory, force=force, once=False, as_json=as_json)
         try:
             yield node
         finally:
             await receiver.end()
 
 
-async def send(node: STTNode, *paths: Path) -> None:
+async def send(node: STTNode, *paths: Path, as_json: bool = False) -> None:
     """Send files, as `stt send` does."""
     assert node.address is not None
-    await send_files(SENDER, NodeConfig(), node.address, paths, expect=None)
+    await send_files(SENDER, NodeConfig(), node.address, paths, expect=None, as_json=as_json)
 
 
 class Peer:
@@ -139,6 +142,75 @@ async def test_files_arrive_under_their_names_and_are_sent_once(
         said = capsys.readouterr()
         assert said.out.count(" was there already, with the same content\n") == 3
         assert (target / "large.bin").stat().st_mtime_ns == sent_at
+
+
+async def test_json_has_what_became_of_each_file_on_both_sides(
+    source: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("new", "same", "taken"):
+        (source / name).write_bytes(b"content of " + name.encode())
+    (target / f"new{SUFFIX}").write_bytes(b"content")
+    (target / "same").write_bytes(b"content of same")
+    (target / "taken").write_bytes(b"other")
+    async with receiving(target, as_json=True) as node:
+        paths = [source / name for name in ("new", "same", "taken", "none")]
+        (source / "none").touch()
+        (source / "none").chmod(0)
+        with pytest.raises(Failure, match="not sent: "):
+            await send(node, *paths, as_json=True)
+        receiver = node.node_id.hex()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    sent = {line["file"]: line for line in lines if line["peer_node_id"] == receiver}
+    received = {line["file"]: line for line in lines if line["peer_node_id"] != receiver}
+    assert [sent[str(path)]["outcome"] for path in paths[:3]] == ["sent", "present", "refused"]
+    assert [received[path.name]["outcome"] for path in paths[:3]] == [
+        *("received", "present", "refused")
+    ]
+    for new in (sent[str(source / "new")], received["new"]):
+        assert (new["bytes"], new["bytes_before"]) == (len(b" of new"), len(b"content"))
+        assert new["sha256"] == digest_of(b"content of new")
+        assert 0 <= new["seconds"] < PATIENCE
+    for same in (sent[str(source / "same")], received["same"]):
+        assert (same["bytes"], same["bytes_before"]) == (0, len(b"content of same"))
+        assert same["sha256"] == digest_of(b"content of same")
+    for taken in (sent[str(source / "taken")], received["taken"]):
+        assert taken["reason"].startswith("there is another file of that name already")
+        assert taken["bytes"] is taken["sha256"] is None
+    assert new.keys() == documented_keys("send") == documented_keys("receive")
+
+
+async def test_json_names_a_file_that_broke_off(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = ""
+    async with receiving(target, as_json=True) as node:
+        async with peer_of(node) as peer:
+            await peer.say("offer", name="file", size=4)
+            await peer.hears("start")
+            await peer.say("given-up")
+            await peer.say("offer", name="file", size=4)
+            await peer.hears("start")
+            await peer.session.close()
+        while printed.count("\n") < 2:
+            await asyncio.sleep(0.01)
+            printed += capsys.readouterr().out
+    given_up, broken = map(json.loads, printed.splitlines())
+    for line in (given_up, broken):
+        assert (line["file"], line["outcome"], line["bytes"]) == ("file", "incomplete", None)
+    assert given_up["reason"] == "the sender cannot read the rest"
+    assert broken["reason"]
+
+
+def test_a_receiver_whose_output_cannot_be_written_ends(source: Path, target: Path) -> None:
+    (source / "file").write_bytes(b"content")
+    with (
+        Path("/dev/full").open("w") as full,
+        Stt("receive", ANY_PORT, str(target), "--json", stdout=full) as receiver,
+    ):
+        assert run_stt("send", receiver.address(), str(source / "file")).returncode == 0
+        assert receiver.end() == 1
+        assert "stt: cannot write to standard output: No space left on device" in receiver.stderr
+    assert contents_of(target) == {"file": b"content"}
 
 
 async def test_another_file_of_that_name_is_kept_unless_it_may_be_replaced(

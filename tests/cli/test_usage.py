@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cli.documented import all_commands, documented_keys
 from cli.processes import MODULE, environment, run_stt
 from seigr_toolset_transmissions import __version__
 from seigr_toolset_transmissions.cli.app import app
@@ -67,6 +69,23 @@ def test_each_command_explains_itself_with_an_example(command: str) -> None:
     assert result.exit_code == 0
     example = result.output.partition("\n  Example")[2].splitlines()
     assert any(line.startswith(f"    stt {command}") for line in example)
+
+
+def test_every_command_takes_the_options_that_say_how_much_it_says() -> None:
+    for name, command in all_commands():
+        taken = {option for parameter in command.params for option in parameter.opts}
+        assert {"-v", "--verbose", "-q", "--quiet"} <= taken, name
+
+
+def test_commands_that_print_facts_print_them_as_json_too() -> None:
+    """Others carry what peers say, change something, or show something to people."""
+    as_json = {
+        name for name, command in all_commands() if any("--json" in p.opts for p in command.params)
+    }
+    searches = {"cluster hubs", "cluster find", "cluster locate"}
+    assert as_json == searches | {"id", "send", "receive", "ping", "bench"}
+    for name in as_json - {"bench"}:  # whose figures are too many to list
+        assert documented_keys(name), name
 
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
@@ -199,6 +218,10 @@ def test_the_node_id_depends_on_the_seed_alone(
     assert ids[0] == ids[1] != ids[2]
     assert run(["id", "--seed", path]) == 0
     assert capsys.readouterr().out == ids[2]
+    assert run(["id", path, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == {"node_id": ids[2].strip()}
+    assert facts.keys() == documented_keys("id")
     assert len(bytes.fromhex(ids[0])) == 32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -127,6 +128,7 @@ def demo(as_cluster: bool, fast: bool) -> int:
 @app.command(short_help="Write a new seed to a file.")
 @click.argument("file", type=FILE, default=SEED_NAME)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@verbosity_options
 def keygen(file: Path, force: bool) -> int:
     """Write a new seed to FILE (default: stt.seed), readable by you alone, and print its path.
 
@@ -148,9 +150,13 @@ def keygen(file: Path, force: bool) -> int:
 
 @app.command(name="id", short_help="Print the node id of a node seed.")
 @click.argument("file", required=False, type=FILE)
+@json_option
 @node_option
-def show_id(file: Path | None, seed: Path | None) -> int:
+@verbosity_options
+def show_id(file: Path | None, as_json: bool, seed: Path | None) -> int:
     """Print the node id of a node seed: 64 hex digits, for others to pin with --expect.
+
+    With --json: an object with the `node_id`.
 
     \b
     Example:
@@ -164,7 +170,7 @@ def show_id(file: Path | None, seed: Path | None) -> int:
             "no node seed: make one with `stt keygen node.seed`, and name it: `stt id node.seed`"
         )
     node = STTNode(own, shared_seed=generate_seed())  # the id depends on its own seed alone
-    click.echo(node.node_id.hex())
+    click.echo(json.dumps({"node_id": node.node_id.hex()}) if as_json else node.node_id.hex())
     return OK
 
 
@@ -335,11 +341,13 @@ def request(
 @app.command(short_help="Send files to a node that receives files.")
 @click.argument("address", type=parse_address, metavar="HOST:PORT")
 @click.argument("files", type=FILE, metavar="FILE...", nargs=-1, required=True)
+@json_option
 @expect_option
 @network_options
 def send(
     address: tuple[str, int],
     files: tuple[Path, ...],
+    as_json: bool,
     expect: bytes | None,
     seed: Path | None,
     shared: Path | None,
@@ -351,13 +359,18 @@ def send(
     a transfer breaks off, run the same command again: it continues where it stopped, and skips
     files that have already arrived.
 
+    With --json: one object a line for each FILE, as soon as it is finished, with `file`, `outcome`
+    (sent, present, refused, unreadable or incomplete), `peer_node_id`, `bytes` (sent now),
+    `bytes_before` (there already), `seconds`, `sha256`, and `reason` (why it has not arrived). What
+    does not apply is null.
+
     \b
     Example:
       stt receive :9000 inbox --shared shared.seed             # there
       stt send HOST:9000 disk.img *.jpg --shared shared.seed   # here
     """
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
-    run_until_done(send_files(seeds, config, address, files, expect=expect))
+    run_until_done(send_files(seeds, config, address, files, expect=expect, as_json=as_json))
     return OK
 
 
@@ -366,12 +379,14 @@ def send(
 @click.argument("directory", type=DIRECTORY, metavar="DIR")
 @click.option("--force", is_flag=True, help="Replace files that have the same name.")
 @click.option("--once", is_flag=True, help="Exit when the first sender has left.")
+@json_option
 @network_options
 def receive(
     address: tuple[str, int],
     directory: Path,
     force: bool,
     once: bool,
+    as_json: bool,
     seed: Path | None,
     shared: Path | None,
     wait: float,
@@ -385,12 +400,19 @@ def receive(
     DIR has a file of that name with different content, the new one is refused unless you add
     --force.
 
+    With --json: one object a line for each file, as soon as it is finished, with `file`, `outcome`
+    (received, present, refused or incomplete), `peer_node_id`, `bytes` (received now),
+    `bytes_before` (there already), `seconds`, `sha256`, and `reason` (why it has not arrived). What
+    does not apply is null.
+
     \b
     Example:
       stt receive :9000 inbox --shared shared.seed
     """
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
-    run_until_done(receive_files(seeds, config, address, directory, force=force, once=once))
+    run_until_done(
+        receive_files(seeds, config, address, directory, force=force, once=once, as_json=as_json)
+    )
     return OK
 
 
@@ -471,9 +493,10 @@ def ping(
     within 5 seconds and over the connection that carried it. A ping that is under way at Ctrl-C is
     not counted.
 
-    With --json, nothing is printed but one object at the end, after Ctrl-C too: `transmitted`,
-    `received`, `loss` (from 0 to 1), `min_ms`, `avg_ms`, `max_ms` and `mdev_ms` (null if nothing
-    was received), and `times_ms`, each round trip, with null where no answer came.
+    With --json, nothing is printed but one object at the end, after Ctrl-C too: `peer_node_id`,
+    `address`, `transmitted`, `received`, `loss` (from 0 to 1), `min_ms`, `avg_ms`, `max_ms` and
+    `mdev_ms` (null if nothing was received), and `times_ms`, each round trip, with null where no
+    answer came.
 
     \b
     Examples:

@@ -17,7 +17,15 @@ from .hubs import (
     locate_endpoint,
     parse_metadata,
 )
-from .options import FILE, F, InOrder, help_unless_invoked, seconds, verbosity_options
+from .options import (
+    FILE,
+    F,
+    InOrder,
+    help_unless_invoked,
+    json_option,
+    seconds,
+    verbosity_options,
+)
 from .running import run_until_done
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def cluster_options(function: F) -> F:
         metavar="SECONDS",
         help=f"How long to look for the hubs [default: {DEFAULT_SEARCH:g} seconds].",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @json_option
     @verbosity_options
     @functools.wraps(function)
     def command(
@@ -59,6 +67,7 @@ def cluster_options(function: F) -> F:
 
 
 @click.group(cls=InOrder, invoke_without_command=True, short_help="Look at the hubs of a cluster.")
+@verbosity_options
 @click.pass_context
 def cluster(context: click.Context) -> int:
     """Look at a cluster: its hubs, and what is connected to them.

@@ -141,9 +141,7 @@ _wait_option = click.option(
 raw_option: Option = click.option(
     "--raw", is_flag=True, help="Carry exact bytes, for pipes, instead of lines of text."
 )
-json_option: Option = click.option(
-    "--json", "as_json", is_flag=True, help="Print all figures as one JSON object."
-)
+json_option: Option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 receive_option: Option = click.option(
     "--recv-only", is_flag=True, help="Only receive: do not read standard input."
 )

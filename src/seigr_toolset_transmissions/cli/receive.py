@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import Session, SessionState
 from ..errors import STTSessionClosedError
@@ -22,6 +22,7 @@ from .failures import Failure, Misuse
 from .keyboard import unechoed
 from .nodes import leave, note_listening, running
 from .notes import complain, note
+from .outcomes import Outcomes
 from .printable import printable_line
 from .progress import file_progress
 from .rates import describe
@@ -48,6 +49,7 @@ async def receive_files(
     *,
     force: bool,
     once: bool,
+    as_json: bool,
 ) -> None:
     """Receive files from every peer that sends some.
 
@@ -58,21 +60,21 @@ async def receive_files(
         directory: Where the files go.
         force: Replace files of the same name.
         once: End when the first peer that offered a file has left.
+        as_json: Print what became of each file.
 
     Raises:
         Misuse: There is no such directory.
         Failure: With ``once``: not all that the peer offered is there.
+        OSError: What became of a file cannot be printed.
 
     """
     _check(directory)
     async with running(seeds, config, address) as node:
-        receiver = Receiver(node, directory, force=force)
+        receiver = Receiver(node, directory, force=force, once=once, as_json=as_json)
         note_listening(node, seeds, address)
         with unechoed():
             try:
-                if not once:
-                    await asyncio.Event().wait()
-                complete = await receiver.first
+                complete = await receiver.over
             finally:
                 await receiver.end()
     if not complete:
@@ -120,16 +122,23 @@ class Receiver:
         force: Whether files of the same name are replaced.
         bars: Show the progress.
         claims: By name, the files that are arriving.
-        first: Is done when a peer that has offered files has left: whether all of them are there.
+        over: Is done when there is no more to do: with ``once``, when a peer that has offered
+            files has left, and then whether all of them are there. Its exception is why what became
+            of a file cannot be printed.
 
     """
 
-    def __init__(self, node: STTNode, directory: Path, *, force: bool) -> None:
+    def __init__(
+        self, node: STTNode, directory: Path, *, force: bool, once: bool, as_json: bool
+    ) -> None:
         self.directory = directory
         self.force = force
         self.bars: _Bars = _Bars()
         self.claims: dict[str, _Claim] = {}
-        self.first: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._once = once
+        self._outcomes = Outcomes(as_json=as_json)
+        self._printer = Worker("print")
         self._node = node
         self._ends = Ends(node)
         self._visits: dict[bytes, Dialogue] = {}
@@ -143,7 +152,17 @@ class Receiver:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._printer.end()
         await asyncio.gather(*(leave(session) for session in self._node.sessions))
+
+    async def tell(self, *file_outcome_and_peer: Any, **facts: Any) -> None:
+        """Print what became of a file, as `Outcomes.add` does, without holding up other files."""
+        add = partial(self._outcomes.add, *file_outcome_and_peer, **facts)
+        try:
+            await self._printer.call(add)
+        except OSError as error:
+            if not self.over.done():
+                self.over.set_exception(error)
 
     async def _on_session(self, session_id: bytes) -> None:
         session = self._node.get_session(session_id)
@@ -176,8 +195,8 @@ class Receiver:
             dialogue.close()
             visit.worker.end()
             del self._visits[session.session_id]
-        if visit.offered and not self.first.done():
-            self.first.set_result(visit.arrived == visit.offered)
+        if self._once and visit.offered and not self.over.done():
+            self.over.set_result(visit.arrived == visit.offered)
 
 
 class _Claim:
@@ -228,7 +247,16 @@ class _Visit:
         except _RefusedError as refused:
             sender = short_id(self._dialogue.session.peer_node_id)
             complain(f"refused {printable_line(name)} from {sender}: {refused}")
+            await self._tell(name, "refused", reason=str(refused))
             await self._dialogue.say("refused", reason=str(refused))
+        except (Failure, STTSessionClosedError) as error:
+            await self._tell(name, "incomplete", reason=str(error))
+            raise
+
+    async def _tell(self, name: str, outcome: str, **facts: Any) -> None:
+        """Print what became of a file; see `Outcomes.add`."""
+        peer = self._dialogue.session.peer_node_id
+        await self._receiver.tell(name, outcome, peer, **facts)
 
     async def _claim_and_receive(self, name: str, size: int | None) -> None:
         claims, session = self._receiver.claims, self._dialogue.session
@@ -246,11 +274,15 @@ class _Visit:
             claim.released.set()
 
     async def _receive(self, target: Path, size: int | None) -> None:
+        began = time.monotonic()
         if await self.worker.call(os.path.lexists, target):
-            if await self._is_there(target, size):
+            if digest := await self._digest_if_there(target, size):
                 self.arrived += 1
                 await self._dialogue.say("done")
                 note(f"{target} already exists, with the same content")
+                seconds = time.monotonic() - began
+                facts = {"size": 0, "size_before": size, "seconds": seconds, "sha256": digest}
+                await self._tell(target.name, "present", **facts)
                 return
             if not self._receiver.force:
                 raise _RefusedError(
@@ -264,12 +296,16 @@ class _Visit:
             # Until then no other session may open it: closing removes an empty part by its name.
             await asyncio.wait((self.worker.call_soon(part.close),))
 
-    async def _is_there(self, target: Path, size: int | None) -> bool:
-        """Whether the file is there already, with the content that is offered."""
+    async def _digest_if_there(self, target: Path, size: int | None) -> str:
+        """Return the digest of the content that is offered, if the file has it; empty: it has not.
+
+        The digest is a SHA-256, in hex.
+        """
         status = await self.worker.call(target.lstat)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-            return False
-        return await self._ask_for_digest(size) == await self.worker.call(digest_of, target)
+            return ""
+        offered = await self._ask_for_digest(size)
+        return offered if offered == await self.worker.call(digest_of, target) else ""
 
     async def _ask_for_digest(self, size: int) -> str:
         """Return the SHA-256 of the first bytes of what the peer sends."""
@@ -304,9 +340,14 @@ class _Visit:
                 note(f"received {part.size:,}{of} bytes of {target}; the transfer is incomplete")
         if complete:
             await self._conclude(part, target, message)
-            received = describe(part.size - begun_with, time.monotonic() - began)
-            note(f"received {target}: {received}, sha256 {message.text('sha256')}")
-        elif message.kind != "given-up":
+            arrived, seconds = part.size - begun_with, time.monotonic() - began
+            digest = message.text("sha256")
+            note(f"received {target}: {describe(arrived, seconds)}, sha256 {digest}")
+            facts = {"size": arrived, "size_before": begun_with, "seconds": seconds}
+            await self._tell(target.name, "received", sha256=digest, **facts)
+        elif message.kind == "given-up":
+            await self._tell(target.name, "incomplete", reason="the sender cannot read the rest")
+        else:
             raise GarbledError(f"its message {message.kind!r} came in the middle of a file")
 
     async def _conclude(self, part: PartialFile, target: Path, end: Message) -> None:

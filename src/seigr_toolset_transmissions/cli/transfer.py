@@ -11,8 +11,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import click
-
 from .. import NodeConfig, Session, SessionState
 from ..errors import STTSessionClosedError
 from .addresses import format_address
@@ -22,6 +20,7 @@ from .failures import Failure, Misuse
 from .keyboard import unechoed
 from .nodes import connect_to, leave, running
 from .notes import complain, note
+from .outcomes import Outcomes
 from .printable import printable_line
 from .progress import file_progress
 from .rates import describe
@@ -50,6 +49,7 @@ async def send_files(
     paths: Sequence[Path],
     *,
     expect: bytes | None,
+    as_json: bool,
 ) -> None:
     """Send files, have the peer verify each, and close the session; print what was sent.
 
@@ -74,11 +74,11 @@ async def send_files(
             await dialogue.deliver(data)
 
         node.events.register("data_received", on_data)
-        worker = Worker("read")
+        worker, outcomes = Worker("read"), Outcomes(as_json=as_json)
         try:
             await _be_greeted(dialogue, address)
             for path in paths:
-                failed += not await _send(dialogue, path, worker)
+                failed += not await _send(dialogue, path, worker, outcomes)
         finally:
             dialogue.close()
             worker.end()
@@ -126,36 +126,52 @@ async def _be_greeted(dialogue: Dialogue, address: tuple[str, int]) -> None:
         raise Failure(f"`stt receive` at {where} has another version: use the same on both sides")
 
 
-async def _send(dialogue: Dialogue, path: Path, worker: Worker) -> bool:
+async def _send(dialogue: Dialogue, path: Path, worker: Worker, outcomes: Outcomes) -> bool:
     """Send a file and print the outcome; return whether the peer has all of it."""
-    began = time.monotonic()
+    began, peer = time.monotonic(), dialogue.session.peer_node_id
     try:
         file = await worker.call(_Source, path)
     except OSError as error:
         complain(f"cannot read {path}: {error.strerror}")
+        outcomes.add(str(path), "unreadable", peer, reason=error.strerror)
         return False
     try:
         began_at = await _offer(dialogue, path.name, file, worker)
     except _RefusedError as error:
         complain(f"{path} was refused: {error}")
+        outcomes.add(str(path), "refused", peer, reason=str(error))
         return False
     except OSError as error:
         complain(f"cannot read {path}: {error.strerror}")
         await dialogue.say("given-up")
+        outcomes.add(str(path), "unreadable", peer, reason=error.strerror)
         return False
     except (Failure, STTSessionClosedError) as error:
+        outcomes.add(str(path), "incomplete", peer, reason=str(error))
         raise Failure(f"the transfer of {path} is incomplete: {error}{_ADVICE}") from error
     except asyncio.CancelledError:
         note(f"interrupted: the transfer of {path} is incomplete{_ADVICE}")
         raise
     finally:
         worker.call_soon(file.close)  # a pipe may still be read
+    seconds = time.monotonic() - began
     if began_at is None:
-        click.echo(f"{path} was there already, with the same content")
+        outcome, sent, before = "present", 0, file.position
+        text = f"{path} was there already, with the same content"
     else:
-        sent = describe(file.position - began_at, time.monotonic() - began)
+        outcome, sent, before = "sent", file.position - began_at, began_at
         rest = f" after the {began_at:,} that were there" if began_at else ""
-        click.echo(f"sent {path}: {sent}{rest}, sha256 {file.digest()}")
+        text = f"sent {path}: {describe(sent, seconds)}{rest}, sha256 {file.digest()}"
+    outcomes.add(
+        str(path),
+        outcome,
+        peer,
+        size=sent,
+        size_before=before,
+        seconds=seconds,
+        sha256=file.digest(),
+        text=text,
+    )
     return True
 
 
