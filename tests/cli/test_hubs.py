@@ -21,7 +21,7 @@ from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.cli.failures import Misuse
 from seigr_toolset_transmissions.cli.hubs import parse_metadata
 from seigr_toolset_transmissions.cli.main import run
-from seigr_toolset_transmissions.cluster import Cluster, hub
+from seigr_toolset_transmissions.cluster import Cluster, membership
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -59,7 +59,7 @@ def running(where: str) -> Iterator[bytes]:
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the hubs meet, and soon see each other, with their seed in the environment."""
-    monkeypatch.setattr(hub, "_ANNOUNCE_SECONDS", 0.05)
+    monkeypatch.setattr(membership, "_ANNOUNCE_SECONDS", 0.05)
     monkeypatch.setenv("STT_NODE_SEED", NODE_SEED.decode())
     with tempfile.TemporaryDirectory() as name:  # pytest's own paths may be too long for a socket
         yield Path(name)
