@@ -63,6 +63,7 @@ ROOMS = {
         "node",
     },
     "seeing": {"errors", "stats", "foundation", "transports", "events", "node"},
+    "discovery": {"seeds", "transports", "node"},
     "cli": set[str](),  # only public names: see below
 }
 """For each room of the package, a folder or a file at its root: the other rooms it may import."""
@@ -132,6 +133,7 @@ LAYERS = {
         ["cluster"],
     ],
     "seeing": [["metrics", "view"], ["monitor", "lines"], ["monitor_socket", "remote"]],
+    "discovery": [["sealing"], ["interfaces"], ["multicast"], ["announcement", "finding"]],
 }
 """Inside a room, from the bottom up: a file imports only files of lower layers."""
 
@@ -154,6 +156,7 @@ IMPURE = {
 PUBLIC_MODULES = {
     "cluster",
     "config",
+    "discovery",
     "endpoints",
     "errors",
     "events",

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from helpers.documents import names, read, rows, section
 from helpers.session_pair import NoBudget
 from seigr_toolset_transmissions import NodeConfig, config, identity
+from seigr_toolset_transmissions.discovery import sealing
 from seigr_toolset_transmissions.identity import Identity, derive_psk
 from seigr_toolset_transmissions.node import accepting, registry
 from seigr_toolset_transmissions.protocol import (
@@ -85,6 +86,7 @@ def test_the_labels_of_the_wire_format_are_those_of_the_source() -> None:
     table = rows(section(WIRE, "Keys"))
     assert [(names(row[1]), names(row[2])) for row in table] == [
         ({identity.SHARED_SEED_LABEL.decode()}, {identity.PSK_PURPOSE.decode()}),
+        ({identity.SHARED_SEED_LABEL.decode()}, {sealing.ANNOUNCEMENT_PURPOSE.decode()}),
         ({identity.NODE_SEED_LABEL.decode()}, {identity.STATIC_KEY_PURPOSE.decode()}),
     ]
     assert f'SHA-256("{identity.NODE_ID_LABEL.decode()}" ||' in WIRE
@@ -110,6 +112,7 @@ def test_the_fields_of_the_wire_format_are_contiguous() -> None:
         frames._CONTROL_BYTES[FrameType.WELCOME],
         exchanges.REQUEST_BYTES,
         exchanges.REPLY_BYTES,
+        sealing._LAYOUT.size,
     ]
 
 

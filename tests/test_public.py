@@ -14,6 +14,7 @@ import pytest
 
 import seigr_toolset_transmissions
 from seigr_toolset_transmissions import EndpointManager, HealthMonitor, NodeConfig, Session, STTNode
+from seigr_toolset_transmissions.discovery import Announcement, Discovery
 from seigr_toolset_transmissions.seeing import Monitor, NodeCollector, RemoteMonitor
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
@@ -37,6 +38,8 @@ VERBS = {
     Monitor: "endpoint_rates events history news samples snapshot watching",
     RemoteMonitor: "ended endpoint_rates events history news samples snapshot watching",
     NodeCollector: "collect describe",
+    Announcement: "",
+    Discovery: "members",
     MemoryNetwork: "dial listen resolve",
     PipeNetwork: "dial listen resolve",
     NatsNetwork: "dial listen resolve",

@@ -9,13 +9,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from helpers.documents import DOCUMENTS, FOREIGN, ROOT, python_blocks, read
+from helpers.multicast import needs_multicast
 from helpers.nodes import until
 from seigr_toolset_transmissions import STTNode, generate_seed
+from seigr_toolset_transmissions.discovery import finding
+from seigr_toolset_transmissions.discovery.interfaces import Own, OwnAddress
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -164,3 +168,24 @@ async def test_the_thread_of_the_how_to_page_sends(pair: tuple[STTNode, STTNode]
         await asyncio.to_thread(page["send_from_a_thread"], loop, hub.node_id, b"from a thread")
         assert await hub.endpoints.receive_any(timeout=10) == (b"from a thread", peer.node_id)
         assert await peer.endpoints.request(hub.node_id, b"report", timeout=10) == b"REPORT"
+
+
+@needs_multicast
+async def test_the_nodes_of_the_how_to_page_find_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("zeroconf")
+    here = Own([OwnAddress(ip_interface("127.0.0.1/8"), 1)])
+    monkeypatch.setattr(finding, "own_addresses", lambda: here)
+    page = defined_in("local-network")
+    shared_seed = generate_seed()
+    one, other = (STTNode(generate_seed(), shared_seed) for _ in range(2))
+    async with one.listening(), other.listening():
+        meeting = [asyncio.create_task(page["meet"](node, shared_seed)) for node in (one, other)]
+        await until(lambda: one.sessions and other.sessions)
+        found = await page["look_around"](shared_seed, 1)
+        assert {member.node_id for member in found} == {one.node_id, other.node_id}
+        for task in meeting:
+            task.cancel()
+        await asyncio.gather(*meeting, return_exceptions=True)
+        assert len(one.sessions) == 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from helpers.independent import (
     Channel,
     Keys,
     Stream,
+    derive,
     start_noise,
 )
 from helpers.nodes import in_virtual_time
@@ -92,3 +94,24 @@ def test_the_last_record_of_the_change_of_a_key_is_under_the_new_key() -> None:
         assert (
             record["record"] == "0010" + AESGCM(bytes.fromhex(key)).encrypt(nonce, b"", None).hex()
         )
+
+
+def test_another_implementation_reads_the_announcement() -> None:
+    values = read()
+    announced = values["announcement"]
+    seed = bytes.fromhex(values["shared_seed"])
+    key = derive(seed, "seigr-stt/1 shared-seed", "seigr-stt/1 announcement")
+    assert announced["key"] == key.hex()
+    label, _, service = announced["instance"].partition(".")
+    txt = bytes.fromhex(announced["txt"])
+    assert (service, txt[:2], len(txt)) == ("_seigr-stt._tcp.local.", b"a=", 180)
+    plain = ChaCha20Poly1305(key).decrypt(bytes.fromhex(label), txt[2:], None)
+    assert plain[:32].hex() == announced["node_id"] == values["nodes"]["listener"]["node_id"]
+    assert int.from_bytes(plain[32:34]) == announced["port"]
+    packed = [plain[at : at + 16] for at in range(34, 162, 16)]
+    four, six = announced["addresses"]
+    assert packed == [
+        bytes(10) + b"\xff\xff" + IPv4Address(four).packed,
+        IPv6Address(six).packed,
+        *[bytes(16)] * 6,
+    ]

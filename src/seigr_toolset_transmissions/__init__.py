@@ -57,7 +57,7 @@ __all__ = [
 
 __version__ = "0.2.0a0"
 
-_MODULES = ("cluster", "config", "endpoints", "errors", "events", "seeds", "seeing")
+_MODULES = ("cluster", "config", "discovery", "endpoints", "errors", "events", "seeds", "seeing")
 
 _HOMES = {
     "EndpointManager": "endpoints",

@@ -38,6 +38,7 @@ __all__ = [
     "SHARED_SEED_LABEL",
     "STATIC_KEY_PURPOSE",
     "Identity",
+    "derive_group_secret",
     "derive_psk",
     "derive_secret",
     "node_id_of",
@@ -92,7 +93,19 @@ def derive_psk(shared_seed: bytes) -> bytes:
         STTSeedError: See `check_seed`.
 
     """
-    return _derive(check_seed(shared_seed, "shared_seed"), SHARED_SEED_LABEL, PSK_PURPOSE)
+    return derive_group_secret(shared_seed, PSK_PURPOSE)
+
+
+def derive_group_secret(shared_seed: bytes, purpose: bytes) -> bytes:
+    """Return a secret of 32 bytes of the group's, for a purpose of its own. Slow at first.
+
+    Nothing that is derived from the same seed for another purpose helps to find it.
+
+    Raises:
+        STTSeedError: See `check_seed`.
+
+    """
+    return _derive(check_seed(shared_seed, "shared_seed"), SHARED_SEED_LABEL, purpose)
 
 
 def derive_secret(node_seed: bytes, purpose: bytes) -> bytes:

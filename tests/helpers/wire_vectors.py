@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from helpers.session_pair import NoBudget
 from seigr_toolset_transmissions.config import NodeConfig
-from seigr_toolset_transmissions.identity import Identity, derive_psk
+from seigr_toolset_transmissions.discovery import sealing
+from seigr_toolset_transmissions.identity import Identity, derive_group_secret, derive_psk
 from seigr_toolset_transmissions.protocol import noise
 from seigr_toolset_transmissions.protocol.exchanges import ReplyStatus
 from seigr_toolset_transmissions.protocol.frames import FrameDecoder, FrameType
@@ -49,6 +51,7 @@ def vectors() -> dict[str, Any]:
         "nodes": {side: _node(side) for side in SIDES},
         "connections": _Conversation().take_place(),
         "rekey": _rekey(),
+        "announcement": _announcement(),
     }
 
 
@@ -263,6 +266,23 @@ def _rekey() -> dict[str, Any]:
         "key": key.hex(),
         "next_key": next_key.hex(),
         "records": [{"counter": n, "plaintext": "", "record": records[n].hex()} for n in counters],
+    }
+
+
+def _announcement() -> dict[str, Any]:
+    """What a node says to its group on a local network."""
+    key = derive_group_secret(SHARED_SEED, sealing.ANNOUNCEMENT_PURPOSE)
+    name, addresses = bytes([6]) * sealing.NAME_BYTES, ("192.0.2.7", "2001:db8::7")
+    place = sealing.Place(
+        Identity.from_seed(SEEDS["listener"]).node_id, 9400, tuple(map(ip_address, addresses))
+    )
+    return {
+        "key": key.hex(),
+        "instance": f"{name.hex()}.{sealing.SERVICE}",
+        "node_id": place.node_id.hex(),
+        "port": place.port,
+        "addresses": addresses,
+        "txt": (sealing.TXT_KEY + b"=" + sealing.seal(key, name, place)).hex(),
     }
 
 

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Never
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..foundation.workers import Workers
-from ..identity import Identity, derive_psk, derive_secret
+from ..identity import Identity, derive_group_secret, derive_psk, derive_secret
 from ..protocol.noise import Handshake
 from ..seeds import check_distinct, check_seed, check_shared_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Keys"]
+__all__ = ["Keys", "group_secret"]
 
 _deriving = Workers("stt-keys", 1)
 """One thread, because `identity` derives one key at a time; its own, so that no other work holds it
 up."""
+
+
+async def group_secret(shared_seed: bytes, purpose: bytes) -> bytes:
+    """Return 32 bytes that only members of the group can derive, for one purpose."""
+    return await _deriving.run(partial(derive_group_secret, shared_seed, purpose))
 
 
 class Keys:
@@ -43,6 +48,11 @@ class Keys:
         shared_seeds = check_shared_seeds(shared_seed)
         check_distinct(self._node_seed, shared_seeds)
         self._shared_seeds = shared_seeds
+
+    @property
+    def shared_seeds(self) -> tuple[bytes, ...]:
+        """The seeds of the group: to dial with the first, and to accept all."""
+        return self._shared_seeds
 
     @property
     def identity(self) -> Identity:
