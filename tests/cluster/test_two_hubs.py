@@ -1,4 +1,4 @@
-"""A peer that has sessions with two hubs, or has left one of them without a word."""
+"""A peer that has sessions with two hubs, which they or it have dialed, or has left one."""
 
 from __future__ import annotations
 
@@ -63,3 +63,17 @@ async def test_what_a_hub_said_late_of_a_peer_that_has_left_it_ends_no_session()
         await asyncio.sleep(3)
         assert far.connected
         assert log.errors == []
+
+
+@in_virtual_time
+async def test_hubs_that_dial_the_same_node_neither_replace_each_other_nor_are_a_conflict() -> None:
+    async with cluster() as it:
+        upstream = await it.nodes.listen("carol")
+        log = EventLog(upstream, "error", "session_closed")
+        sessions = [live(await hub.connect(*address_of(upstream))) for hub in it.hubs]
+        for session in [*sessions, *upstream.sessions]:
+            await asyncio.sleep(3)
+            live(session).cut("test")
+        await asyncio.sleep(3)
+        assert all(session.connected for session in sessions)
+        assert log.entries == []

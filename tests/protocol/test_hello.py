@@ -82,6 +82,8 @@ def test_an_opening_has_these_bytes() -> None:
             bytes(32),
         )
     )
+    of_hub = opening._replace(hub=True).encode()
+    assert of_hub == b"\x01\x01" + opening.encode()[2:]
 
 
 @given(st.builds(Hello, U8, U8, U48, st.binary(min_size=8, max_size=8)))
@@ -94,7 +96,7 @@ def test_a_reply_is_read_as_it_was_written(reply: Reply) -> None:
     assert Reply.decode(reply.encode()) == reply
 
 
-@given(st.builds(Opening, st.sampled_from(OpeningKind), U32, ID, ID, U64, U64, U64))
+@given(st.builds(Opening, st.sampled_from(OpeningKind), U32, ID, ID, U64, U64, U64, st.booleans()))
 def test_an_opening_is_read_as_it_was_written(opening: Opening) -> None:
     decoded = Opening.decode(opening.encode())
     assert decoded == opening
@@ -107,7 +109,7 @@ def test_reserved_bytes_are_ignored() -> None:
     assert Reply.decode(encoded[:1] + b"\xfe\xff\xff" + encoded[4:24] + b"\xff" * 40) == reply
     opening = Opening(OpeningKind.NEW, 2, INCARNATION, SESSION_ID, 5, 6, 7)
     encoded = opening.encode()
-    assert Opening.decode(encoded[:1] + b"\xff" * 3 + encoded[4:64] + b"\xff" * 32) == opening
+    assert Opening.decode(encoded[:1] + b"\xfe\xff\xff" + encoded[4:64] + b"\xff" * 32) == opening
 
 
 @pytest.mark.parametrize("kind", [2, 255])

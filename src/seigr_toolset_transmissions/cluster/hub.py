@@ -373,7 +373,8 @@ class Hub:
         broken_for = self.registry.broken_for(session)
         if broken_for is None or self.routes.hub_of(session.peer_node_id) is None:
             return
-        restarted = self._left_behind[session] != incarnation_mark(session.peer_incarnation)
+        another = self._left_behind[session] != incarnation_mark(session.peer_incarnation)
+        restarted = another and not session.peer_is_hub
         if restarted or broken_for >= self.grace:
             session.lose("the peer has connected to another hub")
         else:

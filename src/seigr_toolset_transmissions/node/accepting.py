@@ -79,7 +79,7 @@ class Acceptor:
         most = runtime.config.max_message_bytes
         self._node_id = node_id
         self._cluster = cluster
-        self._reply = Reply(VERSION, most, runtime.incarnation, hub=cluster is not None)
+        self._reply = Reply(VERSION, most, runtime.incarnation, runtime.is_hub)
         self._first_messages.begin(node_id)
 
     def accept(self, *, passed_on: bool = False) -> Receiver:
@@ -155,7 +155,8 @@ class Acceptor:
         peer_node_id = node_id_of(channel.remote_static)
         registry = self._registry
         now, address = registry.loop.time(), answering.peer_address
-        registry.clones.seen(peer_node_id, opening.incarnation, address, now)
+        if not opening.hub:
+            registry.clones.seen(peer_node_id, opening.incarnation, address, now)
         denial = self._access.refusal(peer_node_id)
         if denial is not None:
             refusal: Welcome | None = self._deny(answering, peer_node_id, opening, denial)
@@ -199,7 +200,7 @@ class Acceptor:
         """Open a new session with a dialer, or return the refusal."""
         registry, config = self._registry, self._runtime.config
         for session in registry.of_peer(peer_node_id):
-            if session.peer_incarnation != opening.incarnation:
+            if session.peer_incarnation != opening.incarnation and not opening.hub:
                 # The peer was restarted. If its old connection seems to live, find out.
                 if session.connected:
                     registry.clones.suspect(session, registry.loop.time())
@@ -225,6 +226,7 @@ class Acceptor:
             machine,
             peer_node_id=peer_node_id,
             peer_incarnation=opening.incarnation,
+            peer_is_hub=opening.hub,
             dial_address=None,
         )
         registry.unconfirmed[session.session_id] = session

@@ -3,7 +3,7 @@
 A node draws an incarnation each time it starts and shows it in every handshake. A new incarnation
 normally means that the peer has restarted, and that the old incarnation is gone. If the old one
 returns, or answers a PING sent after the new one appeared, both processes are alive. Hubs of a
-cluster share an identity on purpose: they say so when they are dialed, and are not counted here.
+cluster share an identity on purpose: they say so in each handshake, and are not counted here.
 """
 
 from __future__ import annotations

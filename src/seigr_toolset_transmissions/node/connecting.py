@@ -122,6 +122,7 @@ class Connector:
                 0,
                 0,
                 budget.first_window,
+                self._runtime.is_hub,
             )
         )
         machine = SessionMachine(
@@ -137,6 +138,7 @@ class Connector:
             machine,
             peer_node_id=dialed.peer_node_id,
             peer_incarnation=dialed.reply.incarnation,
+            peer_is_hub=dialed.reply.hub,
             dial_address=address,
         )
         registry.opening[session] = registry.loop.create_future()

@@ -76,7 +76,6 @@ class Dialer:
         self._dials: set[_Dial] = set()
         self._slots = DialSlots()
         self._unanswered: dict[Address, None] = {}
-        self._hubs: set[bytes] = set()  # the node ids that several hubs share
 
     def __len__(self) -> int:
         return len(self._dials)
@@ -87,7 +86,7 @@ class Dialer:
         port: int,
         expect: bytes | None,
         *,
-        incarnation: bytes = b"",
+        hub: bytes = b"",
         pauses: Sequence[float] = (),
         turn: Turn | None = None,
         begun: Callable[[], object] = lambda: None,
@@ -100,7 +99,7 @@ class Dialer:
             host: A name or address.
             port: The port.
             expect: The node id that the peer must prove; None for any that is allowed.
-            incarnation: Which process is meant if the peer is one of several hubs; empty: any.
+            hub: The incarnation of the one that is meant of several hubs; empty: any.
             pauses: Seconds. If the other end closes the connection without an answer, it is dialed
                 again after a random part of the first pause, then of the second, and so on. (A
                 listener with too many connections in a handshake drops some. It also drops one
@@ -123,7 +122,7 @@ class Dialer:
         if expect is not None and self._access.bans(expect):
             raise _banned(expect)
         turn = turn or Turn()
-        attempt = self._take_turn((host, port), expect, incarnation, pauses, turn, begun)
+        attempt = self._take_turn((host, port), expect, hub, pauses, turn, begun)
         task = self._runtime.own(attempt, calls_handlers=False)
         current, cancels = _Dial(task, expect), _cancels()
         self._dials.add(current)
@@ -155,8 +154,6 @@ class Dialer:
             raise STTConnectError(f"cannot dial {host} port {port}: {error!r}") from error
         finally:
             self._dials.discard(current)
-        if dialed.reply.hub:
-            self._hubs.add(dialed.peer_node_id)
         if current.ended_by is None and self._access.bans(dialed.peer_node_id):
             current.ended_by = _banned(dialed.peer_node_id)
         if current.ended_by is not None:
@@ -173,7 +170,7 @@ class Dialer:
         self,
         named: Address,
         expect: bytes | None,
-        incarnation: bytes,
+        hub: bytes,
         pauses: Sequence[float],
         turn: Turn,
         begun: Callable[[], object],
@@ -186,7 +183,7 @@ class Dialer:
             urgent = turn.rank is Rank.ASKED
             for pause in (*pauses, None):
                 addresses = await self._network.resolve(host, port, urgent=urgent)
-                attempt = partial(self._shake_hands, named, expect, incarnation)
+                attempt = partial(self._shake_hands, named, expect, hub)
                 dialed = await race(addresses, attempt)
                 if dialed is not None:
                     self._unanswered.pop(named, None)
@@ -211,12 +208,12 @@ class Dialer:
         self,
         named: Address,
         expect: bytes | None,
-        incarnation: bytes,
+        hub: bytes,
         address: Address,
         connected: Callable[[], object],
     ) -> Dialed | None:
         """Try one of the addresses of a name."""
-        hello = self._hello(named, expect, incarnation)
+        hello = self._hello(named, expect, hub)
         dialed = await dial(self._network, address, self.handshake.copy(), hello, connected)
         if dialed is not None:
             try:
@@ -226,7 +223,7 @@ class Dialer:
                 raise
         return dialed
 
-    def _hello(self, address: Address, expect: bytes | None, incarnation: bytes) -> Hello:
+    def _hello(self, address: Address, expect: bytes | None, hub: bytes) -> Hello:
         """Return what to say first.
 
         It states the time, unless the last dial of this address did so and got no answer: this
@@ -236,7 +233,7 @@ class Dialer:
         hello = Hello(VERSION, VERSION, written_at)
         if expect is None:
             return hello
-        return hello.meant_for(expect, incarnation if expect in self._hubs else b"")
+        return hello.meant_for(expect, hub)
 
     def _note_silence(self, address: Address) -> None:
         if address in self._unanswered:

@@ -94,7 +94,7 @@ class Life:
         """Start, and listen if there is an address. See `node.STTNode.start`."""
         runtime = self.runtime
         incarnation = secrets.token_bytes(_INCARNATION_BYTES)
-        runtime.begin(asyncio.get_running_loop(), incarnation)
+        runtime.begin(asyncio.get_running_loop(), incarnation, is_hub=self.cluster is not None)
         try:
             await self.use_keys(keys)
             self._check_not_stopped(incarnation)

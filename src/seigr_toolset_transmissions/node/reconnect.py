@@ -211,10 +211,9 @@ class Reconnects:
         runtime = self._runtime
         address = self._address_of(session, suspension)
         suspension.dialing = address
+        hub = session.peer_incarnation if session.peer_is_hub else b""
         try:
-            dialed = await self._dialer.dial(
-                *address, session.peer_node_id, incarnation=session.peer_incarnation
-            )
+            dialed = await self._dialer.dial(*address, session.peer_node_id, hub=hub)
         finally:
             suspension.dialing = None
         seen, now = dialed.reply.incarnation, runtime.loop.time()
@@ -235,6 +234,7 @@ class Reconnects:
                 epoch,
                 recv_next,
                 credit,
+                runtime.is_hub,
             )
         )
         self._owner.connect_session(session, dialed.transport, channel)

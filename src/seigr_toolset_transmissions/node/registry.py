@@ -286,6 +286,7 @@ class Registry:
         *,
         peer_node_id: bytes,
         peer_incarnation: bytes,
+        peer_is_hub: bool,
         dial_address: Address | None,
     ) -> LiveSession:
         """Return a new session, which is not in the books yet."""
@@ -295,6 +296,7 @@ class Registry:
             machine,
             peer_node_id=peer_node_id,
             peer_incarnation=peer_incarnation,
+            peer_is_hub=peer_is_hub,
             dial_address=dial_address,
         )
 
@@ -378,7 +380,8 @@ class Registry:
     def session_suspended(self, session: LiveSession, cause: Exception | None) -> None:
         """Note that a session has lost its connection, and arrange for another one."""
         newest = self.peers[session.peer_node_id].sessions[-1]
-        if session.dial_address is None and newest.peer_incarnation != session.peer_incarnation:
+        replaced = newest.peer_incarnation != session.peer_incarnation and not newest.peer_is_hub
+        if session.dial_address is None and replaced:
             session.lose("the peer was restarted", cause)
             return
         self._route(session.peer_node_id)

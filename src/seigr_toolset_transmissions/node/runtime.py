@@ -102,6 +102,7 @@ class Runtime:
         counters: What has happened so far.
         began: When this life of the node began, by its loop's clock.
         incarnation: 16 random bytes of this life of the node; empty while it does not run.
+        is_hub: Whether the node is one of several processes with its node id: hubs of a cluster.
         stopping: Whether the node is being stopped.
         time_is_over: Whether the stopping node no longer waits for handlers, but cancels them.
             If a task of the node is cancelled before that, other code has done it.
@@ -123,6 +124,7 @@ class Runtime:
         self.counters = counters
         self.began: float = 0.0
         self.incarnation: bytes = b""
+        self.is_hub: bool = False
         self.stopping: bool = False
         self.time_is_over: bool = False
         self.orphaned: bool = False
@@ -140,12 +142,15 @@ class Runtime:
 
     # ------------------------------------------------------------------- lifetime
 
-    def begin(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
+    def begin(
+        self, loop: asyncio.AbstractEventLoop, incarnation: bytes, *, is_hub: bool = False
+    ) -> None:
         """Begin a life in this loop, whose tasks see the context variables of this moment."""
         self._loop = self.events.loop = self.endpoints.manager.loop = loop
         self.began = loop.time()
         self._context = copy_context()
         self.incarnation = incarnation
+        self.is_hub = is_hub
         self._quiet = asyncio.Event()
         self.stopping = self.time_is_over = self._stirred = False
         self.events.forget_abandoned()  # such a stream of errors would keep them from the log

@@ -36,7 +36,7 @@ _TIME_BYTES = 6
 _hello = Struct(f">BB{_TIME_BYTES}s{_RECIPIENT_BYTES}s")
 _reply = Struct(">BB2xI16s40x")
 _HUB = 1
-_opening = Struct(">B3xI16s16sQQQ32x")
+_opening = Struct(">BB2xI16s16sQQQ32x")
 
 HELLO_BYTES = _hello.size
 REPLY_BYTES = _reply.size
@@ -148,10 +148,12 @@ class Opening(NamedTuple):
     epoch: int
     recv_next: int
     credit: int
+    hub: bool = False
+    """Whether other processes dial with the same identity, as the hubs of a cluster do."""
 
     def encode(self) -> bytes:
         """Return the payload, `OPENING_BYTES` long."""
-        return _opening.pack(*self)
+        return _opening.pack(self.kind, _HUB if self.hub else 0, *self[1:-1])
 
     @classmethod
     def decode(cls, payload: bytes) -> Opening:
@@ -161,8 +163,8 @@ class Opening(NamedTuple):
             STTProtocolError: An opening of an unknown kind.
 
         """
-        kind, *rest = _opening.unpack(payload)
+        kind, flags, *rest = _opening.unpack(payload)
         try:
-            return cls(OpeningKind(kind), *rest)
+            return cls(OpeningKind(kind), *rest)._replace(hub=bool(flags & _HUB))
         except ValueError as error:
             raise STTProtocolError(f"an opening of the unknown kind {kind}") from error

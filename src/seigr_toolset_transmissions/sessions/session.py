@@ -95,6 +95,7 @@ class LiveSession(Session):
         "live_since",
         "machine",
         "peer_incarnation",
+        "peer_is_hub",
         "peer_node_id",
         "progress",
         "resumption",
@@ -107,12 +108,14 @@ class LiveSession(Session):
         *,
         peer_node_id: bytes,
         peer_incarnation: bytes,
+        peer_is_hub: bool,
         dial_address: Address | None,
     ) -> None:
         self.machine: SessionMachine = machine
         machine.budget.owner = self
         self.peer_node_id: bytes = peer_node_id
         self.peer_incarnation: bytes = peer_incarnation
+        self.peer_is_hub: bool = peer_is_hub  # one of several processes with that node id
         self.dial_address: Address | None = dial_address
         self.address: Address = dial_address or ("", 0)
         self.live_since: float = owner.loop.time()
