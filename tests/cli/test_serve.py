@@ -21,6 +21,7 @@ from cli.processes import PATIENCE, Stt, descendants, run_stt
 from cli.test_demo import alive
 from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.cli.failures import Failure
+from seigr_toolset_transmissions.cli.main import run
 from seigr_toolset_transmissions.cli.worker import share
 from seigr_toolset_transmissions.cli.workers import Target, serve
 from seigr_toolset_transmissions.cluster import Cluster
@@ -191,6 +192,23 @@ def test_a_second_command_does_not_share_the_port_of_the_first(folder: Path) -> 
         assert b"another `stt serve` listens on 127.0.0.1:" in done.stderr
         stt.signal(signal.SIGTERM)
         assert stt.end() == 143
+
+
+def test_each_worker_shows_its_node_at_a_path_of_its_own(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "monitor"
+    arguments = ("--workers", "2", "--monitor", str(path))
+    with Stt("serve", "app:make", *arguments, cwd=folder) as stt:
+        pid_of(stt, 1)
+        pid_of(stt, 2)
+        assert run(["status", f"{path}.2"]) == 0
+        assert "worker-2, other hubs " in capsys.readouterr().out
+        assert run(["status", str(path)]) == 1
+        assert f"(there is {path}.1, {path}.2: a worker each)" in capsys.readouterr().err
+        stt.signal(signal.SIGTERM)
+        assert stt.end() == 143
+    assert not list(folder.glob("monitor*"))
 
 
 def test_workers_are_one_node_to_their_peers(folder: Path, port: int) -> None:

@@ -31,6 +31,7 @@ COMMANDS = [
     "receive",
     "serve",
     "cluster",
+    "status",
     "ping",
     "bench",
     "completion",
@@ -83,7 +84,7 @@ def test_commands_that_print_facts_print_them_as_json_too() -> None:
         name for name, command in all_commands() if any("--json" in p.opts for p in command.params)
     }
     searches = {"cluster hubs", "cluster find", "cluster locate"}
-    assert as_json == searches | {"id", "send", "receive", "ping", "bench"}
+    assert as_json == searches | {"id", "send", "receive", "status", "ping", "bench"}
     for name in as_json - {"bench"}:  # whose figures are too many to list
         assert documented_keys(name), name
 

@@ -110,7 +110,7 @@ async def test_a_path_without_a_node_is_refused_with_the_reason(
         writer.write(b"hello\n")
         writer.close()
 
-    assert await why() == f"there is no {path}: start the program with a monitor socket there"
+    assert await why() == f"there is no {path}: start the program that is to show its node there"
     with socket.socket(UNIX) as killed:
         killed.bind(str(path))
     assert "the one that made it has ended" in await why()

@@ -14,6 +14,7 @@ from .. import NodeConfig, STTNode, __version__, generate_seed
 from .addresses import parse_address, parse_listen_address
 from .app_cluster import cluster
 from .app_completion import completion
+from .app_seeing import status
 from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
@@ -28,6 +29,7 @@ from .options import (
     expect_option,
     help_unless_invoked,
     json_option,
+    monitor_option,
     network_options,
     node_option,
     number,
@@ -187,6 +189,7 @@ def show_id(file: Path | None, as_json: bool, seed: Path | None) -> int:
 )
 @click.option("--echo", "echoes", is_flag=True, help="Answer each request with the request itself.")
 @receive_option
+@monitor_option
 @network_options
 def listen(
     address: tuple[str, int],
@@ -195,6 +198,7 @@ def listen(
     command: list[str] | None,
     echoes: bool,
     recv_only: bool,
+    monitor: Path | None,
     seed: Path | None,
     shared: Path | None,
     wait: float,
@@ -223,6 +227,8 @@ def listen(
     it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it
     cannot end what runs: the commands then run to their own end.
 
+    With --monitor, `stt status PATH` shows this node while it runs, to you alone.
+
     \b
     Examples:
       stt listen :9000 --shared shared.seed
@@ -239,13 +245,19 @@ def listen(
     read_input = not recv_only
     if raw:
         config = NodeConfig(resume_window=wait, max_sessions=MOST_WAITING if keep else 1)
-        run_until_done(listen_raw(seeds, config, address, keep=keep, read_input=read_input))
+        run_until_done(
+            listen_raw(seeds, config, address, keep=keep, read_input=read_input, monitor=monitor)
+        )
     else:
         config = NodeConfig(resume_window=wait)
         answer: Answer | None = echo if echoes else None
         if command is not None:
             answer = CommandAnswer(command, config)
-        run_until_done(listen_lines(seeds, config, address, read_input=read_input, answer=answer))
+        run_until_done(
+            listen_lines(
+                seeds, config, address, read_input=read_input, answer=answer, monitor=monitor
+            )
+        )
     return OK
 
 
@@ -426,8 +438,9 @@ def receive(
     metavar="N",
     help="How many processes [default: 1].",
 )
+@monitor_option
 @verbosity_options
-def serve(target: Target, workers: int) -> int:
+def serve(target: Target, workers: int, monitor: Path | None) -> int:
     """Run the node that FACTORY makes in N processes, and restart those that die.
 
     FACTORY is a function without arguments in the Python module MODULE, which may be in the current
@@ -444,16 +457,20 @@ def serve(target: Target, workers: int) -> int:
     SIGTERM or Ctrl-C: all workers deliver what is left, and end; a second signal ends them at once.
     SIGHUP: the workers restart one after another, with new code and settings.
 
+    With --monitor, `stt status PATH` shows the node. Of several workers, each has its own path:
+    PATH.1, PATH.2 and so on.
+
     \b
     Example:
       stt serve app:make_node --workers 4     # app.py has a function make_node
     """
     need_python("serve")
-    run_until_done(serve_workers(target, workers))
+    run_until_done(serve_workers(target, workers, monitor))
     return OK
 
 
 app.add_command(cluster)
+app.add_command(status)
 
 
 @app.command(short_help="Measure round trips to a node.")

@@ -17,6 +17,7 @@ from .streams import STDIN, InputStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from .. import NodeConfig, STTNode
     from .seeds import Seeds
@@ -95,9 +96,10 @@ async def listen_lines(
     *,
     read_input: bool,
     answer: Answer | None = None,
+    monitor: Path | None = None,
 ) -> None:
     """Print what peers say, send them the lines of standard input, and answer their requests."""
-    async with running(seeds, config, address) as node:
+    async with running(seeds, config, address, monitor) as node:
         if answer is not None:
             node.on_request(answer)
         with _streams(read_input=read_input) as (lines, output):

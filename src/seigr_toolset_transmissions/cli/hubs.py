@@ -20,6 +20,7 @@ from .failures import Failure, Misuse
 from .notes import note, note_warnings
 from .printable import printable_line
 from .seeds import node_seed
+from .tables import hub_table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -142,13 +143,8 @@ async def list_hubs(meeting: Meeting, *, as_json: bool) -> None:
             for hub in hubs
         )
         return
-    names = [printable_line(hub.name) for hub in hubs]
-    width = max(map(len, ["hub", *names]))
-    click.echo(f"{'hub':{width}}  link       round trip  endpoints")
-    for hub, name in zip(hubs, names, strict=True):
-        link = "up" if hub.connected else "suspended"
-        rtt = "-" if hub.rtt is None else f"{hub.rtt * 1000:.2f} ms"
-        click.echo(f"{name:{width}}  {link:9}  {rtt:>10}  {hub.endpoints:9,}")
+    for line in hub_table(hubs):
+        click.echo(line)
 
 
 async def find_endpoints(meeting: Meeting, metadata: dict[str, Any], *, as_json: bool) -> None:

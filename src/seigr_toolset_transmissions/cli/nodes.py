@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .. import NodeConfig, Session, SessionState, STTNode
@@ -13,12 +13,14 @@ from ..errors import (
     STTIdentityError,
     STTSessionLostError,
 )
+from ..seeing import serve_monitor
 from .addresses import LOOPBACK, format_address, short_id
 from .failures import Failure
 from .notes import complain, note
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from .seeds import Seeds
 
@@ -35,7 +37,10 @@ _FOR_THIS_RUN = " (an identity for this run: no node seed was given)"
 
 @asynccontextmanager
 async def running(
-    seeds: Seeds, config: NodeConfig, listen: tuple[str, int] | None = None
+    seeds: Seeds,
+    config: NodeConfig,
+    listen: tuple[str, int] | None = None,
+    monitor: Path | None = None,
 ) -> AsyncIterator[STTNode]:
     """Run a node; at the end deliver everything, close its sessions, and stop it.
 
@@ -43,23 +48,26 @@ async def running(
         seeds: What the node is made of.
         config: Its settings.
         listen: Where to listen; None: it only dials.
+        monitor: The socket at which the node is shown; None: it is not.
 
     Raises:
         Failure: Not everything could be delivered; the user knows that already.
+        STTListenError: There is no listening there, or no showing the node.
 
     """
     host, port = listen or ("127.0.0.1", 0)
     node = STTNode(seeds.node, seeds.shared, host, port, config=config)
     _tell(node)
-    await node.start(server_mode=listen is not None)
-    drain: float | None = _GOODBYE_SECONDS
-    try:
-        yield node
-        drain = None
-    finally:
-        lost = await node.stop(drain)
-        for error in lost:
-            _complain_of(error)
+    async with nullcontext() if monitor is None else serve_monitor(node, monitor):
+        await node.start(server_mode=listen is not None)
+        drain: float | None = _GOODBYE_SECONDS
+        try:
+            yield node
+            drain = None
+        finally:
+            lost = await node.stop(drain)
+            for error in lost:
+                _complain_of(error)
     if lost:
         raise Failure
 

@@ -22,6 +22,7 @@ __all__ = [
     "expect_option",
     "help_unless_invoked",
     "json_option",
+    "monitor_option",
     "network_options",
     "node_option",
     "number",
@@ -142,6 +143,9 @@ raw_option: Option = click.option(
     "--raw", is_flag=True, help="Carry exact bytes, for pipes, instead of lines of text."
 )
 json_option: Option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+monitor_option: Option = click.option(
+    "--monitor", type=FILE, metavar="PATH", help="Show the node to `stt status`, at this socket."
+)
 receive_option: Option = click.option(
     "--recv-only", is_flag=True, help="Only receive: do not read standard input."
 )

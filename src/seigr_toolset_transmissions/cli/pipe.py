@@ -22,6 +22,8 @@ from .rates import describe
 from .streams import STDIN, InputStream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .. import NodeConfig, Session, STTNode
     from .seeds import Seeds
 
@@ -55,7 +57,13 @@ async def connect_raw(
 
 
 async def listen_raw(
-    seeds: Seeds, config: NodeConfig, address: tuple[str, int], *, keep: bool, read_input: bool
+    seeds: Seeds,
+    config: NodeConfig,
+    address: tuple[str, int],
+    *,
+    keep: bool,
+    read_input: bool,
+    monitor: Path | None = None,
 ) -> None:
     """Write what one peer sends, and send it standard input, until it closes its session.
 
@@ -67,9 +75,10 @@ async def listen_raw(
         address: Where to listen.
         keep: Go on with the next peer, even if one was lost; standard input is not read.
         read_input: Whether to read standard input at all.
+        monitor: The socket at which the node is shown; None: it is not.
 
     """
-    async with running(seeds, config, address) as node:
+    async with running(seeds, config, address, monitor) as node:
         receiver = _Receiver(node)
         note_listening(node, seeds, address)
         try:

@@ -18,7 +18,8 @@ def printable(message: bytes, prefix: str = "") -> bytes:
 
 def printable_line(text: str) -> str:
     """Return a text as one line that is safe to print."""
-    return _CONTROL.sub(_escape, text).replace("\n", "\\n")
+    whole = text.encode(errors="backslashreplace").decode()  # JSON may hold half a character
+    return _CONTROL.sub(_escape, whole).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import STTError, STTNode
 from ..cluster import Cluster
+from ..seeing import serve_monitor
 from ..transports.tcp import TcpNetwork
 from .addresses import short_id
 from .failures import FAILED, OK, Failure, Misuse
@@ -111,7 +112,12 @@ def share(node: STTNode, folder: str, number: int) -> None:
 
 
 async def _serve(
-    target: str, factory: Callable[[], Any], control: socket.socket, folder: str, number: int
+    target: str,
+    factory: Callable[[], Any],
+    control: socket.socket,
+    folder: str,
+    number: int,
+    monitor: str,
 ) -> None:
     told_to_end = _end_at_signal()
     async with AsyncExitStack() as stack:
@@ -119,6 +125,8 @@ async def _serve(
         try:
             if folder:
                 share(node, folder, number)
+            if monitor:
+                await stack.enter_async_context(serve_monitor(node, monitor))
             await node.start(server_mode=True)
         except RuntimeError as error:
             raise Misuse(f"the node that {target} returned cannot be started: {error}") from error
@@ -167,7 +175,7 @@ def _say(control: socket.socket, **report: Any) -> None:
     control.sendall(json.dumps(report).encode() + b"\n")
 
 
-def _main(descriptor: int, number: int, level: str, folder: str, target: str) -> int:
+def _main(descriptor: int, number: int, level: str, folder: str, monitor: str, target: str) -> int:
     os.set_inheritable(descriptor, False)  # the user's own processes do not hold it
     control = socket.socket(fileno=descriptor)
     # What the program has set up for logging stays; this is for programs that have not.
@@ -175,7 +183,7 @@ def _main(descriptor: int, number: int, level: str, folder: str, target: str) ->
     try:
         factory = load_factory(target)
         logging.basicConfig(format=form, datefmt="%H:%M:%S", level=level)
-        asyncio.run(_serve(target, factory, control, folder, number))
+        asyncio.run(_serve(target, factory, control, folder, number, monitor))
     except asyncio.CancelledError:  # told to end before it listened
         return OK
     except BaseException as error:  # noqa: BLE001 - it goes to the user, and the process ends

@@ -25,6 +25,7 @@ from .serving import describe_status
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Coroutine
+    from pathlib import Path
 
 __all__ = ["Target", "parse_target", "serve"]
 
@@ -102,13 +103,15 @@ class _Worker:
         number: From 1 on.
         target: What makes its node.
         folder: Where the workers meet; "" if there is one.
+        monitor: The socket at which it shows its node; "" if it does not.
 
     """
 
-    def __init__(self, number: int, target: Target, folder: str) -> None:
+    def __init__(self, number: int, target: Target, folder: str, monitor: str) -> None:
         self._number = number
         self._target = target
         self._folder = folder
+        self._monitor = monitor
         self._process: Process | None = None
         self._control: socket.socket | None = None
         self._listens = asyncio.Event()
@@ -134,7 +137,7 @@ class _Worker:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", _MODULE, str(its_end.fileno()), str(self._number), _log_level()),
-                *(self._folder, str(self._target)),
+                *(self._folder, self._monitor, str(self._target)),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(its_end.fileno(),),
                 process_group=0,  # Ctrl-C is for the supervisor, which passes it on
@@ -234,12 +237,13 @@ def _log_level() -> str:
     return logging.getLevelName(logging.getLogger(_LIBRARY).getEffectiveLevel())
 
 
-async def serve(target: Target, count: int) -> None:
+async def serve(target: Target, count: int, monitor: Path | None = None) -> None:
     """Run workers until cancelled; then let them deliver what is left, unless cancelled again.
 
     Args:
         target: What makes the node of each.
         count: How many workers.
+        monitor: Where they show their nodes; with several, each at this path and its number.
 
     Raises:
         Failure: At the start, one of them did not come to listen, or they do not fit together.
@@ -253,7 +257,10 @@ async def serve(target: Target, count: int) -> None:
             _need_shared_ports()
             # Only this user may enter: anyone who can connect there can hold hubs up.
             folder = stack.enter_context(TemporaryDirectory(prefix="stt-"))
-        workers = [_Worker(number, target, folder) for number in range(1, count + 1)]
+        workers = [
+            _Worker(number, target, folder, _numbered(monitor, number, count))
+            for number in range(1, count + 1)
+        ]
         try:
             first = await workers[0].start()
             if count > 1:
@@ -267,6 +274,12 @@ async def serve(target: Target, count: int) -> None:
             raise
         finally:
             await _end(workers)
+
+
+def _numbered(monitor: Path | None, number: int, count: int) -> str:
+    if monitor is None:
+        return ""
+    return f"{monitor}.{number}" if count > 1 else str(monitor)
 
 
 async def _all_of(*coroutines: Coroutine[Any, Any, T]) -> list[T]:

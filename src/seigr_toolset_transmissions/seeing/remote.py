@@ -113,7 +113,7 @@ class RemoteMonitor(View):
         path = self._path
         code = error.errno if isinstance(error, OSError) else None
         if code == errno.ENOENT:
-            return f"there is no {path}: start the program with a monitor socket there"
+            return f"there is no {path}: start the program that is to show its node there"
         if code == errno.EACCES:
             return f"you may not open {path}: only the user that runs the node may watch it"
         if code == errno.ECONNREFUSED and path.is_socket():
