@@ -132,7 +132,12 @@ LAYERS = {
         ["hub"],
         ["cluster"],
     ],
-    "seeing": [["metrics", "view"], ["monitor", "lines"], ["monitor_socket", "remote"]],
+    "seeing": [
+        ["metrics", "view", "guard"],
+        ["monitor", "lines", "rows"],
+        ["monitor_socket", "remote", "feed"],
+        ["console"],
+    ],
     "discovery": [["sealing"], ["interfaces"], ["multicast"], ["announcement", "finding"]],
 }
 """Inside a room, from the bottom up: a file imports only files of lower layers."""

@@ -15,7 +15,7 @@ import pytest
 import seigr_toolset_transmissions
 from seigr_toolset_transmissions import EndpointManager, HealthMonitor, NodeConfig, Session, STTNode
 from seigr_toolset_transmissions.discovery import Announcement, Discovery
-from seigr_toolset_transmissions.seeing import Monitor, NodeCollector, RemoteMonitor
+from seigr_toolset_transmissions.seeing import Console, Monitor, NodeCollector, RemoteMonitor
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.nats import NatsNetwork
@@ -40,6 +40,7 @@ VERBS = {
     NodeCollector: "collect describe",
     Announcement: "",
     Discovery: "members",
+    Console: "url",
     MemoryNetwork: "dial listen resolve",
     PipeNetwork: "dial listen resolve",
     NatsNetwork: "dial listen resolve",

@@ -3,6 +3,7 @@
 All that is shown comes from `STTNode.snapshot`, and none of it is a payload, a seed or a key.
 """
 
+from .console import Console, serve_console
 from .metrics import NodeCollector
 from .monitor import Monitor
 from .monitor_socket import serve_monitor
@@ -10,6 +11,7 @@ from .remote import RemoteMonitor
 from .view import News, Rates, Sample, SeenEvent
 
 __all__ = [
+    "Console",
     "Monitor",
     "News",
     "NodeCollector",
@@ -17,5 +19,6 @@ __all__ = [
     "RemoteMonitor",
     "Sample",
     "SeenEvent",
+    "serve_console",
     "serve_monitor",
 ]
