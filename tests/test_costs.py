@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import seigr_toolset_transmissions
+from helpers.cluster import cluster
 from helpers.nodes import Nodes, address_of, in_virtual_time, memory_nodes
 from seigr_toolset_transmissions import EndpointManager, EventEmitter
 
@@ -76,6 +77,24 @@ async def test_a_message_through_two_nodes(at_once: int, bound: float) -> None:
         with Calls() as calls:
             await exchange(pair, 1000, at_once=at_once)
     assert calls.count / 1000 <= bound
+
+
+@in_virtual_time
+async def test_a_message_through_two_hubs() -> None:
+    async with cluster() as it:
+        peer = await it.peer("alice", it.hubs[1])
+
+        async def exchange() -> None:
+            for _ in range(2):
+                for _ in range(500):
+                    await it.hubs[0].endpoints.send_to_endpoint(peer.node_id, MESSAGE)
+                for _ in range(500):
+                    await peer.endpoints.receive_any()
+
+        await exchange()
+        with Calls() as calls:
+            await exchange()
+    assert calls.count / 1000 <= 52  # at both hubs and the peer
 
 
 async def ask(pair: Pair, count: int, *, at_once: int, timeout: float | None) -> None:

@@ -24,6 +24,8 @@ async def test_a_hub_that_stops_reading_is_cut_off_at_a_limit() -> None:
             await goes_on.wait()
 
         node.events.register("data_received", block)
+        (reader,) = hub_of(it.hubs[1]).others.values()
+        reader.link.session.taker = lambda _: 0
         log = EventLog(it.hubs[0], "hub_lost", "hub_joined")
         (other,) = hub_of(it.hubs[0]).others.values()
         data, posted = b"\xff" + bytes(MIB - 1), 0  # of a kind that hubs ignore

@@ -19,7 +19,6 @@ from seigr_toolset_transmissions.cluster.messages import (
     pack_routes,
     unpack_broadcast,
     unpack_done,
-    unpack_forward,
     unpack_json,
     unpack_numbers,
     unpack_routes,
@@ -123,7 +122,6 @@ def test_nonsense_is_refused(data: bytes) -> None:
     for unpack in (
         unpack_routes,
         unpack_broadcast,
-        unpack_forward,
         lambda d: list(unpack_done(d)),
         unpack_json,
     ):

@@ -14,12 +14,13 @@ over a new lane.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import STTMessageSizeError, STTSessionClosedError
 from ..sessions.public import SessionState
-from .messages import Kind, pack_done, pack_numbers
+from .messages import FORWARD_HEAD, Kind, pack_done, pack_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -35,6 +36,13 @@ _COST = 64
 
 _BROADCASTS = 0
 """The number of a delivery that no lane has: it brings broadcasts to an endpoint without room."""
+
+
+_HEAD_BYTES = FORWARD_HEAD.size
+
+
+def _head(number: int) -> bytes:
+    return FORWARD_HEAD.pack(Kind.FORWARD, number)
 
 
 class DeliveriesOwner(Protocol):
@@ -90,7 +98,7 @@ class _Delivery:
         self.moved: bool = False  # whether another session gets what this one was not given
         self._queue: deque[_Waiting] = deque()
         # Each is settled once the endpoint has acknowledged that many of the session's messages.
-        self._positions: deque[int] = deque()
+        self._positions: list[int] = []
         self._taken = 0  # messages that were handed to the session, or that it refused
         self._delivered = 0
         self.draining: asyncio.Future[None] | None = None  # while messages wait for room
@@ -229,13 +237,10 @@ class _Delivery:
         self._confirming = False
 
     def _count(self) -> None:
-        acked = self.session.machine.outbox.messages_acked
-        positions = self._positions
-        before = self._delivered
-        while positions and positions[0] <= acked:
-            positions.popleft()
-            self._delivered += 1
-        if self._delivered > before:
+        news = bisect_right(self._positions, self.session.machine.outbox.messages_acked)
+        if news:
+            del self._positions[:news]
+            self._delivered += news
             self.deliveries.confirm(self.number, self._delivered)
 
     def drop(self) -> None:
@@ -286,7 +291,7 @@ class Deliveries:
     def __init__(self, owner: DeliveriesOwner, link: Link) -> None:
         self.owner: DeliveriesOwner = owner
         self.link: Link = link
-        self._by_number: dict[int, _Delivery] = {}
+        self._by_head: dict[bytes, _Delivery] = {}  # by how the messages of its lane begin
         self._by_endpoint: dict[bytes, dict[int, _Delivery]] = {}
         self._confirmed: dict[int, int] = {}
         self.held: int = 0  # bytes of lanes that wait for room
@@ -294,12 +299,13 @@ class Deliveries:
         self._room: asyncio.Future[None] | None = None  # while the other hub has to wait
 
     def __len__(self) -> int:
-        return len(self._by_number)
+        return len(self._by_head)
 
     def open(self, number: int, endpoint_id: bytes) -> None:
         """Begin a lane to an endpoint."""
         session = self.owner.session_with(endpoint_id)
-        if session is None or number in self._by_number or number == _BROADCASTS:
+        head = _head(number)
+        if session is None or head in self._by_head or number == _BROADCASTS:
             self.link.post(pack_numbers(Kind.GONE, number, 0, 0))
             return
         of_endpoint = self._by_endpoint.get(endpoint_id, {})
@@ -309,22 +315,24 @@ class Deliveries:
             of_endpoint[number] = of_endpoint.pop(_BROADCASTS)
         else:
             delivery = self._add(number, session)
-        self._by_number[number] = delivery
+        self._by_head[head] = delivery
 
     def _add(self, number: int, session: LiveSession) -> _Delivery:
         delivery = _Delivery(self, number, session)
         self._by_endpoint.setdefault(session.peer_node_id, {})[number] = delivery
         return delivery
 
-    def forward(self, number: int, data: bytes) -> None:
-        """Deliver a message of a lane; drop it if the lane has ended, as the other hub was told."""
-        delivery = self._by_number.get(number)
-        if delivery is not None:
-            delivery.put(data)
+    def forward(self, message: bytes) -> bool:
+        """Deliver the message of a lane; return False if there is no lane that it belongs to."""
+        delivery = self._by_head.get(message[:_HEAD_BYTES])
+        if delivery is None:
+            return False
+        delivery.put(message[_HEAD_BYTES:])
+        return True
 
     def close(self, number: int) -> None:
         """End a lane that the other hub does not use any more."""
-        delivery = self._by_number.get(number)
+        delivery = self._by_head.get(_head(number))
         if delivery is not None:
             self.remove(delivery)
 
@@ -391,7 +399,7 @@ class Deliveries:
         if of_endpoint.get(delivery.number) is not delivery:
             return False
         del of_endpoint[delivery.number]
-        self._by_number.pop(delivery.number, None)
+        self._by_head.pop(_head(delivery.number), None)
         if not of_endpoint:
             del self._by_endpoint[endpoint_id]
         return True
@@ -429,6 +437,6 @@ class Deliveries:
         for of_endpoint in self._by_endpoint.values():
             for delivery in of_endpoint.values():
                 delivery.drop()
-        self._by_number.clear()
+        self._by_head.clear()
         self._by_endpoint.clear()
         self._confirmed.clear()

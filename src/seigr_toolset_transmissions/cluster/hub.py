@@ -25,6 +25,7 @@ from .lanes import Lanes
 from .link import Link
 from .membership import Membership
 from .messages import (
+    FORWARD_HEAD,
     BadMessageError,
     Joined,
     Kind,
@@ -35,7 +36,6 @@ from .messages import (
     pack_numbers,
     pack_routes,
     unpack_done,
-    unpack_forward,
     unpack_gone,
     unpack_ids,
     unpack_name,
@@ -68,8 +68,6 @@ _ROUTES_SECONDS = 0.05
 
 _CHECK_SECONDS = 0.2
 """How often a hub looks whether another one without a connection still lives, at most."""
-
-_FORWARD = int(Kind.FORWARD)
 
 
 class _Present(NamedTuple):
@@ -157,11 +155,12 @@ class Hub:
         for former in list(self.others.values()):
             if former.link.session.peer_node_id == session.peer_node_id:
                 # Its dialer has given it up, and what waits here must not mix with what comes now.
-                await self._link_lost(session_id=former.link.session.session_id)
                 former.link.session.lose("the hub has given the link up")
+                await self._link_lost(session_id=former.link.session.session_id)
         session.ping()  # so that its round-trip time is known at once
         link = Link(session, self.keep)
-        self.others[session_id] = Other(link, Deliveries(self, link))
+        other = self.others[session_id] = Other(link, Deliveries(self, link))
+        session.taker = partial(self._take, other)
         self.routes.add(link)
         link.post(pack_name(self.name, self.runtime.incarnation, self._membership.address))
         now = self.loop.time()
@@ -228,16 +227,32 @@ class Hub:
             await self._news.popleft()()
         self._telling = False
 
+    def _take(self, other: Other, messages: list[bytes]) -> int:
+        """Take what another hub says, as it arrives; return how many messages.
+
+        The others come one by one: while too much waits here, and one that no hub sends.
+        """
+        deliveries = other.deliveries
+        taken = 0
+        try:
+            for data in messages:
+                if deliveries.held and deliveries.is_full:
+                    break
+                if not deliveries.forward(data):
+                    self._heard(other, data)
+                taken += 1
+        except BadMessageError:
+            pass
+        return taken
+
     async def _message_arrived(self, *, session_id: bytes, data: bytes) -> None:
         other = self.others.get(session_id)
-        if other is None or not data:
+        if other is None:
             return
+        if other.deliveries.is_full:
+            await other.deliveries.room()
         try:
-            if data[0] == _FORWARD:
-                other.deliveries.forward(*unpack_forward(data))
-                if other.deliveries.is_full:
-                    await other.deliveries.room()
-            else:
+            if not other.deliveries.forward(data):
                 self._heard(other, data)
         except BadMessageError as error:
             self._cut_off(other, error)
@@ -248,7 +263,9 @@ class Hub:
 
     def _heard(self, other: Other, data: bytes) -> None:
         link, deliveries = other
-        match data[0]:
+        match data[0] if data else None:
+            case Kind.FORWARD if len(data) < FORWARD_HEAD.size:
+                raise BadMessageError("a message without a lane")
             case Kind.DONE:
                 for number, delivered in unpack_done(data):
                     self.lanes.done(link, number, delivered)

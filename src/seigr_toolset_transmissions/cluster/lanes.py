@@ -16,7 +16,7 @@ arrived or that session ends.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,14 +89,15 @@ class LanesOwner(Protocol):
         """Report messages that were accepted and are lost."""
 
 
-_Sent = tuple[int, bytes | None]
-"""A message under way: its number in the link's session, and itself. It is None if it was too long
-for the endpoint, and is reported already. A plain tuple, because there is one for each message."""
+def _cost(messages: Sequence[bytes | None]) -> int:
+    """Return how much of the lane's window messages take."""
+    return sum(map(len, filter(None, messages))) + len(messages) * _COST
 
 
-def _cost(data: bytes | None) -> int:
-    """Return how much of the lane's window a message takes."""
-    return _COST if data is None else len(data) + _COST
+def _not_sent(link: Link | None) -> Counter[bytes]:
+    """Return how many messages with each head have certainly not reached a hub."""
+    size = FORWARD_HEAD.size
+    return Counter(message[:size] for message in (link.not_sent() if link else ()))
 
 
 class Lane:
@@ -134,7 +135,8 @@ class Lane:
         # Of the endpoint's sessions here, until it is settled what became of the messages.
         self._holds: dict[LiveSession, Hold] = {}
         self._patience: TimerHandle | None = None  # until they end in any case
-        self._sent: deque[_Sent] = deque()
+        # What is under way; None for what was too long for the endpoint, and is reported already.
+        self._sent: list[bytes | None] = []
         self._unsent: deque[bytes] = deque()  # to be sent again, before anything new
         self._size = 0
         self._confirmed = 0
@@ -163,13 +165,12 @@ class Lane:
         if not self._has_room(data):
             return False
         try:
-            place = link.try_send(self._head + data)
+            accepted = link.try_send(self._head + data)
         except STTSessionClosedError:
             return False  # `send` waits for what becomes of the endpoint
-        if not place:
-            return False
-        self._note(place, data)
-        return True
+        if accepted:
+            self._note(data)
+        return accepted
 
     async def send(self, data: bytes) -> None:
         """Accept a message; wait for room. If cancelled, it was not accepted.
@@ -197,14 +198,14 @@ class Lane:
             return False
         number = self.number
         try:
-            place = await link.send(self._head + data)
+            await link.send(self._head + data)
         except STTSessionClosedError:
             if self.link is link:
                 await self._change()  # the hub hears in a moment that the link is lost
             return False
         if self.number != number:
             return False  # the hub had said that it has the endpoint no longer: it dropped this
-        self._note(place, data)
+        self._note(data)
         return True
 
     def _checked_link(self, data: bytes) -> Link:
@@ -226,8 +227,8 @@ class Lane:
             and self._lanes.held + cost <= self._lanes.owner.most_held_bytes
         )
 
-    def _note(self, place: int, data: bytes) -> None:
-        self._sent.append((place, data))
+    def _note(self, data: bytes) -> None:
+        self._sent.append(data)
         cost = len(data) + _COST
         self._size += cost  # not `_grow`: this is done for each message
         self._lanes.held += cost
@@ -263,7 +264,7 @@ class Lane:
         while self._unsent and self.number == number:
             data = self._unsent[0]
             try:
-                place = await link.send(self._head + data)
+                await link.send(self._head + data)
             except STTSessionClosedError:
                 return
             except STTMessageSizeError as error:  # this hub's node takes only shorter ones
@@ -272,14 +273,15 @@ class Lane:
                     self._lanes.owner.report_lost(self.endpoint_id, str(error), (data,), ())
                 continue
             if self.number == number:
-                self._sent.append((place, self._unsent.popleft()))
+                self._sent.append(self._unsent.popleft())
         self.note_change()
 
     def delivered(self, count: int) -> None:
         """Drop what the endpoint has acknowledged: this many messages since the lane was opened."""
         news = max(0, min(count - self._confirmed, len(self._sent)))
         self._confirmed += news
-        self._grow(-sum(_cost(self._sent.popleft()[1]) for _ in range(news)))
+        self._grow(-_cost(self._sent[:news]))
+        del self._sent[:news]
         if self.is_empty:
             self.let_go()
         self.note_change()
@@ -289,8 +291,7 @@ class Lane:
         at = index - self._confirmed
         if not 0 <= at < len(self._sent):
             return None
-        place, data = self._sent[at]
-        self._sent[at] = (place, None)
+        data, self._sent[at] = self._sent[at], None
         self._grow(-len(data or b""))
         return data
 
@@ -299,17 +300,22 @@ class Lane:
         former = Lane(self._lanes, self.endpoint_id)
         former.is_former = True
         former.link, former.number, former._confirmed = self.link, self.number, self._confirmed
-        while self._sent and former._confirmed + len(former._sent) < taken:
-            sent = self._sent.popleft()
-            self._grow(-_cost(sent[1]))
-            former._sent.append(sent)
-            former._grow(_cost(sent[1]))
+        count = max(0, taken - self._confirmed)
+        former._sent, self._sent = self._sent[:count], self._sent[count:]
+        cost = _cost(former._sent)
+        self._grow(-cost)
+        former._grow(cost)
         return former
 
-    def may_have_arrived(self) -> int:
-        """Return how many of the messages under way may have reached the hub."""
-        last = 0 if self.link is None else self.link.ever_sent
-        return sum(place <= last for place, _ in self._sent)
+    def may_have_arrived(self, not_sent: Counter[bytes]) -> int:
+        """Return how many of the messages under way may have reached the hub.
+
+        Args:
+            not_sent: How many messages with each head have certainly not. The hub has taken all
+                messages of a former lane; those are of others, with the number that it had before.
+
+        """
+        return len(self._sent) - (0 if self.is_former else not_sent[self._head])
 
     def lose(self, reason: str, sent: int) -> None:
         """Lead nowhere for now: the first ``sent`` messages may have arrived, the others have not.
@@ -336,10 +342,9 @@ class Lane:
 
     def _split(self, sent: int) -> tuple[list[bytes], list[bytes]]:
         """Return what is under way: the first ``sent`` messages, and the others."""
-        data = [each for _, each in self._sent]
         return (
-            [each for each in data[:sent] if each is not None],
-            [each for each in data[sent:] if each is not None],
+            [each for each in self._sent[:sent] if each is not None],
+            [each for each in self._sent[sent:] if each is not None],
         )
 
     def send_here(self) -> None:
@@ -397,11 +402,11 @@ class Lane:
         self.note_change()
         self._lanes.drop_if_done(self)
 
-    def end(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    def end(self, not_sent: Counter[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Accept nothing more; return what has certainly not arrived, and what may have."""
         self._stop_timer()
         self.let_go()
-        unknown, rest = self._split(self.may_have_arrived())
+        unknown, rest = self._split(self.may_have_arrived(not_sent))
         unsent = (*rest, *self._unsent)
         self._sent.clear()
         self._unsent.clear()
@@ -573,8 +578,9 @@ class Lanes:
 
     def link_lost(self, link: Link) -> None:
         """Note that a hub is lost, whose routes are forgotten already."""
+        not_sent = _not_sent(link)
         for lane in [lane for lane in self._open.values() if lane.link is link]:
-            self._lose(lane, f"hub {link.name!r} is lost", lane.may_have_arrived())
+            self._lose(lane, f"hub {link.name!r} is lost", lane.may_have_arrived(not_sent))
 
     def _sweep(self) -> None:
         """Close the lanes that nobody has used for a while."""
@@ -585,7 +591,7 @@ class Lanes:
                     lane.link.post(pack_numbers(Kind.CLOSE, lane.number))
                     self._open.pop(lane.number, None)
                 del self._by_id[lane.endpoint_id]
-                lane.end()
+                lane.end(Counter())
             lane.idle = True
         if self._by_id:
             self._sweeping = self.owner.loop.call_later(_IDLE_SECONDS, self._sweep)
@@ -599,4 +605,5 @@ class Lanes:
         self._by_id.clear()
         self._former.clear()
         self._open.clear()
-        return ((lane.endpoint_id, *lane.end()) for lane in lanes)
+        not_sent = {link: _not_sent(link) for link in {lane.link for lane in lanes}}
+        return ((lane.endpoint_id, *lane.end(not_sent[lane.link])) for lane in lanes)

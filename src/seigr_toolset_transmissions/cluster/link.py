@@ -86,8 +86,9 @@ class Link:
             self._keep(self._drain)
         self._backlog.append(message)
         self._backlog_bytes += len(message)
-        if self._backlog_bytes > _MOST_BACKLOG:
-            self.session.abort("the hub has stopped reading")
+        if self._backlog_bytes > _MOST_BACKLOG:  # later, because the session may be calling
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self.session.abort, "the hub has stopped reading")
 
     async def _drain(self) -> None:
         try:
@@ -101,19 +102,17 @@ class Link:
             self._draining.set_result(None)
             self._draining = None
 
-    def try_send(self, message: bytes) -> int:
-        """Send a message if there is room for it; return its number, or 0.
+    def try_send(self, message: bytes) -> bool:
+        """Send a message if there is room for it; return whether it was sent.
 
         Raises:
             STTSessionClosedError: The link is lost.
 
         """
-        if self._draining is not None or not self.session.try_send(message):
-            return 0
-        return self.session.machine.outbox.messages_sent
+        return self._draining is None and self.session.try_send(message)
 
-    async def send(self, message: bytes) -> int:
-        """Wait for room and send a message; return its number. If cancelled, it is not sent.
+    async def send(self, message: bytes) -> None:
+        """Wait for room and send a message. If cancelled, it is not sent.
 
         Raises:
             STTSessionClosedError: The link is lost.
@@ -122,9 +121,7 @@ class Link:
         while self._draining is not None:
             await asyncio.wait((self._draining,))
         await self.session.send(message)
-        return self.session.machine.outbox.messages_sent
 
-    @property
-    def ever_sent(self) -> int:
-        """The number of the last message that may have reached the hub."""
-        return self.session.machine.outbox.messages_ever_sent
+    def not_sent(self) -> tuple[bytes, ...]:
+        """Return the messages that have certainly not reached the hub."""
+        return (self.session.error or self.session.machine.outbox.undelivered()).unsent

@@ -64,7 +64,6 @@ __all__ = [
     "too_long",
     "unpack_broadcast",
     "unpack_done",
-    "unpack_forward",
     "unpack_gone",
     "unpack_ids",
     "unpack_info",
@@ -142,8 +141,6 @@ class Answer(IntEnum):
 
 FORWARD_HEAD = Struct("!BI")
 """Of a FORWARD: its kind and its lane."""
-
-_FORWARD_BYTES = FORWARD_HEAD.size
 
 _NUMBERS = {
     Kind.LANE: Struct("!BI32s"),
@@ -299,15 +296,6 @@ def pack_done(delivered: Mapping[int, int]) -> Iterator[bytes]:
     counts = [_DONE.pack(*item) for item in delivered.items()]
     for at in range(0, len(counts), _MOST_COUNTS):
         yield bytes((Kind.DONE,)) + b"".join(counts[at : at + _MOST_COUNTS])
-
-
-def unpack_forward(data: bytes) -> tuple[int, bytes]:
-    """Return the lane of a FORWARD, and its message."""
-    try:
-        _kind, lane = FORWARD_HEAD.unpack_from(data)
-    except error:
-        raise BadMessageError("a message without a lane") from None
-    return lane, data[_FORWARD_BYTES:]
 
 
 def unpack_done(data: bytes) -> Iterator[tuple[int, int]]:

@@ -30,6 +30,10 @@ __all__ = ["Reconnects"]
 
 _NO_ANSWER = "the peer did not answer in time"
 
+_LEAST_SECONDS = 0.02
+"""A dial with less time than this is not begun. Timers fire up to a tick of the clock early, which
+is 16 ms on Windows: dials would follow each other without a pause until the time is over."""
+
 
 class _Owner(Protocol):
     """What `Reconnects` needs of the registry, which owns the sessions."""
@@ -173,7 +177,7 @@ class Reconnects:
             attempts = session.attempts
             session.attempts += 1
             await pause(config, attempts, suspension.retry, deadline - loop.time())
-            if loop.time() >= deadline:
+            if deadline - loop.time() < _LEAST_SECONDS:
                 session.lose(_given_up(config), suspension.cause)
                 return
             try:

@@ -448,10 +448,20 @@ class Outbox:
 
     def abandon(self) -> Undelivered:
         """Accept no more messages; drop and return those accepted and not acknowledged."""
+        undelivered = Undelivered((), ())
         if self._unacked or self.pending:
             self._abandoned = self.messages_ever_sent
+            undelivered = self.undelivered()
         else:
             self._abandoned = self.accepted - self._extra
+        self.closed = True
+        self.pending, self._unacked = [], []
+        self._lender.give_back(self._window_bytes - self._first_bytes)
+        self._window_bytes = self._first_bytes
+        return undelivered
+
+    def undelivered(self) -> Undelivered:
+        """Return the messages accepted and not acknowledged; none after `abandon`."""
         unsent: list[bytes] = []
         unknown: list[bytes] = []
         unsent_requests: list[bytes] = []
@@ -468,10 +478,6 @@ class Outbox:
             elif kind is _REQUEST and position >= self.ever_sent:
                 unsent_requests.append(message)
             position += 1
-        self.closed = True
-        self.pending, self._unacked = [], []
-        self._lender.give_back(self._window_bytes - self._first_bytes)
-        self._window_bytes = self._first_bytes
         return Undelivered(tuple(unsent), tuple(unknown), tuple(unsent_requests))
 
     @property

@@ -71,6 +71,9 @@ class LiveSession(Session):
         attempts: How often this side has dialed since the last connection that brought anything.
         progress: `SessionMachine.progress` at the time when the last connection was lost.
         resumption: The step that reports the last resumption; the owner uses it.
+        taker: Takes messages as they arrive, unless the application is still to be told something
+            that came before them. It returns how many it has taken, from the first on; the others
+            go where all messages go. None: they all do.
 
     """
 
@@ -99,6 +102,7 @@ class LiveSession(Session):
         "peer_node_id",
         "progress",
         "resumption",
+        "taker",
     )
 
     def __init__(
@@ -129,6 +133,7 @@ class LiveSession(Session):
         self._closed = False
         self._resumes = 0
         self.resumption: Step | None = None
+        self.taker: Callable[[list[bytes]], int] | None = None
         self._senders: deque[asyncio.Future[None]] | None = None
         self._flushers: Flushers | None = None
         self._ended: asyncio.Event | None = None  # made when a task first waits for the end
@@ -538,11 +543,16 @@ class LiveSession(Session):
             self._owner.session_opened(self)
 
     def messages_arrived(self, messages: list[bytes]) -> None:
-        """Hand over messages in order: to the inbox at once, or through the queue."""
+        """Hand over messages in order: to the taker or the inbox at once, or through the queue."""
         if not self._live:
             self.go_live()
-        if self._pump is None and not self._owner.events.observed("data_received"):
-            taken = self.offer(messages)
+        if self._pump is None:
+            taken = 0
+            if self.taker is not None:
+                taken = self.taker(messages)
+                self._took(messages, taken)
+            elif not self._owner.events.observed("data_received"):
+                taken = self.offer(messages)
             if taken == len(messages):
                 return
             messages = messages[taken:]
@@ -674,9 +684,12 @@ class LiveSession(Session):
         except STTEndpointError:  # the application has removed the endpoint
             self._owner.ensure_endpoint(self)
             taken = endpoints.offer(peer, messages, beyond_bounds=self._closed)
+        self._took(messages, taken)
+        return taken
+
+    def _took(self, messages: Sequence[bytes], taken: int) -> None:
         size = sum(map(len, messages if taken == len(messages) else messages[:taken]))
         self.machine.consumed(size, taken)
-        return taken
 
     def tell(self, event: str, step: Step) -> None:
         """Run ``step``, which emits ``event``, once all that came before has been handed over."""
