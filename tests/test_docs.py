@@ -10,6 +10,7 @@ import html
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import textwrap
@@ -103,6 +104,34 @@ def test_the_picture_of_the_demo_is_up_to_date() -> None:
         assert text in shown
     for line in re.findall(r'"  (stt [^\[]*?) *\[dim\](# [^\[]*)\[/\]', source):
         assert all(part in shown for part in line)
+
+
+@pytest.mark.once  # another version of Python may come with another one of click
+def test_the_manual_page_is_up_to_date() -> None:
+    """If this fails, run `python docs/man_page.py`."""
+    assert read("docs/stt.1") == runpy.run_path(str(ROOT / "docs" / "man_page.py"))["page"]()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("formatter", "stream"),
+    [("mandoc -T lint -W warning", "stdout"), ("man --warnings -l", "stderr")],
+)
+def test_no_formatter_complains_about_the_manual_page(formatter: str, stream: str) -> None:
+    program, *options = formatter.split()
+    if shutil.which(program) is None:
+        assert "STT_REQUIRE_ALL" not in os.environ, f"there is no {program}: install it"
+        pytest.skip(f"this machine has no {program}")
+    done = subprocess.run(
+        [program, *options, ROOT / "docs" / "stt.1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    said = getattr(done, stream).splitlines()
+    assert [line for line in said if "missing date" not in line] == []  # it is not released yet
 
 
 def test_the_readme_lists_the_commands() -> None:
