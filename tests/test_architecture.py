@@ -124,8 +124,8 @@ LAYERS = {
         ["health"],
     ],
     "cluster": [
-        ["messages", "meeting", "link"],
-        ["routes", "landings"],
+        ["messages", "meeting", "link", "door", "places"],
+        ["routes", "landings", "seeking", "direct"],
         ["lanes", "deliveries", "membership"],
         ["other"],
         ["inquiries", "presence"],

@@ -44,7 +44,7 @@ VERBS = {
     MemoryNetwork: "dial listen resolve",
     PipeNetwork: "dial listen resolve",
     NatsNetwork: "dial listen resolve",
-    MemoryBus: "bring_up is_up publish subscribe take_down watch",
+    MemoryBus: "bring_up is_up publish server subscribe take_down watch",
 }
 
 

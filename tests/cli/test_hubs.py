@@ -16,7 +16,7 @@ from anyio.from_thread import start_blocking_portal
 from cli.documented import documented_keys
 from cli.processes import Stt
 from helpers.nats_server import NatsServer, needs_nats
-from helpers.nodes import address_of, until
+from helpers.nodes import address_of, free_port, until
 from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.cli.failures import Misuse
 from seigr_toolset_transmissions.cli.hubs import parse_metadata
@@ -33,7 +33,7 @@ PEER_SEED = b"the peer's own seed, a secret too"
 
 
 @asynccontextmanager
-async def hubs_with_a_peer(where: str) -> AsyncIterator[bytes]:
+async def hubs_with_a_peer(where: str | list[str]) -> AsyncIterator[bytes]:
     """Run two hubs, one of which has a peer; yield its id."""
     hubs = [
         STTNode(NODE_SEED, SHARED_SEED, cluster=Cluster(where, name=name))
@@ -48,7 +48,7 @@ async def hubs_with_a_peer(where: str) -> AsyncIterator[bytes]:
 
 
 @contextmanager
-def running(where: str) -> Iterator[bytes]:
+def running(where: str | list[str]) -> Iterator[bytes]:
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(hubs_with_a_peer(where)) as peer_id,
@@ -121,6 +121,16 @@ def test_hubs_at_a_nats_server_are_found(
         assert capsys.readouterr().out.startswith(peer_id.hex())
 
 
+def test_hubs_with_a_list_of_addresses_are_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT_NODE_SEED", NODE_SEED.decode())
+    addresses = [f"tcp://127.0.0.1:{free_port()}" for _ in range(3)]
+    with running(addresses) as peer_id:
+        assert run(["cluster", "find", ",".join(addresses), "-q"]) == 0
+        assert capsys.readouterr().out.startswith(peer_id.hex())
+
+
 @pytest.mark.parametrize(
     "arguments", [["hubs"], ["find"], ["locate", "00" * 32]], ids=lambda arguments: arguments[0]
 )
@@ -163,7 +173,7 @@ def test_what_keeps_it_from_the_hubs_is_said(
         ("http://broker", [], "hubs cannot meet at 'http://broker': give the absolute path"),
         ("nats://broker", ["--creds", "/no"], "there is no credentials file /no"),
         ("nats://broker:x", [], "'nats://broker:x' is not the URL of a NATS server, such as"),
-        ("unix:///", ["--creds", "x"], "--creds is for a NATS server; a folder needs none"),
+        ("unix:///", ["--creds", "x"], "--creds is for a NATS server; other hubs need none"),
     ],
 )
 def test_a_place_where_no_hubs_can_meet_is_misuse(

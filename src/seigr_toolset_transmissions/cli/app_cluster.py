@@ -48,6 +48,7 @@ def cluster_options(function: F) -> F:
         help="The node seed of all hubs [env: STT_NODE_SEED_FILE].",
     )
     @click.option("--creds", type=FILE, metavar="FILE", help="Credentials for the NATS server.")
+    @click.option("--direct", is_flag=True, help="The hubs have direct=True.")
     @click.option(
         "--wait",
         type=seconds,
@@ -59,9 +60,14 @@ def cluster_options(function: F) -> F:
     @verbosity_options
     @functools.wraps(function)
     def command(
-        where: str, seed: Path | None, creds: Path | None, wait: float, **others: Any
+        where: str,
+        seed: Path | None,
+        creds: Path | None,
+        wait: float,
+        direct: bool,
+        **others: Any,
     ) -> Any:
-        return function(find_meeting(where, seed, creds, wait), **others)
+        return function(find_meeting(where, seed, creds, wait, direct=direct), **others)
 
     return cast("F", command)
 
@@ -73,8 +79,10 @@ def cluster(context: click.Context) -> int:
     """Look at a cluster: its hubs, and what is connected to them.
 
     WHERE is where the hubs meet, as in Cluster(WHERE): unix:///FOLDER on this machine, or
-    nats://BROKER:4222 or tls://BROKER:4222. --seed is the node seed that they share. The command
-    joins them for a moment as one more hub, with nothing connected to it.
+    nats://BROKER:4222 or tls://BROKER:4222, or the addresses of all hubs, with commas between them:
+    tcp://HOST:PORT,tcp://HOST:PORT. --seed is the node seed that they share. The command joins them
+    for a moment as one more hub, with nothing connected to it. With --direct, all hubs must be able
+    to reach the machine where it runs.
 
     \b
     Examples:

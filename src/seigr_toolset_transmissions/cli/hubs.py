@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _UNIX = "unix://"
+_TCP = "tcp://"
 _LOOK_SECONDS = 0.05
 """How often to look whether an endpoint is known by now; hubs tell each other no more often."""
 
@@ -51,7 +52,7 @@ class Meeting:
 
 
 def find_meeting(
-    url: str, seed_file: Path | None, credentials: Path | None, wait: float
+    url: str, seed_file: Path | None, credentials: Path | None, wait: float, *, direct: bool
 ) -> Meeting:
     """Return where to meet the hubs.
 
@@ -64,14 +65,19 @@ def find_meeting(
         raise Misuse("name the node seed that the hubs share, with --seed or STT_NODE_SEED_FILE")
     if url.startswith(_UNIX) and not Path(url.removeprefix(_UNIX)).is_dir():
         raise Misuse(f"no hubs meet at {url}: there is no such folder")
-    if credentials is not None and url.startswith(_UNIX):
-        raise Misuse("--creds is for a NATS server; a folder needs none")
+    if credentials is not None and url.startswith((_UNIX, _TCP)):
+        raise Misuse("--creds is for a NATS server; other hubs need none")
     if credentials is not None and not credentials.is_file():
         raise Misuse(f"there is no credentials file {credentials}")
     name = f"stt-{socket.gethostname()}-{os.getpid()}"
     try:
-        where = NatsBus(url, user_credentials=str(credentials)) if credentials else url
-        return Meeting(without_password(url), Cluster(where, name=name), seed, wait)
+        if url.startswith(_TCP):
+            # An address that is not in the list, so that this command dials all that are.
+            cluster = Cluster(url.split(","), name=name, address="tcp://127.0.0.1")
+        else:
+            where = NatsBus(url, user_credentials=str(credentials)) if credentials else url
+            cluster = Cluster(where, name=name, direct=direct)
+        return Meeting(without_password(url), cluster, seed, wait)
     except (ModuleNotFoundError, ValueError) as error:
         raise Misuse(str(error)) from error
 

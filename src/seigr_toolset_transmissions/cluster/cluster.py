@@ -6,7 +6,6 @@ import os
 import socket
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ..endpoints.endpoint import check_id, check_ids
 from ..foundation.payload import as_bytes
@@ -15,15 +14,16 @@ from ..node.cluster_base import ClusterBase
 from ..sessions.handshaking import Landing
 from ..stats import HubInfo
 from ..transports.bus import Bus
-from ..transports.nats import NatsBus, without_password
+from ..transports.nats import NatsBus
 from ..transports.pipes import PipeNetwork
-from ..transports.unix import check_folder
+from .direct import DirectMeeting, ListMeeting
 from .hub import Hub
 from .meeting import BusMeeting, FolderMeeting
 from .messages import LONGEST_NAME_BYTES, Kind, check_where
+from .places import Folder, Server, read_address, read_where
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from ..endpoints.endpoint import EndpointInfo
     from ..endpoints.fanout import Remote
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..node.keys import Keys
     from ..protocol.hello import Hello
     from ..stats import Tally
-    from ..transports.base import Transport
+    from ..transports.base import Address, Transport
     from .meeting import Meeting
 
 __all__ = ["Cluster"]
@@ -54,21 +54,55 @@ class Cluster(ClusterBase):
             only hubs may enter. ``"nats://broker:4222"`` or ``"tls://broker:4222"``: at a NATS
             server (needs the extra ``nats``). Or a `transports.bus.Bus`, such as a
             `transports.nats.NatsBus` with credentials, which is opened and closed with the node.
+            Or a list of the addresses of all hubs, such as ``["tcp://10.0.0.5:7000",
+            "tcp://10.0.0.6:7000"]``, the same at each: they need no place to meet.
         name: The name of this hub, in events and at the other hubs, in 1 to 255 bytes of UTF-8;
             host name and process id if None.
         grace: How many seconds a link may be without a connection before the hub counts as lost,
             and how long messages for an endpoint that has left wait for it to turn up again.
+        direct: Whether hubs that meet on a bus reach each other over TCP, and use the bus for
+            finding each other only. All hubs of a cluster must have the same. With a list of
+            addresses they always do.
+        address: With ``direct`` or a list, where other hubs reach this one, such as
+            ``"tcp://10.0.0.5:7000"``; without a port, at any free one. It listens there; if the
+            address is not this machine's, as with the published port of a container, at that port
+            of all its addresses. None: with ``direct``, the address of the interface that leads to
+            the NATS server, and a free port; with a list, the first of its addresses that is this
+            machine's and that nothing else uses.
 
     Raises:
-        TypeError: ``where`` is neither text nor a bus, or ``name`` is no text.
-        ValueError: ``where`` is no such URL, or a folder whose path is too long for a Unix socket;
-            ``name`` is empty or too long; or ``grace`` is not above 0.
+        TypeError: ``where`` is neither text, nor a bus, nor a list of texts, or ``name`` is no
+            text.
+        ValueError: ``where`` or ``address`` is no such URL, or a folder whose path is too long for
+            a Unix socket; ``direct`` or ``address`` does not go with ``where``; ``name`` is empty
+            or too long; or ``grace`` is not above 0.
         ModuleNotFoundError: ``where`` is the URL of a NATS server, and nats-py is not installed.
 
     """
 
-    def __init__(self, where: str | Bus, *, name: str | None = None, grace: float = 10.0) -> None:
-        self._meet = self._meeting_at(where)
+    def __init__(
+        self,
+        where: str | Bus | Sequence[str],
+        *,
+        name: str | None = None,
+        grace: float = 10.0,
+        direct: bool = False,
+        address: str | None = None,
+    ) -> None:
+        own = None if address is None else read_address(address)
+        place = where if isinstance(where, Bus) else read_where(where)
+        if isinstance(place, Folder) and direct:
+            raise ValueError("direct=True is for hubs that meet on a bus, not in a folder")
+        if own is not None and not direct and not isinstance(place, list):
+            raise ValueError("address= is for hubs with direct=True, or with a list of addresses")
+        self._meet: Callable[[bytes], Meeting]
+        if isinstance(place, Folder):
+            self._meet = lambda _key: FolderMeeting(place.path)
+        elif isinstance(place, list):
+            self._meet = lambda _key: ListMeeting(place, own)
+        else:
+            bus = NatsBus(place.url) if isinstance(place, Server) else place
+            self._meet = self._meeting_on(bus, direct, own)
         self._name = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
         if not isinstance(self._name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
@@ -185,33 +219,12 @@ class Cluster(ClusterBase):
 
     # -- the meeting --------------------------------------------------------------------------
 
-    def _meeting_at(self, where: object) -> Callable[[bytes], Meeting]:
-        """Return what makes the meeting that ``where`` names, from a key."""
-        if isinstance(where, Bus):
-            return self._meeting_on(where)
-        if not isinstance(where, str):
-            raise TypeError(
-                "where must be a URL, as in Cluster('unix:///run/app/hubs'), or a Bus, "
-                f"not {where!r}"
-            )
-        url = urlsplit(where)
-        plain = not url.query and not url.fragment
-        if url.scheme in {"nats", "tls"} and url.netloc and plain:
-            return self._meeting_on(NatsBus(where))
-        if url.scheme == "unix" and url.path.startswith("/") and not url.netloc and plain:
-            try:
-                check_folder(url.path)
-            except OSError as error:
-                raise ValueError(f"hubs cannot meet in {url.path}: {error.strerror}") from error
-            return lambda _key: FolderMeeting(url.path)
-        raise ValueError(
-            f"hubs cannot meet at {without_password(where)!r}: give the absolute path of a folder, "
-            "as in 'unix:///run/app/hubs', or a NATS server, as in 'nats://broker:4222' (and its "
-            "options to a NatsBus)"
-        )
-
-    def _meeting_on(self, bus: Bus) -> Callable[[bytes], Meeting]:
+    def _meeting_on(
+        self, bus: Bus, direct: bool, own: Address | None
+    ) -> Callable[[bytes], Meeting]:
         bus.watch(self._bus_changed)
+        if direct:
+            return lambda key: DirectMeeting(bus, key, own)
         if isinstance(bus, AbstractAsyncContextManager):  # its subscriptions end with each stop
             return lambda key: BusMeeting(bus, PipeNetwork(bus), key)
         network = PipeNetwork(bus)  # for all starts of the node: a network stays subscribed

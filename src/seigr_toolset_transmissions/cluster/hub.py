@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from ..node.registry import Registry
     from ..node.runtime import Runtime
     from ..protocol.hello import Hello
-    from ..transports.base import Receiver, Transport
+    from ..transports.base import Address, Receiver, Transport
     from .meeting import Meeting
 
 __all__ = ["Hub"]
@@ -205,7 +205,7 @@ class Hub:
         other = self.others.pop(session_id, None)
         if other is None:
             return
-        self._membership.lost(other.link.address)
+        self._membership.link_lost(other.link.address)
         marks = self.routes.forget(other.link)
         self.watching.routes_changed(marks)
         other.deliveries.drop()
@@ -403,15 +403,14 @@ class Hub:
     def pass_on(self, transport: Transport, hello: Hello, message: bytes) -> Landing:
         """Pass a connection on to the hub that it names. See `ClusterBase.pass_on`."""
         landings, meeting = self._membership.landings, self._membership.meeting
-        named = [link for link, _ in self.others.values() if link.name]
-        for link in named:
-            if hello.is_for_hub(link.incarnation):
+        for link, _ in self.others.values():
+            if link.name and hello.is_for_hub(link.incarnation):
                 if not link.is_up or landings is None or meeting is None:
                     return Landing.LATER
                 owner_at = meeting.landing_of(link.address)
                 passed_on = landings.pass_on(transport, message, owner_at)
                 return Landing.PASSED_ON if passed_on else Landing.LATER
-        if self._membership.expects_links({link.address for link in named}):
+        if self._membership.expects_links():
             return Landing.LATER
         return Landing.HERE  # nobody has the session any more, as the answer tells the dialer
 
@@ -447,6 +446,10 @@ class Hub:
     def send_timeout(self) -> float:
         """The timeout for endpoints and hubs when a call gives none."""
         return self.runtime.config.send_timeout
+
+    def met(self) -> set[Address]:
+        """Return where the hubs listen that this one has a link with."""
+        return {link.address for link, _ in self.others.values() if link.name}
 
     def own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the node."""
@@ -490,6 +493,16 @@ class Hub:
             )
             self.registry.lost.append(error)
         self.runtime.own(self.runtime.emit_error("endpoint_lost", details))
+
+    def report_unreached(self, address: Address, reason: str) -> None:
+        """Report that there is no link with a hub, so that its endpoints are out of reach."""
+        host, port = address
+        details = {
+            "address": address,
+            "reason": f"no link with the hub at {host} port {port}, and each must have one with "
+            f"every other: {reason}",
+        }
+        self.runtime.own(self.runtime.emit_error("hub_unreachable", details))
 
     # -- the end -----------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from ..config import NodeConfig
+from ..node.admission import Admission
 from ..transports.base import Transport
 from .messages import BadMessageError, pack_json, unpack_json
 
@@ -39,7 +41,7 @@ _LENGTHS = Struct("!HH")
 _LONGEST_PART = 4096
 _NONCE_BYTES = 12
 
-_MOST_ARRIVALS = 1024
+_LIMITS = NodeConfig(max_half_open=1024, max_half_open_per_source=256)
 """How many connections may be open whose preface has not arrived."""
 
 _STALLED_SECONDS = 120.0
@@ -85,6 +87,7 @@ class Landings:
         self._cipher = ChaCha20Poly1305(key)
         self._relays: set[_Relay] = set()
         self.arrivals: set[_Arrival] = set()  # whose preface has not arrived
+        self.admission: Admission[_Arrival] = Admission(_LIMITS)
 
     def __len__(self) -> int:
         return len(self._relays)
@@ -135,7 +138,7 @@ class Landings:
         for relay in list(self._relays):
             relay.abort()
         for arrival in list(self.arrivals):
-            arrival.abort()
+            arrival.drop()
 
 
 class _Side:
@@ -258,16 +261,22 @@ class _Arrival:
 
     __slots__ = ("_landings", "_timer", "_transport")
 
+    _transport: Transport
+
     def __init__(self, landings: Landings) -> None:
         self._landings = landings
-        self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def peer_address(self) -> Address:
+        """Where it comes from: the hub that passes it on."""
+        return self._transport.peer_address
 
     def connection_made(self, transport: Transport) -> None:
         """Wait for the preface."""
         self._transport = transport
         landings = self._landings
-        if len(landings.arrivals) >= _MOST_ARRIVALS:
+        if not landings.admission.enter(self):
             transport.abort()
             return
         landings.arrivals.add(self)
@@ -276,7 +285,6 @@ class _Arrival:
 
     def bytes_received(self, data: memoryview) -> int:
         """Take the preface once it has arrived whole, and let the handshake begin behind it."""
-        assert self._transport is not None  # noqa: S101  connection_made comes first
         if len(data) < _LENGTHS.size:
             return 0
         lengths = _LENGTHS.unpack_from(data)
@@ -289,7 +297,7 @@ class _Arrival:
                 bytes(data[_LENGTHS.size : end]), bytes(data[end:message_end])
             )
         except BadMessageError:
-            self.abort()
+            self.drop()
             return len(data)
         self._forget()
         answering = self._landings.owner.accept_landed()
@@ -309,13 +317,13 @@ class _Arrival:
         """Forget it."""
         self._forget()
 
-    def abort(self) -> None:
+    def drop(self) -> None:
         """End the connection."""
         self._forget()
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def _forget(self) -> None:
+        self._landings.admission.leave(self)
         self._landings.arrivals.discard(self)
         if self._timer is not None:
             self._timer.cancel()

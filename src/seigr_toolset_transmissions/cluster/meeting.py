@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 
     from ..transports.base import Address, Network
     from ..transports.bus import Bus
-    from ..transports.pipes import PipeNetwork
 
-__all__ = ["BusMeeting", "FolderMeeting", "Meeting"]
+__all__ = ["PIPE_PORT", "BusMeeting", "FolderMeeting", "Meeting"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 _NONCE_BYTES = 12
 _PREFIX = "stt.hubs"
-_PORT = 1
+PIPE_PORT = 1
 """The port of every hub on a bus, where each has a host name of its own."""
 
 _LANDING_PORT = 2
@@ -78,6 +80,15 @@ class Meeting(ABC):
     def landing_of(self, address: Address) -> Address:
         """Return where the hub that listens there takes connections that are passed on to it."""
 
+    def seed(self, secret: bytes) -> bytes:
+        """Return the seed of this hub's node for links, which is the meeting's own.
+
+        Args:
+            secret: 32 bytes that only hubs of the cluster know.
+
+        """
+        return secrets.token_bytes(32)
+
     @abstractmethod
     def announce(self, address: Address) -> None:
         """Tell the others where this hub listens."""
@@ -85,6 +96,10 @@ class Meeting(ABC):
     @abstractmethod
     def members(self) -> list[Address]:
         """Return where hubs listen, as far as this side knows."""
+
+    def is_mine_to_dial(self, other: Address, own: Address) -> bool:
+        """Whether this hub dials the other one, and not the reverse."""
+        return other < own
 
     @abstractmethod
     def refused(self, address: Address) -> None:
@@ -114,27 +129,28 @@ class BusMeeting(Meeting):
 
     Args:
         bus: The bus. If it can be opened, the meeting opens and closes it.
-        network: The pipes over it.
+        network: What carries the links: pipes over it.
         key: 32 bytes that only hubs of the cluster know.
 
     """
 
     refusal_is_final = False
 
-    def __init__(self, bus: Bus, network: PipeNetwork, key: bytes) -> None:
-        self.network: Network = network
+    def __init__(self, bus: Bus, network: Network, key: bytes) -> None:
+        self.network = network
         self._bus = bus
         self._opened = contextlib.AsyncExitStack()
         self._cipher = ChaCha20Poly1305(key)
         tag = hmac.digest(key, b"the subject of the hubs", "sha256")[:8].hex()
         self._subject = f"{_PREFIX}.{tag}"
         self._name = secrets.token_hex(8)
-        self._heard: dict[str, float] = {}
+        self._heard: dict[Address, float] = {}
+        self._warned = False
 
     @property
     def listen_at(self) -> Address:
         """See `Meeting`."""
-        return self._name, _PORT
+        return self._name, PIPE_PORT
 
     def landing_of(self, address: Address) -> Address:
         """See `Meeting`."""
@@ -143,36 +159,58 @@ class BusMeeting(Meeting):
     def announce(self, address: Address) -> None:
         """See `Meeting`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, address[0].encode(), None)
+        text = f"{self._name} {address[0]} {address[1]}"
+        sealed = self._cipher.encrypt(nonce, text.encode(), None)
         self._bus.publish(f"{self._subject}.hub", nonce + sealed)
 
     def members(self) -> list[Address]:
         """See `Meeting`."""
         now = asyncio.get_running_loop().time()
-        for name in [name for name, at in self._heard.items() if now - at > _FORGET_SECONDS]:
-            del self._heard[name]
-        return [(name, _PORT) for name in self._heard]
+        for each in [each for each, at in self._heard.items() if now - at > _FORGET_SECONDS]:
+            del self._heard[each]
+        return list(self._heard)
 
     def refused(self, address: Address) -> None:
         """See `Meeting`."""
-        self._heard.pop(address[0], None)
+        self._heard.pop(address, None)
 
     def _arrived(self, _name: str, data: bytes, _reply: str) -> None:
         try:
-            name = self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None).decode()
+            text = self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None).decode()
+            name, host, port = text.split()
+            address = host, int(port)
         except (InvalidTag, ValueError):
             return
-        is_new = name not in self._heard
+        is_new = address not in self._heard
         if name == self._name or (is_new and len(self._heard) >= _MOST_HUBS):
             return
-        self._heard[name] = asyncio.get_running_loop().time()
+        trouble = self._trouble_with(address)
+        if trouble:
+            self._warn(address, trouble)
+            return
+        self._heard[address] = asyncio.get_running_loop().time()
         if is_new and self.found is not None:
             self.found()
+
+    def _trouble_with(self, address: Address) -> str | None:
+        """Return why there can be no link with the hub that says it is there; None if there can."""
+        if address[1] == PIPE_PORT:
+            return None
+        return "it has direct=True, and this one has not: let all hubs have it, or none"
+
+    def _warn(self, address: Address, trouble: str) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("no link with the hub at %s port %d: %s", *address, trouble)
+
+    async def _open_links(self, opened: contextlib.AsyncExitStack) -> None:
+        """Open what carries the links, and the bus does not."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opened:
             if isinstance(self._bus, contextlib.AbstractAsyncContextManager):
                 await opened.enter_async_context(self._bus)
+            await self._open_links(opened)
             opened.push_async_callback(await self._bus.subscribe(self._subject, self._arrived))
             self._opened = opened.pop_all()
         return self

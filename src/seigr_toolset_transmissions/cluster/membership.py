@@ -3,32 +3,29 @@
 The hubs of a cluster are peers of each other. Each has a node of its own for the links, whose group
 is the cluster: its shared secret is derived from the node seed, which all hubs have and no device.
 So encryption, order, acknowledgement and resuming of links are those of any session, and no member
-of the group can pose as a hub. `meeting` says where the others are; of two hubs, the one with the
-greater address dials.
+of the group can pose as a hub. `meeting` says where the others are, and `seeking` dials them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import NodeConfig
-from ..errors import STTConnectError, STTListenError
+from ..errors import STTListenError
 from ..node.duty import Duty
 from ..node.node import STTNode
-from ..sessions.public import SessionState
 from .landings import Landings, LandingsOwner
 from .messages import LONGEST_HEAD_BYTES
+from .seeking import Seeking, SeekingOwner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from ..node.keys import Keys
     from ..node.runtime import Runtime
-    from ..sessions.public import Session
     from ..transports.base import Address, Listener
     from .meeting import Meeting
 
@@ -56,12 +53,11 @@ _LEAST_MESSAGE_BYTES = 4 * 1024 * 1024
 answer to a search, the metadata of an endpoint."""
 
 
-class MembershipOwner(LandingsOwner, Protocol):
+class MembershipOwner(LandingsOwner, SeekingOwner, Protocol):
     """What a membership needs of its hub."""
 
     runtime: Runtime
     name: str
-    grace: float
     most_bytes: int
 
     def follow(self, node: STTNode) -> None:
@@ -99,8 +95,7 @@ class Membership:
         self._opened = AsyncExitStack()  # the meeting
         self._listener: Listener | None = None  # for landings
         self._since = self._loop.time()
-        self._first_seen: dict[Address, float] = {}  # where others listen
-        self._dialed: dict[Address, Session | None] = {}  # None: being dialed
+        self._seeking: Seeking | None = None  # while this hub is a member
         self._wake = asyncio.Event()
         self._look_timer: asyncio.TimerHandle | None = None
         self._leaving = False
@@ -159,6 +154,7 @@ class Membership:
             await self._leave()
             raise
         self.landings, self.meeting = landings, meeting
+        self._seeking = Seeking(self._owner, meeting, self.node, self.address)
         self._since = self._loop.time()
         meeting.found = self._found
 
@@ -183,7 +179,7 @@ class Membership:
             handler_warning=None,
         )
         node = STTNode(
-            secrets.token_bytes(32),
+            meeting.seed(secret),
             secret,
             *meeting.listen_at,
             network=meeting.network,
@@ -194,37 +190,15 @@ class Membership:
 
     async def _meet_others(self) -> None:
         """Announce this hub and dial others, again and again."""
-        meeting = self.meeting
-        while meeting is not None and not self._leaving:
+        meeting, seeking = self.meeting, self._seeking
+        while meeting is not None and seeking is not None and not self._leaving:
             meeting.announce(self.address)
-            for other in self._members(meeting):
-                if other < self.address and not self._is_dialed(other):
-                    self._dialed[other] = None
-                    self._owner.own(self._dial(meeting, other))
+            seeking.seek()
             await self._pause(_ANNOUNCE_SECONDS)
-
-    def _is_dialed(self, address: Address) -> bool:
-        if address not in self._dialed:
-            return False
-        session = self._dialed[address]
-        return session is None or session.state is not SessionState.CLOSED
-
-    async def _dial(self, meeting: Meeting, address: Address) -> None:
-        try:
-            if self.node is not None:
-                self._dialed[address] = await self.node.connect(*address)
-        except STTConnectError as error:
-            if _was_refused(error):
-                meeting.refused(address)
-        except RuntimeError:
-            pass  # the node was stopped meanwhile
-        finally:
-            if self._dialed[address] is None:
-                del self._dialed[address]
 
     async def _leave(self) -> None:
         """Close what is open. If cancelled, another call goes on with it."""
-        self.meeting = None
+        self.meeting = self._seeking = None
         if self._listener is not None:
             await self._listener.close()
             self._listener = None
@@ -233,7 +207,6 @@ class Membership:
         if self.node is not None:
             await self.node.stop(drain=self._close_seconds)
             self.node = None
-        self._dialed.clear()
         await self._opened.aclose()
         self.landings = None
 
@@ -246,7 +219,7 @@ class Membership:
 
     def _look(self) -> None:
         self._look_timer = None
-        self._wake.set()
+        self.look_again()
 
     async def _pause(self, seconds: float) -> None:
         self._wake.clear()
@@ -257,36 +230,22 @@ class Membership:
             except TimeoutError:
                 pass
 
-    def _members(self, meeting: Meeting) -> list[Address]:
-        """Return where other hubs listen, and note which of them are new."""
-        members = [member for member in meeting.members() if member != self.address]
-        now = self._loop.time()
-        self._first_seen = {member: self._first_seen.get(member, now) for member in members}
-        return members
+    def expects_links(self) -> bool:
+        """Whether there may be a hub that this one has not met yet."""
+        seconds = self._loop.time() - self._since
+        if self._seeking is None:
+            return seconds < max(self._owner.grace, _SETTLING_SECONDS)
+        return seconds < _SETTLING_SECONDS or self._seeking.expects_links()
 
-    def expects_links(self, met: Collection[Address]) -> bool:
-        """Whether there may be a hub that this one has not met yet.
-
-        Args:
-            met: Where those listen that it has a link to.
-
-        """
-        now = self._loop.time()
-        if now - self._since < _SETTLING_SECONDS:
-            return True
-        if self.meeting is None:
-            return now - self._since < self._owner.grace
-        return any(
-            member not in met and now - self._first_seen[member] < self._owner.grace
-            for member in self._members(self.meeting)
-        )
-
-    def lost(self, address: Address) -> None:
+    def link_lost(self, address: Address) -> None:
         """Note that the link to a hub is lost. If it lives, it may be met again."""
-        self._first_seen.pop(address, None)
+        if self._seeking is not None:
+            self._seeking.link_lost(address)
 
     def look_again(self) -> None:
-        """Try at once what waits for the end of a pause: the bus is back, or lost."""
+        """Try at once what waits for the end of a pause: a hub was found, or the bus changed."""
+        if self._seeking is not None:
+            self._seeking.hurry()
         self._wake.set()
 
     async def end(self) -> None:
@@ -296,12 +255,3 @@ class Membership:
         if self.landings is not None:
             await asyncio.wait((self._left,), timeout=4 * self._close_seconds)
         self._duty.end()  # and what is not done: opening the bus, or closing it
-
-
-def _was_refused(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
-            return True
-        cause = cause.__cause__
-    return False

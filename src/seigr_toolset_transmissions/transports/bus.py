@@ -36,6 +36,11 @@ class Bus(ABC):
         """Whether the bus is reachable, as far as this side knows."""
         return self._is_up
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server that the bus is connected to; None if that means nothing."""
+        return None
+
     def watch(self, changed: Callable[[bool], None]) -> None:
         """From now on, call ``changed(is_up)`` whenever the bus is lost or comes back.
 

@@ -148,6 +148,12 @@ class NatsBus(Bus):
         if client is not None:
             await _close(client)
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server; None without a connection."""
+        url = None if self._client is None else self._client.connected_url
+        return None if url is None else (url.hostname, url.port)
+
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Send ``data`` to every subscriber of ``subject``, as `Bus.publish` says."""
         client = self._client
