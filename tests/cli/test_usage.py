@@ -32,6 +32,7 @@ COMMANDS = [
     "serve",
     "cluster",
     "status",
+    "discover",
     "ping",
     "bench",
     "completion",
@@ -84,7 +85,7 @@ def test_commands_that_print_facts_print_them_as_json_too() -> None:
         name for name, command in all_commands() if any("--json" in p.opts for p in command.params)
     }
     searches = {"cluster hubs", "cluster find", "cluster locate"}
-    assert as_json == searches | {"id", "send", "receive", "status", "ping", "bench"}
+    assert as_json == searches | {"id", "send", "receive", "status", "discover", "ping", "bench"}
     for name in as_json - {"bench"}:  # whose figures are too many to list
         assert documented_keys(name), name
 

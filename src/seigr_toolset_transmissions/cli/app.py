@@ -14,6 +14,7 @@ from .. import NodeConfig, STTNode, __version__, generate_seed
 from .addresses import parse_address, parse_listen_address
 from .app_cluster import cluster
 from .app_completion import completion
+from .app_discover import discover
 from .app_seeing import status
 from .bench import run_bench
 from .boundary import guarded
@@ -26,6 +27,7 @@ from .options import (
     DIRECTORY,
     FILE,
     InOrder,
+    announce_option,
     expect_option,
     help_unless_invoked,
     json_option,
@@ -189,11 +191,13 @@ def show_id(file: Path | None, as_json: bool, seed: Path | None) -> int:
 )
 @click.option("--echo", "echoes", is_flag=True, help="Answer each request with the request itself.")
 @receive_option
+@announce_option
 @monitor_option
 @network_options
 def listen(
     address: tuple[str, int],
     raw: bool,
+    announce: bool,
     keep: bool,
     command: list[str] | None,
     echoes: bool,
@@ -245,19 +249,30 @@ def listen(
     read_input = not recv_only
     if raw:
         config = NodeConfig(resume_window=wait, max_sessions=MOST_WAITING if keep else 1)
-        run_until_done(
-            listen_raw(seeds, config, address, keep=keep, read_input=read_input, monitor=monitor)
+        talk = listen_raw(
+            seeds,
+            config,
+            address,
+            announce=announce,
+            keep=keep,
+            read_input=read_input,
+            monitor=monitor,
         )
     else:
         config = NodeConfig(resume_window=wait)
         answer: Answer | None = echo if echoes else None
         if command is not None:
             answer = CommandAnswer(command, config)
-        run_until_done(
-            listen_lines(
-                seeds, config, address, read_input=read_input, answer=answer, monitor=monitor
-            )
+        talk = listen_lines(
+            seeds,
+            config,
+            address,
+            announce=announce,
+            read_input=read_input,
+            answer=answer,
+            monitor=monitor,
         )
+    run_until_done(talk)
     return OK
 
 
@@ -391,11 +406,13 @@ def send(
 @click.argument("directory", type=DIRECTORY, metavar="DIR")
 @click.option("--force", is_flag=True, help="Replace files that have the same name.")
 @click.option("--once", is_flag=True, help="Exit when the first sender has left.")
+@announce_option
 @json_option
 @network_options
 def receive(
     address: tuple[str, int],
     directory: Path,
+    announce: bool,
     force: bool,
     once: bool,
     as_json: bool,
@@ -423,7 +440,16 @@ def receive(
     """
     seeds, config = find_seeds(seed, shared), NodeConfig(resume_window=wait)
     run_until_done(
-        receive_files(seeds, config, address, directory, force=force, once=once, as_json=as_json)
+        receive_files(
+            seeds,
+            config,
+            address,
+            directory,
+            announce=announce,
+            force=force,
+            once=once,
+            as_json=as_json,
+        )
     )
     return OK
 
@@ -471,6 +497,7 @@ def serve(target: Target, workers: int, monitor: Path | None) -> int:
 
 app.add_command(cluster)
 app.add_command(status)
+app.add_command(discover)
 
 
 @app.command(short_help="Measure round trips to a node.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .. import NodeConfig, Session, SessionState, STTNode
+from ..discovery import Announcement
 from ..errors import (
     STTConnectError,
     STTHandshakeError,
@@ -15,7 +16,7 @@ from ..errors import (
 )
 from ..seeing import serve_monitor
 from .addresses import LOOPBACK, format_address, short_id
-from .failures import Failure
+from .failures import Failure, Misuse
 from .notes import complain, note
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ async def running(
     config: NodeConfig,
     listen: tuple[str, int] | None = None,
     monitor: Path | None = None,
+    *,
+    announce: bool = False,
 ) -> AsyncIterator[STTNode]:
     """Run a node; at the end deliver everything, close its sessions, and stop it.
 
@@ -49,8 +52,11 @@ async def running(
         config: Its settings.
         listen: Where to listen; None: it only dials.
         monitor: The socket at which the node is shown; None: it is not.
+        announce: Whether to announce it on the local network.
 
     Raises:
+        Misuse: It cannot be announced without another package, or not at the address.
+        Failure: Multicast DNS cannot be used.
         Failure: Not everything could be delivered; the user knows that already.
         STTListenError: There is no listening there, or no showing the node.
 
@@ -62,7 +68,10 @@ async def running(
         await node.start(server_mode=listen is not None)
         drain: float | None = _GOODBYE_SECONDS
         try:
-            yield node
+            async with AsyncExitStack() as block:
+                if announce:
+                    await _announce(node, block)
+                yield node
             drain = None
         finally:
             lost = await node.stop(drain)
@@ -70,6 +79,17 @@ async def running(
                 _complain_of(error)
     if lost:
         raise Failure
+
+
+async def _announce(node: STTNode, block: AsyncExitStack) -> None:
+    """Announce the node until the block ends."""
+    try:
+        await block.enter_async_context(Announcement(node))
+    except (ModuleNotFoundError, ValueError) as error:
+        raise Misuse(f"--announce: {error}") from error
+    except OSError as error:
+        raise Failure(f"--announce: {error.strerror or error}") from error
+    note("members of the group on the local network find this node with `stt discover`")
 
 
 async def leave(session: Session) -> None:

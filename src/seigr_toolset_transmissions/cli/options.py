@@ -19,6 +19,7 @@ __all__ = [
     "FILE",
     "F",
     "InOrder",
+    "announce_option",
     "expect_option",
     "help_unless_invoked",
     "json_option",
@@ -29,6 +30,7 @@ __all__ = [
     "raw_option",
     "receive_option",
     "seconds",
+    "shared_option",
     "verbosity_options",
 ]
 
@@ -122,8 +124,13 @@ _quiet_option = click.option(
 node_option: Option = click.option(
     "--seed", type=FILE, metavar="FILE", help="This node's own seed [env: STT_NODE_SEED_FILE]."
 )
-_shared_option = click.option(
+shared_option: Option = click.option(
     "--shared", type=FILE, metavar="FILE", help="The group's seed [env: STT_SHARED_SEED_FILE]."
+)
+announce_option: Option = click.option(
+    "--announce",
+    is_flag=True,
+    help="Let members of the group on the local network find this node: see `stt discover`.",
 )
 expect_option: Option = click.option(
     "--expect",
@@ -158,7 +165,7 @@ def verbosity_options(function: F) -> F:
 
 def network_options(function: F) -> F:
     """Add the options of all commands that talk to peers."""
-    for option in (verbosity_options, _wait_option, _shared_option, node_option):
+    for option in (verbosity_options, _wait_option, shared_option, node_option):
         function = option(function)
     return function
 

@@ -61,6 +61,7 @@ async def listen_raw(
     config: NodeConfig,
     address: tuple[str, int],
     *,
+    announce: bool,
     keep: bool,
     read_input: bool,
     monitor: Path | None = None,
@@ -73,12 +74,13 @@ async def listen_raw(
         seeds: What the node is made of.
         config: Allows one session; with ``keep`` as many more as may wait for their turn.
         address: Where to listen.
+        announce: Whether to announce the node on the local network.
         keep: Go on with the next peer, even if one was lost; standard input is not read.
         read_input: Whether to read standard input at all.
         monitor: The socket at which the node is shown; None: it is not.
 
     """
-    async with running(seeds, config, address, monitor) as node:
+    async with running(seeds, config, address, monitor, announce=announce) as node:
         receiver = _Receiver(node)
         note_listening(node, seeds, address)
         try:

@@ -47,6 +47,7 @@ async def receive_files(
     address: tuple[str, int],
     directory: Path,
     *,
+    announce: bool,
     force: bool,
     once: bool,
     as_json: bool,
@@ -58,6 +59,7 @@ async def receive_files(
         config: Its settings.
         address: Where to listen.
         directory: Where the files go.
+        announce: Whether to announce the node on the local network.
         force: Replace files of the same name.
         once: End when the first peer that offered a file has left.
         as_json: Print what became of each file.
@@ -69,7 +71,7 @@ async def receive_files(
 
     """
     _check(directory)
-    async with running(seeds, config, address) as node:
+    async with running(seeds, config, address, announce=announce) as node:
         receiver = Receiver(node, directory, force=force, once=once, as_json=as_json)
         note_listening(node, seeds, address)
         with unechoed():

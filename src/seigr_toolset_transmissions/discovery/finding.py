@@ -36,10 +36,10 @@ class Discovery(Multicast[None]):
             async for member in discovery:
                 print(member.node_id.hex(), *member.addresses[0])
 
-    It finds nodes that have an `Announcement`, this program's own too. Most are found within a
-    second. What a member says of itself can be out of date, or repeated by a stranger after the
-    member has gone; the handshake shows who is there, so dial with ``expect``, or add the member as
-    an endpoint.
+    It finds nodes that have an `Announcement`, this program's own too. Most are found within two
+    seconds: multicast DNS repeats an answer only after one. What a member says of itself can be out
+    of date, or repeated by a stranger after the member has gone; the handshake shows who is there,
+    so dial with ``expect``, or add the member as an endpoint.
 
     At most 1,024 announcements are kept. Every 5 seconds it looks whether the machine's networks
     have changed; if so, it forgets what it has found and begins anew. Entered again, it begins
