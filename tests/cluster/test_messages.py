@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from seigr_toolset_transmissions.cluster.messages import (
     BadMessageError,
-    Joined,
     Kind,
     pack_broadcast,
     pack_done,
@@ -31,17 +30,17 @@ MARKS = st.lists(st.binary(min_size=8, max_size=8))
 @given(joined=MARKS, left=MARKS)
 def test_routes_are_read_back(joined: list[bytes], left: list[bytes]) -> None:
     come, gone = list[bytes](), list[bytes]()
-    for message in pack_routes([Joined(mark, b"ABCD", 1.5) for mark in joined], left):
+    for message in pack_routes([(mark, b"ABCD", 1500) for mark in joined], left):
         here, away = unpack_routes(message)
-        assert all(each[1:] == (b"ABCD", 1.5) for each in here)
-        come += [each.fingerprint for each in here]
+        assert all(each[1:] == (b"ABCD", 1500) for each in here)
+        come += [each[0] for each in here]
         gone += away
     assert (come, gone) == (joined, left)
 
 
 def test_many_routes_take_several_messages() -> None:
     marks = [number.to_bytes(8) for number in range(10_000)]
-    assert len(list(pack_routes([Joined(mark, b"ABCD", 0.0) for mark in marks], marks))) == 3
+    assert len(list(pack_routes([(mark, b"ABCD", 0) for mark in marks], marks))) == 3
 
 
 @given(st.dictionaries(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)))

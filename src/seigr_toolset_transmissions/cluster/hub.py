@@ -114,6 +114,7 @@ class Hub:
         # Sessions whose peers have connected to another hub since, in this incarnation.
         self._left_behind: WeakKeyDictionary[LiveSession, bytes] = WeakKeyDictionary()
         self._marks: dict[bytes, bytes] = {}  # the ids of those
+        self._snapshot: list[bytes] | None = None  # what links that begin now are told of routes
         self._changed: set[bytes] = set()
         self._routes_timer: asyncio.TimerHandle | None = None
         self._checked: set[Link] = set()  # those without a connection, on this machine
@@ -163,9 +164,7 @@ class Hub:
         session.taker = partial(self._take, other)
         self.routes.add(link)
         link.post(pack_name(self.name, self.runtime.incarnation, self._membership.address))
-        now = self.loop.time()
-        here = [_joined(session, now - at) for session, at in self._present.values()]
-        for message in pack_routes(here, ()):
+        for message in self._all_routes():
             link.post(message)
         for banned in self.life.access.banned:
             link.post(pack_numbers(Kind.BAN, banned))
@@ -336,8 +335,21 @@ class Hub:
         if self._routes_timer is None:
             self._routes_timer = self.loop.call_later(_ROUTES_SECONDS, self._tell_routes)
 
+    def _all_routes(self) -> list[bytes]:
+        """Return what says which endpoints are here. Links that begin together share it."""
+        if self._snapshot is None:
+            now = self.loop.time()
+            here = (_joined(session, now - at) for session, at in self._present.values())
+            self._snapshot = list(pack_routes(here, ()))
+            self.loop.call_later(_ROUTES_SECONDS, self._drop_snapshot)
+        return self._snapshot
+
+    def _drop_snapshot(self) -> None:
+        self._snapshot = None
+
     def _tell_routes(self) -> None:
         self._routes_timer = None
+        self._drop_snapshot()
         joined, left, ids = [], [], []
         now = self.loop.time()
         for endpoint_id in self._changed:
@@ -368,18 +380,18 @@ class Hub:
 
     def _routes_arrived(self, link: Link, joined: list[Joined], left: list[bytes]) -> None:
         self.routes.leave(link, left)
-        marks = {each.fingerprint for each in joined}
+        marks = {mark for mark, _, _ in joined}
         self.routes.join(link, marks)
-        for each in joined:
-            if each.fingerprint in self._marks:
-                self._turned_up_elsewhere(self._marks[each.fingerprint], each)
+        for mark, incarnation, age in joined:
+            if mark in self._marks:
+                self._turned_up_elsewhere(self._marks[mark], incarnation, age)
         self.lanes.turned_up(marks)
         self.watching.routes_changed(marks.union(left))
 
-    def _turned_up_elsewhere(self, endpoint_id: bytes, there: Joined) -> None:
+    def _turned_up_elsewhere(self, endpoint_id: bytes, incarnation: bytes, age: int) -> None:
         session, since = self._present[endpoint_id]
-        if self.loop.time() - since > there.age:
-            self._left_behind[session] = there.incarnation
+        if self.loop.time() - since > age / 1000:
+            self._left_behind[session] = incarnation
             self._give_up_left_behind(session)
 
     def _give_up_left_behind(self, session: LiveSession) -> None:
@@ -533,7 +545,7 @@ class Hub:
 
 def _joined(session: LiveSession, age: float) -> Joined:
     incarnation = incarnation_mark(session.peer_incarnation)
-    return Joined(fingerprint(session.peer_node_id), incarnation, age)
+    return fingerprint(session.peer_node_id), incarnation, int(age * 1000)
 
 
 async def _log_error(*, error_type: str, details: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ import json
 from collections.abc import Mapping
 from enum import IntEnum
 from struct import Struct, error, iter_unpack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import STTMessageSizeError
 from ..identity import NODE_ID_BYTES
@@ -156,14 +156,10 @@ _NUMBERS = {
 }
 
 
-class Joined(NamedTuple):
-    """An endpoint that has a session with the hub that says so."""
-
-    fingerprint: bytes
-    incarnation: bytes
-    """What `incarnation_mark` gives for that of the endpoint's process."""
-    age: float
-    """For how many seconds it has been there."""
+Joined = tuple[bytes, bytes, int]
+"""An endpoint that has a session with the hub that says so: its fingerprint, what
+`incarnation_mark` gives for that of its process, and for how many ms it has been there. A plain
+tuple, because there may be a million."""
 
 
 class BadMessageError(Exception):
@@ -264,8 +260,7 @@ def _is_name(name: str) -> bool:
 def pack_routes(joined: Iterable[Joined], left: Iterable[bytes]) -> Iterator[bytes]:
     """Return the messages that say which endpoints have come, and which fingerprints have gone."""
     come = [
-        _JOINED.pack(mark, incarnation, min(int(age * 1000), _LONGEST_AGE))
-        for mark, incarnation, age in joined
+        _JOINED.pack(mark, incarnation, min(age, _LONGEST_AGE)) for mark, incarnation, age in joined
     ]
     gone = list(left)
     while come or gone:
@@ -281,10 +276,7 @@ def unpack_routes(data: bytes) -> tuple[list[Joined], list[bytes]]:
         middle = 1 + _COUNT.size + count * _JOINED.size
         if middle > len(data):
             raise BadMessageError("routes are missing")
-        joined = [
-            Joined(mark, incarnation, age / 1000)
-            for mark, incarnation, age in _JOINED.iter_unpack(data[1 + _COUNT.size : middle])
-        ]
+        joined = [*_JOINED.iter_unpack(data[1 + _COUNT.size : middle])]
         left = [mark for (mark,) in iter_unpack(f"{FINGERPRINT_BYTES}s", data[middle:])]
     except error as bad:
         raise BadMessageError(str(bad)) from None
