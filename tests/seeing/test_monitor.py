@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import pytest
 
 from helpers.nodes import address_of, in_virtual_time, live, memory_nodes, until
 from seigr_toolset_transmissions import EventEmitter
-from seigr_toolset_transmissions.seeing import Monitor, Rates, monitor
+from seigr_toolset_transmissions.seeing import Monitor, Rates, SeenEvent, monitor
 
 if TYPE_CHECKING:
     from seigr_toolset_transmissions.seeing import Sample
@@ -61,6 +61,36 @@ async def test_the_rates_of_an_endpoint_that_is_added_again_begin_at_nothing() -
             rates = watched.endpoint_rates()[pair.dialer.node_id]
             assert rates == pytest.approx(Rates(0, 1, 0, 10))
             assert watched.history[-1].rates == pytest.approx(rates)
+
+
+@in_virtual_time
+async def test_rates_can_be_asked_for_some_endpoints_alone() -> None:
+    async with memory_nodes() as nodes:
+        pair = await nodes.pair()
+        async with Monitor(pair.listener) as watched:
+            await asyncio.sleep(1.5)
+            assert watched.endpoint_rates({pair.dialer.node_id}) == watched.endpoint_rates()
+            assert watched.endpoint_rates({b"another"}) == {}
+
+
+@in_virtual_time
+async def test_events_do_not_wake_a_reader_of_samples() -> None:
+    """There may be thousands in a second."""
+    async with memory_nodes() as nodes:
+        node = await nodes.start()
+        async with Monitor(node) as watched:
+            reading = asyncio.create_task(anext(watched.samples(), None))
+            await asyncio.sleep(0.5)
+            asyncio.get_running_loop().call_soon = fail  # type: ignore[method-assign]
+            try:
+                watched._note(SeenEvent(1, 0.0, "hub_lost", {}))
+            finally:
+                del asyncio.get_running_loop().call_soon
+            assert (await reading) is watched.history[0]
+
+
+def fail(*_: object, **__: object) -> Never:
+    raise AssertionError("something was woken")
 
 
 @in_virtual_time

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from seigr_toolset_transmissions.seeing import Rates
 from seigr_toolset_transmissions.seeing.rows import Query, rows_of
 from seigr_toolset_transmissions.stats import EndpointSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 PLAIN = EndpointSnapshot(
     endpoint_id=bytes(32),
@@ -35,9 +39,13 @@ ENDPOINTS = [
 RATES = {ENDPOINTS[1].endpoint_id: Rates(0, 1, 0, 5), ENDPOINTS[2].endpoint_id: Rates(1, 0, 9, 0)}
 
 
+def rates(only: Container[bytes] | None) -> dict[bytes, Rates]:
+    return {key: value for key, value in RATES.items() if only is None or key in only}
+
+
 def found(**given: str) -> str:
     """Return the first letters of the ids of the rows."""
-    result = rows_of(ENDPOINTS, RATES, Query.read(given), frozenset())
+    result = rows_of(ENDPOINTS, rates, Query.read(given), None, frozenset())
     return "".join(row["id"][0] for row in result["rows"])
 
 
@@ -78,16 +86,19 @@ def test_the_rows_are_filtered(given: dict[str, str], expected: str) -> None:
 
 def test_only_the_part_that_is_shown_is_sent() -> None:
     query = Query.read({"offset": "1", "count": "1"})
-    result = rows_of(ENDPOINTS, RATES, query, frozenset({ENDPOINTS[1].endpoint_id}))
+    banned = frozenset({ENDPOINTS[1].endpoint_id})
+    result = rows_of(ENDPOINTS, rates, query, ENDPOINTS[2].endpoint_id, banned)
     assert result["matching"] == 3
     [row] = result["rows"]
     assert (row["name"], row["received"], row["banned"]) == ("", 5, True)
+    assert (result["selected"]["name"], result["selected"]["sent"]) == ("alpha", 9)
     assert found(offset="3") == ""
     assert found(count="0") == ""
 
 
 def test_a_name_is_shown_in_part_if_it_is_long() -> None:
-    [row] = rows_of([replace(PLAIN, name="x" * 10**6)], {}, Query.read({}), frozenset())["rows"]
+    long = replace(PLAIN, name="x" * 10**6)
+    [row] = rows_of([long], rates, Query.read({}), None, frozenset())["rows"]
     assert row["name"] == "x" * 200
     assert row["sent"] is None
 

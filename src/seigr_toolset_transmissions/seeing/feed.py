@@ -9,13 +9,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .monitor import Monitor
-from .rows import Query, address_text, row_of, rows_of
+from .rows import Query, address_text, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Container
 
     from ..node import STTNode
-    from ..stats import EndpointSnapshot, NodeSnapshot
+    from ..stats import NodeSnapshot
     from .view import Rates, Sample, SeenEvent
 
 __all__ = ["Feed", "dumps"]
@@ -47,7 +47,6 @@ class Feed:
         self._news: asyncio.Event = asyncio.Event()  # set, and replaced, with each message
         self._message = b""
         self._told = 0  # the number of the last event in a message
-        self._rates: tuple[NodeSnapshot | None, dict[bytes, Rates]] = (None, {})
         self._closed = False
         self.pages: int = 0
 
@@ -73,13 +72,10 @@ class Feed:
 
     def rows(self, query: Query, selected: bytes | None) -> dict[str, Any]:
         """Return a part of the table of endpoints, and the selected one, if it is there."""
-        shot = self._monitor.snapshot if self._monitor.watching else self._node.snapshot()
-        rates, banned = self._rates_of(shot), self._node.banned
-        found = rows_of(shot.endpoints, rates, query, banned)
-        chosen = (each for each in shot.endpoints if each.endpoint_id == selected)
-        one: EndpointSnapshot | None = None if selected is None else next(chosen, None)
-        found["selected"] = None if one is None else row_of(one, rates.get(one.endpoint_id), banned)
-        return found
+        monitor = self._monitor
+        shot = monitor.snapshot if monitor.watching else self._node.snapshot()
+        rates = monitor.endpoint_rates if monitor.watching else _no_rates
+        return rows_of(shot.endpoints, rates, query, selected, self._node.banned)
 
     async def close(self) -> None:
         """Stop watching, and end all iterations."""
@@ -115,7 +111,6 @@ class Feed:
         """Stop watching; never waits."""
         await self._monitor.__aexit__(None, None, None)
         self._watching = None
-        self._rates = (None, {})
         self._wake()
 
     def _tell(self, sample: Sample) -> None:
@@ -155,13 +150,9 @@ class Feed:
             "banned_count": len(banned),
         }
 
-    def _rates_of(self, shot: NodeSnapshot) -> dict[bytes, Rates]:
-        """Return the rates of all endpoints, which all pages ask for after each sample."""
-        if not self._monitor.watching:
-            return {}
-        if self._rates[0] is not shot:
-            self._rates = (shot, self._monitor.endpoint_rates())
-        return self._rates[1]
+
+def _no_rates(_: Container[bytes] | None = None) -> dict[bytes, Rates]:
+    return {}
 
 
 def dumps(shown: object) -> bytes:

@@ -151,17 +151,17 @@ class _Watcher:
 
 def _facts(arguments: dict[str, Any]) -> dict[str, str | int]:
     # A program may emit events of these names too, with any arguments.
-    facts = {name: arguments[name] for name in _FACTS if name in arguments}
+    facts = {name: _plain(value) for name, value in arguments.items() if name in _FACTS}
     if isinstance(details := arguments.get("details"), dict):
-        facts |= {name: details[name] for name in _DETAILS if name in details}
-    return {name: _plain(value) for name, value in facts.items()}
+        facts |= {name: _plain(details[name]) for name in _DETAILS if name in details}
+    return facts
 
 
 def _plain(value: object) -> str | int:
-    if isinstance(value, int):
-        return value
     if isinstance(value, bytes):
         return value.hex()[:_MOST_LETTERS]
+    if isinstance(value, int):
+        return value
     if isinstance(value, tuple) and len(value) == 2:  # an address
         return f"{value[0]} port {value[1]}"[:_MOST_LETTERS]
     return str(value)[:_MOST_LETTERS] if isinstance(value, str) else type(value).__name__

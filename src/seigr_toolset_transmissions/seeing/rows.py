@@ -7,12 +7,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from ..stats import EndpointSnapshot
     from .view import Rates
 
-__all__ = ["Query", "row_of", "rows_of"]
+    RatesOf = Callable[[Container[bytes] | None], Mapping[bytes, Rates]]
+
+__all__ = ["Query", "address_text", "rows_of"]
 
 _MOST_ROWS = 100
 _MOST_LETTERS = 200
@@ -65,25 +67,41 @@ class Query:
 
 
 def rows_of(
-    endpoints: Iterable[EndpointSnapshot],
-    rates: Mapping[bytes, Rates],
+    endpoints: Sequence[EndpointSnapshot],
+    rates: RatesOf,
     query: Query,
+    selected: bytes | None,
     banned: frozenset[bytes],
 ) -> dict[str, Any]:
-    """Return the part of the table that a query asks for, and how many rows match."""
+    """Return the part of the table that a query asks for, and how many rows match.
+
+    Args:
+        endpoints: All of them.
+        rates: Returns the rates of those with these ids, or of all.
+        query: What is asked for.
+        selected: The id of an endpoint that is shown in any case, if it is there; None: none.
+        banned: The ids of banned peers.
+
+    """
     matching = [endpoint for endpoint in endpoints if _matches(endpoint, query)]
     _sort(matching, rates, query)
     shown = matching[query.offset : query.offset + query.count]
+    chosen = [each for each in endpoints if each.endpoint_id == selected] if selected else []
+    known = rates({each.endpoint_id for each in (*shown, *chosen)})
+
+    def row(endpoint: EndpointSnapshot) -> dict[str, Any]:
+        return _row(endpoint, known.get(endpoint.endpoint_id), banned)
+
     return {
         "matching": len(matching),
-        "rows": [row_of(each, rates.get(each.endpoint_id), banned) for each in shown],
+        "rows": list(map(row, shown)),
+        "selected": row(chosen[0]) if chosen else None,
     }
 
 
-def row_of(
+def _row(
     endpoint: EndpointSnapshot, rates: Rates | None, banned: frozenset[bytes]
 ) -> dict[str, Any]:
-    """Return one endpoint as JSON has it."""
     return {
         "id": endpoint.endpoint_id.hex(),
         "name": (endpoint.name or "")[:_MOST_LETTERS],
@@ -126,7 +144,7 @@ def _matches(endpoint: EndpointSnapshot, query: Query) -> bool:
     )
 
 
-def _sort(matching: list[EndpointSnapshot], rates: Mapping[bytes, Rates], query: Query) -> None:
+def _sort(matching: list[EndpointSnapshot], rates: RatesOf, query: Query) -> None:
     """Sort them in place. What is not known comes last, in either order."""
     if query.sort == "added":
         if query.descending:
@@ -139,15 +157,16 @@ def _sort(matching: list[EndpointSnapshot], rates: Mapping[bytes, Rates], query:
             return (endpoint.name or "").casefold() or None
 
     elif (of_rates := _BY_RATE.get(query.sort)) is not None:
+        known = rates(None)
 
         def key(endpoint: EndpointSnapshot) -> Any:
-            found = rates.get(endpoint.endpoint_id)
+            found = known.get(endpoint.endpoint_id)
             return None if found is None else of_rates(found)
 
     else:
         key = _BY_VALUE[query.sort]
     keyed = [(key(endpoint), endpoint) for endpoint in matching]
-    known = [pair for pair in keyed if pair[0] is not None]
-    known.sort(key=lambda pair: pair[0], reverse=query.descending)
-    unknown = [endpoint for value, endpoint in keyed if value is None]
-    matching[:] = [*(endpoint for _, endpoint in known), *unknown]
+    first = [pair for pair in keyed if pair[0] is not None]
+    first.sort(key=lambda pair: pair[0], reverse=query.descending)
+    last = [endpoint for value, endpoint in keyed if value is None]
+    matching[:] = [*(endpoint for _, endpoint in first), *last]

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Container, Iterator
 
     from ..stats import EndpointSnapshot, NodeSnapshot, NodeStats
 
@@ -48,8 +48,7 @@ class Sample:
     """The round-trip time that one endpoint in twenty exceeds; None while none is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeenEvent:
+class SeenEvent(NamedTuple):
     """An event that a `Monitor` has seen. It holds no payload."""
 
     number: int
@@ -83,7 +82,9 @@ class View:
 
     def _begin(self) -> None:
         """Forget everything."""
-        self._arrived: asyncio.Event = asyncio.Event()  # set, and replaced, at all that is new
+        # Set at all that is new, and at samples. Whoever waits next replaces one that is set.
+        self._arrived: asyncio.Event = asyncio.Event()
+        self._sampled: asyncio.Event = asyncio.Event()
         self._shots: tuple[NodeSnapshot, ...] = ()  # the last one or two
         self._history: deque[Sample] = deque(maxlen=_MOST_SAMPLES)
         self._events: deque[SeenEvent] = deque(maxlen=_MOST_EVENTS)
@@ -122,10 +123,14 @@ class View:
         """
         return list(self._events)
 
-    def endpoint_rates(self) -> dict[bytes, Rates]:
+    def endpoint_rates(self, only: Container[bytes] | None = None) -> dict[bytes, Rates]:
         """Return the rates of each endpoint of the latest snapshot, by its id.
 
         It is empty until there are two snapshots.
+
+        Args:
+            only: The ids of the endpoints that you need; None: all of them.
+
         """
         if len(self._shots) < 2:
             return {}
@@ -135,6 +140,7 @@ class View:
         return {
             endpoint.endpoint_id: _rates(old.get(endpoint.endpoint_id), endpoint, seconds)
             for endpoint in now.endpoints
+            if only is None or endpoint.endpoint_id in only
         }
 
     async def samples(self) -> AsyncIterator[Sample]:
@@ -146,9 +152,20 @@ class View:
             ConnectionError: As `news` does.
 
         """
-        async for news in self.news():
-            if news.sample is not None:
-                yield news.sample
+        history = self._history
+        sample = history[-1] if history else None
+        while self._history is history:  # else it was left, and entered again
+            if history and history[-1] is not sample:
+                sample = history[-1]
+                yield sample
+            elif self._watching:
+                # Not as `news` waits: events, however many, do not wake this.
+                self._sampled = _unset(self._sampled)
+                await self._sampled.wait()
+            elif self._broken is not None:
+                raise self._broken
+            else:
+                return
 
     def news(self) -> AsyncIterator[News]:
         """Iterate over all that comes from now on, samples and events, until block or node ends.
@@ -172,6 +189,7 @@ class View:
                 sample, seen = latest, self._seen
                 yield news
             elif self._watching:
+                self._arrived = _unset(self._arrived)
                 await self._arrived.wait()
             elif self._broken is not None:
                 raise self._broken
@@ -193,7 +211,7 @@ class View:
     def _note(self, event: SeenEvent) -> None:
         self._events.append(event)
         self._seen = event.number
-        self._wake()
+        self._arrived.set()
 
     def _end(self, broken: ConnectionError | None = None) -> None:
         if self._watching:
@@ -202,8 +220,12 @@ class View:
             self._wake()
 
     def _wake(self) -> None:
-        arrived, self._arrived = self._arrived, asyncio.Event()
-        arrived.set()
+        self._arrived.set()
+        self._sampled.set()
+
+
+def _unset(event: asyncio.Event) -> asyncio.Event:
+    return asyncio.Event() if event.is_set() else event
 
 
 def seconds_between(before: NodeSnapshot, now: NodeSnapshot) -> float:

@@ -1,0 +1,287 @@
+"""What it costs to watch a node in a browser: ``python -m benchmarks.seeing``.
+
+A hub listens over TCP. A crowd in another process connects to it; its members come and go, and some
+of them send. The hub's program emits events. In turns, the hub serves no console, serves one that
+nobody looks at, and serves one with a page open in Chromium. For each turn this prints what share
+of a processor the hub needs. The difference is what a hub that is busy all the time cannot do
+otherwise while it is watched; it does not depend on what else the machine does, the browser
+included. Then one page stays open, and the memory of the hub and of the page is shown minute by
+minute. Exits with code 1 if watching takes 5 % of a processor, or if the page was ever busy for
+more than 100 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import random
+import resource
+import secrets
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from benchmarks.processes import Child, Link
+from helpers.browser import Browser, Page, find_browser
+from seigr_toolset_transmissions import NodeConfig, STTNode
+from seigr_toolset_transmissions.identity import Identity
+from seigr_toolset_transmissions.seeing import serve_console
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+__all__ = ["measure"]
+
+_MESSAGE = bytes(1024)
+_MESSAGES = 2000.0
+"""How many messages come each second."""
+_CHANGES = 20.0
+"""How many members leave each second; as many others come."""
+_LEAST_DESCRIPTORS = 8192
+MOST_TAKEN = 0.05
+MOST_BUSY = 100.0
+
+OBSERVE = """new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) (window.busy ??= []).push(entry.duration);
+}).observe({ type: "longtask", buffered: true })"""
+
+
+def _allow_descriptors() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _LEAST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_LEAST_DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+# --------------------------------------------------------------------------------- the crowd
+
+
+def crowd(link: Link, shared_seed: bytes, address: tuple[str, int], size: int) -> None:
+    """Play the members, until the parent says so."""
+    _allow_descriptors()
+    asyncio.run(_crowd(link, shared_seed, address, size))
+
+
+async def _crowd(link: Link, shared_seed: bytes, address: tuple[str, int], size: int) -> None:
+    async def join() -> STTNode:
+        node = STTNode(secrets.token_bytes(32), shared_seed)
+        # Not derived from a seed, which takes 100 ms.
+        node._keys._identity = Identity(X25519PrivateKey.generate())  # noqa: SLF001
+        await node.start()
+        await node.connect(*address, timeout=60)
+        return node
+
+    members: list[STTNode] = []
+    while len(members) < size:
+        members += await asyncio.gather(*(join() for _ in range(min(50, size - len(members)))))
+    link.tell("ready")
+
+    async def change() -> None:
+        while True:
+            place = random.randrange(1, size)  # noqa: S311 - no secret
+            leaving, members[place] = members[place], await join()
+            await leaving.stop()
+            await asyncio.sleep(1 / _CHANGES)
+
+    tasks = [asyncio.create_task(change()), asyncio.create_task(_send(members[0]))]
+    await link.listen("done")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*(node.stop(drain=0) for node in members))
+
+
+async def _send(node: STTNode) -> None:
+    [session] = node.sessions
+    async for count in _paced(_MESSAGES):
+        for _ in range(count):
+            await session.send(_MESSAGE)
+
+
+async def _paced(each_second: float) -> AsyncIterator[int]:
+    """Iterate over how many are due, a hundred times a second."""
+    began, done = time.monotonic(), 0
+    while True:
+        due = int((time.monotonic() - began) * each_second) - done
+        done += due
+        yield due
+        await asyncio.sleep(0.01)
+
+
+# ----------------------------------------------------------------------------------- the hub
+
+
+async def _receive(node: STTNode) -> None:
+    """Take all messages, and do nothing with them."""
+    while True:
+        await node.endpoints.receive_many()
+
+
+async def _emit(node: STTNode, events: int) -> None:
+    """Emit so many events a second."""
+    number = 0
+    async for count in _paced(events):
+        for _ in range(count):
+            number += 1
+            await node.events.emit("peer_connected", peer_node_id=number.to_bytes(32))
+
+
+async def _share(seconds: float) -> float:
+    """Return what share of a processor this process needs."""
+    gc.collect()
+    cpu, began = time.process_time(), time.monotonic()
+    await asyncio.sleep(seconds)
+    return (time.process_time() - cpu) / (time.monotonic() - began)
+
+
+class _Pages:
+    """Pages of the browser, and how busy they were."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self.busy: list[float] = []
+
+    async def open(self, url: str) -> Page:
+        """Open a page, and return once it shows the node."""
+        page = await self._browser.open(url)
+        await page.call("Performance.enable")
+        await page.run(OBSERVE)
+        await page.until("document.getElementById('state').dataset.state === 'live'", 60)
+        return page
+
+    async def close(self, page: Page) -> None:
+        """Leave a page, and keep how long its long tasks took, in milliseconds."""
+        self.busy += await page.run("window.busy ?? []")
+        await page.go("about:blank")
+
+
+async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -> float:
+    """Print what the hub needs, watched or not; return the share that watching takes."""
+
+    async def alone() -> float:
+        return await _share(seconds)
+
+    async def served() -> float:
+        async with serve_console(node):
+            return await _share(seconds)
+
+    async def watched() -> float:
+        async with serve_console(node) as console:
+            page = await pages.open(console.url)
+            await asyncio.sleep(2)
+            found = await _share(seconds)
+            await pages.close(page)
+            return found
+
+    ways: dict[str, Callable[[], Awaitable[float]]] = {
+        "no console": alone,
+        "a console that nobody looks at": served,
+        "a page is open": watched,
+    }
+    found: dict[str, list[float]] = defaultdict(list)
+    for turn in range(rounds):
+        for name, way in list(ways.items())[:: 1 if turn % 2 else -1]:
+            found[name].append(await way())
+            print(f"  {name}: {found[name][-1]:.1%}", flush=True)
+    # Compared round by round: the machine may be slower in one round than in another.
+    first = found["no console"]
+    taken = {
+        name: statistics.median(one - other for one, other in zip(values, first, strict=True))
+        for name, values in found.items()
+    }
+    print("shares of a processor that the hub needs, medians:")
+    for name, values in found.items():
+        print(f"  {name}: {statistics.median(values):.1%} ({taken[name]:+.1%})", flush=True)
+    return taken["a page is open"]
+
+
+async def _stay(node: STTNode, pages: _Pages, seconds: float) -> None:
+    """Keep a page open, and print the memory minute by minute."""
+    async with serve_console(node) as console:
+        page = await pages.open(console.url)
+        began = time.monotonic()
+        while True:
+            passed = time.monotonic() - began
+            await page.call("HeapProfiler.collectGarbage")
+            figures = await page.call("Performance.getMetrics")
+            metrics: dict[str, Any] = {each["name"]: each["value"] for each in figures["metrics"]}
+            print(
+                f"after {passed:4.0f} s: hub {_resident() / 1e6:.1f} MB, page "
+                f"{metrics['JSHeapUsedSize'] / 1e6:.2f} MB and {metrics['Nodes']:,.0f} nodes",
+                flush=True,
+            )
+            if passed >= seconds:
+                break
+            await asyncio.sleep(min(60.0, seconds - passed))
+        await pages.close(page)
+
+
+def _resident() -> int:
+    """Return the memory that this process takes now, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+async def measure(endpoints: int, events: int, rounds: int, turn: float, stay: float) -> bool:
+    """Run everything; return whether the limits were met."""
+    program = find_browser()
+    if program is None:
+        raise SystemExit("there is no Chromium: install it")
+    _allow_descriptors()
+    shared_seed = secrets.token_bytes(32)
+    node = STTNode(
+        secrets.token_bytes(32), shared_seed, config=NodeConfig(max_sessions=2 * endpoints + 100)
+    )
+    folder = Path(tempfile.mkdtemp(prefix="browser-"))
+    limit = 600 + stay + rounds * 3 * (turn + 30)
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        await stack.enter_async_context(node.listening())
+        tasks = [asyncio.create_task(_receive(node)), asyncio.create_task(_emit(node, events))]
+        for task in tasks:
+            stack.callback(task.cancel)
+        assert node.address is not None
+        child = stack.enter_context(Child(crowd, shared_seed, node.address, endpoints, limit=limit))
+        await child.link.listen("ready")
+        print(
+            f"{endpoints:,} endpoints, {_CHANGES:g} of them change each second, {events:,} events/s"
+        )
+        pages = _Pages(await stack.enter_async_context(Browser(program, folder)))
+        taken = await _in_turns(node, pages, rounds, turn)
+        if stay:
+            await _stay(node, pages, stay)
+        child.link.tell("done")
+    busy = max(pages.busy, default=0.0)
+    print(f"tasks of the page over 50 ms: {len(pages.busy)}, the longest {busy:.0f} ms")
+    return taken < MOST_TAKEN and busy <= MOST_BUSY
+
+
+def main() -> int:
+    """Read the options, and measure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeing", description=__doc__)
+    parser.add_argument("--endpoints", type=int, default=2000, help="[default: 2000]")
+    parser.add_argument("--events", type=int, default=5000, help="a second [default: 5000]")
+    parser.add_argument("--rounds", type=int, default=7, help="[default: 7]")
+    parser.add_argument("--turn", type=float, default=6.0, help="seconds [default: 6]")
+    parser.add_argument(
+        "--stay", type=float, default=600.0, help="seconds of one page; 0: none [default: 600]"
+    )
+    chosen = parser.parse_args()
+    good = asyncio.run(
+        measure(chosen.endpoints, chosen.events, chosen.rounds, chosen.turn, chosen.stay)
+    )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
