@@ -154,7 +154,7 @@ class _Pages:
     async def open(self, url: str) -> Page:
         """Open a page, and return once it shows the node."""
         page = await self._browser.open(url)
-        await page.call("Performance.enable")
+        await page.call("Performance.enable", timeDomain="threadTicks")
         await page.run(OBSERVE)
         await page.until("document.getElementById('state').dataset.state === 'live'", 60)
         return page
@@ -206,23 +206,26 @@ async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -
 
 
 async def _stay(node: STTNode, pages: _Pages, seconds: float) -> None:
-    """Keep a page open, and print the memory minute by minute."""
+    """Keep a page open, and print what it and the hub need, minute by minute."""
     async with serve_console(node) as console:
         page = await pages.open(console.url)
-        began = time.monotonic()
+        began, last, spent = time.monotonic(), 0.0, 0.0
         while True:
+            await asyncio.sleep(min(60.0, max(1.0, seconds - last)))
             passed = time.monotonic() - began
             await page.call("HeapProfiler.collectGarbage")
             figures = await page.call("Performance.getMetrics")
             metrics: dict[str, Any] = {each["name"]: each["value"] for each in figures["metrics"]}
+            busy = (metrics["TaskDuration"] - spent) / (passed - last)
+            last, spent = passed, metrics["TaskDuration"]
             print(
-                f"after {passed:4.0f} s: hub {_resident() / 1e6:.1f} MB, page "
-                f"{metrics['JSHeapUsedSize'] / 1e6:.2f} MB and {metrics['Nodes']:,.0f} nodes",
+                f"after {passed:4.0f} s: hub {_resident() / 1e6:.1f} MB; page "
+                f"{metrics['JSHeapUsedSize'] / 1e6:.2f} MB, {metrics['Nodes']:,.0f} nodes, "
+                f"{busy:.1%} of a processor",
                 flush=True,
             )
             if passed >= seconds:
                 break
-            await asyncio.sleep(min(60.0, seconds - passed))
         await pages.close(page)
 
 
