@@ -128,6 +128,7 @@ def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[
         (["connect", "nonsense"], "'nonsense' is not an address: write HOST:PORT"),
         (["listen", "70000"], "ports go up to 65535"),
         (["listen", "9000", "--keep"], "--keep needs --raw"),
+        (["listen", "9000", "--console", "70000"], "'--console': 70000 is not in the range"),
         (["ping", "localhost:1", "--expect", "ab"], "is not a node id: write the 64 hex digits"),
         (["connect", "localhost:1"], "no shared seed: make one with `stt keygen"),
         (

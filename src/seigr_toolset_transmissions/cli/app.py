@@ -28,6 +28,7 @@ from .options import (
     FILE,
     InOrder,
     announce_option,
+    console_option,
     expect_option,
     help_unless_invoked,
     json_option,
@@ -193,6 +194,7 @@ def show_id(file: Path | None, as_json: bool, seed: Path | None) -> int:
 @receive_option
 @announce_option
 @monitor_option
+@console_option
 @network_options
 def listen(
     address: tuple[str, int],
@@ -203,6 +205,7 @@ def listen(
     echoes: bool,
     recv_only: bool,
     monitor: Path | None,
+    console: int | None,
     seed: Path | None,
     shared: Path | None,
     wait: float,
@@ -231,7 +234,8 @@ def listen(
     it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it
     cannot end what runs: the commands then run to their own end.
 
-    With --monitor, `stt status PATH` shows this node while it runs, to you alone.
+    With --monitor, `stt status PATH` shows this node while it runs, to you alone. With --console, a
+    web page does, on this machine, to anyone who has its address; write it after [HOST:]PORT.
 
     \b
     Examples:
@@ -257,6 +261,7 @@ def listen(
             keep=keep,
             read_input=read_input,
             monitor=monitor,
+            console=console,
         )
     else:
         config = NodeConfig(resume_window=wait)
@@ -271,6 +276,7 @@ def listen(
             read_input=read_input,
             answer=answer,
             monitor=monitor,
+            console=console,
         )
     run_until_done(talk)
     return OK

@@ -98,9 +98,10 @@ async def listen_lines(
     read_input: bool,
     answer: Answer | None = None,
     monitor: Path | None = None,
+    console: int | None = None,
 ) -> None:
     """Print what peers say, send them the lines of standard input, and answer their requests."""
-    async with running(seeds, config, address, monitor, announce=announce) as node:
+    async with running(seeds, config, address, monitor, console=console, announce=announce) as node:
         if answer is not None:
             node.on_request(answer)
         with _streams(read_input=read_input) as (lines, output):

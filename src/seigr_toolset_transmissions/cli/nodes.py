@@ -14,7 +14,7 @@ from ..errors import (
     STTIdentityError,
     STTSessionLostError,
 )
-from ..seeing import serve_monitor
+from ..seeing import serve_console, serve_monitor
 from .addresses import LOOPBACK, format_address, short_id
 from .failures import Failure, Misuse
 from .notes import complain, note
@@ -43,6 +43,7 @@ async def running(
     listen: tuple[str, int] | None = None,
     monitor: Path | None = None,
     *,
+    console: int | None = None,
     announce: bool = False,
 ) -> AsyncIterator[STTNode]:
     """Run a node; at the end deliver everything, close its sessions, and stop it.
@@ -52,10 +53,12 @@ async def running(
         config: Its settings.
         listen: Where to listen; None: it only dials.
         monitor: The socket at which the node is shown; None: it is not.
+        console: The port of its web console, 0 for any; None: it has none.
         announce: Whether to announce it on the local network.
 
     Raises:
-        Misuse: It cannot be announced without another package, or not at the address.
+        Misuse: It cannot be announced, or be shown in a browser, without another package; or it
+            cannot be announced at the address.
         Failure: Multicast DNS cannot be used.
         Failure: Not everything could be delivered; the user knows that already.
         STTListenError: There is no listening there, or no showing the node.
@@ -69,6 +72,8 @@ async def running(
         drain: float | None = _GOODBYE_SECONDS
         try:
             async with AsyncExitStack() as block:
+                if console is not None:
+                    await _show(node, console, block)
                 if announce:
                     await _announce(node, block)
                 yield node
@@ -79,6 +84,15 @@ async def running(
                 _complain_of(error)
     if lost:
         raise Failure
+
+
+async def _show(node: STTNode, port: int, block: AsyncExitStack) -> None:
+    """Show the node in a browser until the block ends."""
+    try:
+        shown = await block.enter_async_context(serve_console(node, port=port))
+    except ModuleNotFoundError as error:
+        raise Misuse(f"--console: {error}") from error
+    note(f"open {shown.url} to see this node; anyone who has this address can")
 
 
 async def _announce(node: STTNode, block: AsyncExitStack) -> None:

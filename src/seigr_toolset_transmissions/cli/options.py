@@ -20,6 +20,7 @@ __all__ = [
     "F",
     "InOrder",
     "announce_option",
+    "console_option",
     "expect_option",
     "help_unless_invoked",
     "json_option",
@@ -150,6 +151,14 @@ raw_option: Option = click.option(
     "--raw", is_flag=True, help="Carry exact bytes, for pipes, instead of lines of text."
 )
 json_option: Option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+console_option: Option = click.option(
+    "--console",
+    type=click.IntRange(0, 65535),
+    is_flag=False,
+    flag_value=0,
+    metavar="[PORT]",
+    help="Show the node in a browser, at this port or any free one.",
+)
 monitor_option: Option = click.option(
     "--monitor", type=FILE, metavar="PATH", help="Show the node to `stt status`, at this socket."
 )

@@ -65,6 +65,7 @@ async def listen_raw(
     keep: bool,
     read_input: bool,
     monitor: Path | None = None,
+    console: int | None = None,
 ) -> None:
     """Write what one peer sends, and send it standard input, until it closes its session.
 
@@ -78,9 +79,10 @@ async def listen_raw(
         keep: Go on with the next peer, even if one was lost; standard input is not read.
         read_input: Whether to read standard input at all.
         monitor: The socket at which the node is shown; None: it is not.
+        console: The port of its web console, 0 for any; None: it has none.
 
     """
-    async with running(seeds, config, address, monitor, announce=announce) as node:
+    async with running(seeds, config, address, monitor, console=console, announce=announce) as node:
         receiver = _Receiver(node)
         note_listening(node, seeds, address)
         try:
