@@ -135,6 +135,19 @@ async def test_a_hub_that_was_killed_and_restarts_at_its_address_is_met_at_once(
         assert link_address(again) == link_address(hubs[killed])
 
 
+@in_virtual_time
+async def test_the_peers_of_a_listed_hub_learn_that_it_is_gone_once_its_link_is_lost(
+    network: MemoryNetwork,
+) -> None:
+    async with started(Cluster(LIST[:2], name="a"), Cluster(LIST[:2], name="b")) as (_, hubs):
+        await asyncio.sleep(20)
+        log = EventLog(hubs[1], "hub_suspended", "hub_lost")
+        kill(hubs[0], network)
+        await log.until("hub_suspended")
+        await log.until("hub_lost")
+        assert not hub_of(hubs[1])._membership.expects_links()
+
+
 @pytest.mark.usefixtures("network")
 @in_virtual_time
 async def test_hubs_that_are_away_are_dialed_again_and_reported_once() -> None:
@@ -150,7 +163,7 @@ async def test_hubs_that_are_away_are_dialed_again_and_reported_once() -> None:
             assert details["address"] == ("10.0.0.6", 7000)
             assert how in details["reason"]
         late = await nodes.listen("bob", cluster=Cluster(LIST, name="late"))
-        await until(lambda: len(late.cluster.hubs) == 2, 6)
+        await until(lambda: len(late.cluster.hubs) == 2, 3.5)
         assert all(len(log.errors) == 1 for log in logs)
 
 

@@ -18,12 +18,12 @@ needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="hubs mee
 
 
 @pytest.mark.parametrize(
-    "nats", [pytest.param(False, marks=needs_unix), pytest.param(True, marks=needs_nats)]
+    "at", [pytest.param("folder", marks=needs_unix), pytest.param("nats", marks=needs_nats)]
 )
 async def test_whatever_was_accepted_for_a_killed_hub_arrives_once_or_is_reported(
-    capsys: pytest.CaptureFixture[str], *, nats: bool
+    at: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = await soak(hub_count=2, peer_count=3, kills=1, seed=1, nats=nats)
+    code = await soak(hub_count=2, peer_count=3, kills=1, seed=1, at=at)
     assert code == 0, capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ which are processes of their own. Again and again one of those is ended by SIGKI
 again. Its peers reconnect elsewhere, through a balancer that picks a hub at random. Whatever the
 origin has accepted must arrive once and in order or be reported once, and nothing reported as
 ``unsent`` may have arrived. Prints a summary, and exits with code 1 if that fails. The hubs meet in
-a folder, or with ``--nats`` at a real nats-server on loopback.
+a folder, or with ``--at nats`` at a real nats-server on loopback, or have a list of addresses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.nats_server import NatsServer
-from helpers.nodes import until
+from helpers.nodes import free_port, until
 from seigr_toolset_transmissions import NodeConfig, STTNode
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.errors import STTEndpointError
@@ -48,6 +48,12 @@ PATIENCE = 60.0
 """Seconds for anything that this program waits for."""
 
 
+def make_cluster(where: str, name: str) -> Cluster:
+    """Return what makes a node a hub; ``where`` is a URL, or a list of addresses."""
+    listed = where.split(",")
+    return Cluster(listed if where.startswith("tcp:") else where, name=name, grace=GRACE)
+
+
 async def serve(where: str, name: str) -> None:
     """Run as a hub until killed; print the port once the origin is there."""
     node = STTNode(
@@ -56,7 +62,7 @@ async def serve(where: str, name: str) -> None:
         HOST,
         0,
         config=CONFIG,
-        cluster=Cluster(where, name=name, grace=GRACE),
+        cluster=make_cluster(where, name),
     )
     address = await node.start(server_mode=True)
     assert address is not None
@@ -119,7 +125,7 @@ class Load:
 
     def __init__(self, where: str, hubs: Hubs, count: int, chance: random.Random) -> None:
         self.origin = STTNode(
-            HUB_SEED, SHARED_SEED, config=CONFIG, cluster=Cluster(where, name="origin", grace=GRACE)
+            HUB_SEED, SHARED_SEED, config=CONFIG, cluster=make_cluster(where, "origin")
         )
         self.peers = [
             STTNode(
@@ -184,13 +190,15 @@ class Load:
         )
 
 
-async def soak(hub_count: int, peer_count: int, kills: int, seed: int, *, nats: bool) -> int:
+async def soak(hub_count: int, peer_count: int, kills: int, seed: int, at: str) -> int:
     """Run it; return the exit code."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     began = time.monotonic()
     with ExitStack() as around:
-        if nats:
+        if at == "nats":
             where = around.enter_context(NatsServer()).url
+        elif at == "list":
+            where = ",".join(f"tcp://{HOST}:{free_port()}" for _ in range(hub_count + 1))
         else:
             folder = around.enter_context(tempfile.TemporaryDirectory())
             where = f"unix://{Path(folder) / 'hubs'}"
@@ -254,16 +262,14 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=6, help="how many (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of all random choices")
-    parser.add_argument("--nats", action="store_true", help="meet at a nats-server")
+    parser.add_argument("--at", choices=["folder", "nats", "list"], default="folder")
     parser.add_argument("--hub", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable()  # else it warns of each connection that could not be made at once
     if options.hub is not None:
         asyncio.run(serve(*options.hub))
         return 0
-    return asyncio.run(
-        soak(options.hubs, options.peers, options.kills, options.seed, nats=options.nats)
-    )
+    return asyncio.run(soak(options.hubs, options.peers, options.kills, options.seed, options.at))
 
 
 if __name__ == "__main__":

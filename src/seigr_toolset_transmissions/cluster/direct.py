@@ -76,6 +76,7 @@ class ListMeeting(_TcpMeeting):
 
     """
 
+    sees_hubs = False
     refusal_is_final = False
 
     def __init__(self, listed: Sequence[Address], address: Address | None) -> None:

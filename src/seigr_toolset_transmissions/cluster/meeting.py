@@ -68,6 +68,9 @@ class Meeting(ABC):
     found: Callable[[], object] | None = None
     """Called when another hub is heard of that was not known; None: nobody wants to know."""
 
+    sees_hubs: bool = True
+    """Whether it lists a hub because it was seen there, and not only because it may be there."""
+
     refusal_is_final: bool
     """Whether a hub that refuses a connection has ended, and cannot merely be out of reach."""
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Seeking", "SeekingOwner"]
 
 _RETRY_SECONDS = 0.5
-_RETRY_SECONDS_MAX = 5.0
+_RETRY_SECONDS_MAX = 2.0
+"""Short, because a hub that has restarted waits for it, and one attempt costs next to nothing."""
 
 _REPORT_SECONDS = 15.0
 """A hub that is listed must be out of reach for at least so long to be reported: a bus lists one
@@ -53,7 +54,16 @@ class SeekingOwner(Protocol):
 class _Listed:
     """What is known of a hub that the meeting lists."""
 
-    __slots__ = ("dialing", "failure", "is_reported", "not_before", "pause", "session", "since")
+    __slots__ = (
+        "dialing",
+        "failure",
+        "is_expected",
+        "is_reported",
+        "not_before",
+        "pause",
+        "session",
+        "since",
+    )
 
     def __init__(self, now: float) -> None:
         self.since: float = now  # listed, or without a link after there was one
@@ -62,6 +72,7 @@ class _Listed:
         self.not_before: float = now
         self.pause: float = _RETRY_SECONDS
         self.failure: str = ""
+        self.is_expected: bool = True
         self.is_reported: bool = False
 
     @property
@@ -110,10 +121,8 @@ class Seeking:
     def expects_links(self) -> bool:
         """Whether there may be a hub that this one has not met yet."""
         now, met = self._owner.loop.time(), self._owner.met()
-        return any(
-            address not in met and now - self._hubs[address].since < self._owner.grace
-            for address in self._listed()
-        )
+        unmet = [self._hubs[address] for address in self._listed() if address not in met]
+        return any(hub.is_expected and now - hub.since < self._owner.grace for hub in unmet)
 
     def hurry(self) -> None:
         """Skip all back-offs."""
@@ -121,10 +130,11 @@ class Seeking:
             hub.not_before = 0.0
 
     def link_lost(self, address: Address) -> None:
-        """Note that the link with a hub is lost. If the hub lives, it may be met again."""
+        """Note that the link with a hub is lost. If it is still seen there, it may be met again."""
         hub = self._hubs.get(address)
         if hub is not None:
             hub.since, hub.is_reported = self._owner.loop.time(), False
+            hub.is_expected = self._meeting.sees_hubs
 
     def _listed(self) -> list[Address]:
         """Return the other hubs that are listed now, and know them from now on."""
