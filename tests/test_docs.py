@@ -169,7 +169,7 @@ def test_the_architecture_names_each_room_and_file_and_only_those() -> None:
     }
     assert {room: files & present[room] for room, files in listed.items()} == present
     not_files = set[str]().union(*(files - present[room] for room, files in listed.items()))
-    commands = {f"stt {name}" for name in ("send", "serve", "cluster", "demo", "status")}
+    commands = {f"stt {name}" for name in ("send", "serve", "cluster", "demo", "status", "top")}
     assert not_files == {"wait_for", "expect", "stream", "connect=True", "--raw"} | commands
     for row in rows(section(text, "To change something, go to")):
         for name in names(row[1]) | names(row[2]):

@@ -70,11 +70,13 @@ def types() -> Any:
     """What pyright finds out about the types of the package."""
     pytest.importorskip("basedpyright")
     where = Path(seigr_toolset_transmissions.__file__).parents[1]
+    # It takes packages from the first Python there, whatever --pythonpath says.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["-m", "basedpyright", "--ignoreexternal", "--outputjson", "--verifytypes"]
     done = subprocess.run(
-        [sys.executable, *command, PACKAGE, "--pythonpath", sys.executable],
+        [sys.executable, *command, PACKAGE],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(where)},
+        env=os.environ | {"PYTHONPATH": str(where), "PATH": path},
         timeout=50,
         check=False,
     )

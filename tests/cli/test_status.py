@@ -75,6 +75,8 @@ def test_the_page_shows_the_node_and_its_busiest_endpoints(
     assert "kit\\x1b[31mchen" in page
     assert "and 3 more, less busy" in page
     assert max(map(len, page.splitlines())) < 80
+    assert run(["top", str(folder / "monitor"), "--once"]) == 0
+    assert capsys.readouterr().out.count("disconnected") == 12
 
 
 def test_the_json_has_all_endpoints_and_rates(
@@ -82,7 +84,9 @@ def test_the_json_has_all_endpoints_and_rates(
 ) -> None:
     assert run(["status", str(folder / "monitor"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures.keys() == documented_keys("status")
+    assert run(["top", str(folder / "monitor"), "--once", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert figures.keys() == again.keys() == documented_keys("status") == documented_keys("top")
     assert figures["node_id"] == node.node_id.hex()
     assert len(figures["endpoints"]) == 13
     assert figures["endpoints"][0]["bytes_received"] == 1000

@@ -32,6 +32,7 @@ COMMANDS = [
     "serve",
     "cluster",
     "status",
+    "top",
     "discover",
     "ping",
     "bench",
@@ -85,7 +86,16 @@ def test_commands_that_print_facts_print_them_as_json_too() -> None:
         name for name, command in all_commands() if any("--json" in p.opts for p in command.params)
     }
     searches = {"cluster hubs", "cluster find", "cluster locate"}
-    assert as_json == searches | {"id", "send", "receive", "status", "discover", "ping", "bench"}
+    assert as_json == searches | {
+        "id",
+        "send",
+        "receive",
+        "status",
+        "top",
+        "discover",
+        "ping",
+        "bench",
+    }
     for name in as_json - {"bench"}:  # whose figures are too many to list
         assert documented_keys(name), name
 
@@ -154,6 +164,7 @@ def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[
         (["serve", "app.py"], "write the module as in `import`, without .py: app:make"),
         (["serve", "app:make()"], "'app:make()' is not MODULE:FACTORY"),
         (["serve", "app:make", "-n", "0"], "0 is too small: the least is 1"),
+        (["top", "monitor", "--json"], "--json needs --once: a live view is for people"),
         (["cluster", "hubs", "unix:///"], "name the node seed that the hubs share, with --seed"),
         (["cluster", "locate", "unix:///", "ab"], "is not a node id: write the 64 hex digits"),
         (["id"], "no node seed: make one with `stt keygen"),

@@ -243,6 +243,21 @@ async def test_readers_learn_that_the_node_has_stopped(path: Path) -> None:
                 await RemoteMonitor(path).__aenter__()
 
 
+async def test_readers_learn_that_the_node_has_stopped_even_if_the_block_ends_with_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_socket, "_PAUSE", 0.1)
+    monkeypatch.setattr(monitor_socket, "_GOODBYE_SECONDS", 0.3)
+    async with memory_nodes() as nodes:
+        node = nodes.make()
+        async with serve_monitor(node, path), node:
+            reader, writer = await asyncio.open_unix_connection(path)
+            await Lines(reader).next("snapshot")
+        last = (await Lines(reader).rest())[-1]
+        assert last == {"type": "end", "reason": "the node has stopped"}
+        writer.transport.abort()
+
+
 async def test_the_end_of_the_block_is_not_held_up_by_a_reader(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

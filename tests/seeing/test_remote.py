@@ -73,7 +73,7 @@ async def test_it_ends_when_the_node_stops_and_says_so(path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (b"", "its program has ended without a word"),
+        (b"", "it has ended without a word"),
         (b"nonsense\n", "this is no line of a monitor"),
         (b'{"type":"snapshot","rates":null}\n', "this is no snapshot of a node"),
     ],

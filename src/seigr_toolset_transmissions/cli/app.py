@@ -15,7 +15,7 @@ from .addresses import parse_address, parse_listen_address
 from .app_cluster import cluster
 from .app_completion import completion
 from .app_discover import discover
-from .app_seeing import status
+from .app_seeing import status, top
 from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
@@ -234,8 +234,9 @@ def listen(
     it gets SIGTERM, and SIGKILL a second later. If this command itself is killed with SIGKILL, it
     cannot end what runs: the commands then run to their own end.
 
-    With --monitor, `stt status PATH` shows this node while it runs, to you alone. With --console, a
-    web page does, on this machine, to anyone who has its address; write it after [HOST:]PORT.
+    With --monitor, `stt top PATH` and `stt status PATH` show this node while it runs, to you alone.
+    With --console, a web page does, on this machine, to anyone who has its address; write it after
+    [HOST:]PORT.
 
     \b
     Examples:
@@ -489,7 +490,7 @@ def serve(target: Target, workers: int, monitor: Path | None) -> int:
     SIGTERM or Ctrl-C: all workers deliver what is left, and end; a second signal ends them at once.
     SIGHUP: the workers restart one after another, with new code and settings.
 
-    With --monitor, `stt status PATH` shows the node. Of several workers, each has its own path:
+    With --monitor, `stt top PATH` shows the node. Of several workers, each has its own path:
     PATH.1, PATH.2 and so on.
 
     \b
@@ -503,6 +504,7 @@ def serve(target: Target, workers: int, monitor: Path | None) -> int:
 
 app.add_command(cluster)
 app.add_command(status)
+app.add_command(top)
 app.add_command(discover)
 
 

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .failures import OK
+from .failures import OK, Misuse
 from .options import FILE, json_option, verbosity_options
 from .running import run_until_done
 from .status import show_status
+from .top import look_once, watch_live
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["status"]
+__all__ = ["status", "top"]
 
 
 @click.command(short_help="Show what a running node does and holds.")
@@ -39,3 +40,35 @@ def status(path: Path, as_json: bool) -> int:
     """
     run_until_done(show_status(path, as_json=as_json))
     return OK
+
+
+@click.command(short_help="Watch a running node.")
+@click.argument("path", type=FILE, metavar="PATH")
+@click.option("--once", is_flag=True, help="Print what there is after a second, and end.")
+@json_option
+@verbosity_options
+def top(path: Path, once: bool, as_json: bool) -> int:
+    """Watch the node that shows itself at PATH: its traffic, its endpoints and its events.
+
+    The keys are shown at the bottom. While the node is away, the last picture stays, and the view
+    goes on when the node comes back. `stt status --help` says which nodes show themselves.
+
+    Names and other texts of peers are shown with control characters made visible. If NO_COLOR is
+    set in the environment, there are no colours.
+
+    With --once, the page of `stt status` is printed, with all endpoints.
+
+    With --json, which needs --once, one object is printed: `node_id`, `time`, `uptime`, `address`,
+    `stats`, `hub`, `hubs`, `endpoints`, `rates`, `rtt` and `rtt_high`, as from `stt status`.
+
+    \b
+    Examples:
+      stt top /run/user/1000/app.monitor
+      stt top /run/user/1000/app.monitor --once --json | jq ".endpoints[].state"
+    """
+    if once:
+        run_until_done(look_once(path, as_json=as_json))
+        return OK
+    if as_json:
+        raise Misuse("--json needs --once: a live view is for people")
+    return run_until_done(watch_live(path))

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import set_cell_size
 
-from .addresses import format_address
+from ..seeing import Rates
+from .addresses import format_address, short_id
 from .amounts import bytes_text, count_text, rtt_text
 from .printable import printable_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .. import EndpointSnapshot
-    from ..seeing import Rates, RemoteMonitor
+    from ..seeing import RemoteMonitor
 
-__all__ = ["COLUMNS", "Column", "Row", "by_traffic", "cells", "fitting", "rows_of"]
+__all__ = ["COLUMNS", "GAP", "Column", "Row", "by_traffic", "cells", "fitted", "fitting", "rows_of"]
 
-_GAP = "  "
+GAP = "  "
 _ID_DIGITS = 16
+_NOTHING = Rates(0, 0, 0, 0)
 
 
 class Row(NamedTuple):
@@ -30,6 +32,11 @@ class Row(NamedTuple):
     """What to call it, as one line that is safe to print."""
     endpoint: EndpointSnapshot
     rates: Rates
+
+    def texts(self) -> tuple[str, ...]:
+        """Return what a search looks at."""
+        endpoint_id = self.endpoint.endpoint_id.hex()
+        return self.name, endpoint_id, _address(self), self.endpoint.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,13 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("address", 21, _address, _address, figures=False),
     Column(
+        "id",
+        8,
+        lambda row: short_id(row.endpoint.endpoint_id),
+        lambda row: row.endpoint.endpoint_id,
+        figures=False,
+    ),
+    Column(
         "resumes", 7, lambda row: count_text(row.endpoint.resumes), lambda row: row.endpoint.resumes
     ),
 )
@@ -100,7 +114,7 @@ def rows_of(monitor: RemoteMonitor) -> list[Row]:
         Row(
             printable_line(endpoint.name or endpoint.endpoint_id.hex()[:_ID_DIGITS]),
             endpoint,
-            rates[endpoint.endpoint_id],
+            rates.get(endpoint.endpoint_id, _NOTHING),
         )
         for endpoint in monitor.snapshot.endpoints
     ]
@@ -115,18 +129,24 @@ def fitting(width: int) -> list[tuple[Column, int]]:
     """Return the columns for which there is room, each with its width; the first gets the rest."""
     shown, left = [COLUMNS[0]], width - COLUMNS[0].width
     for column in COLUMNS[1:]:
-        left -= column.width + len(_GAP)
+        left -= column.width + len(GAP)
         if left < 0:
-            left += column.width + len(_GAP)
+            left += column.width + len(GAP)
             break
         shown.append(column)
     return [(column, column.width + (0 if index else left)) for index, column in enumerate(shown)]
 
 
+def fitted(texts: Iterable[str], columns: Iterable[tuple[Column, int]]) -> Iterator[str]:
+    """Return the texts of a row, each as wide as its column."""
+    for text, (column, width) in zip(texts, columns, strict=True):
+        yield (
+            text.rjust(width)
+            if column.figures and len(text) < width
+            else set_cell_size(text, width)
+        )
+
+
 def cells(texts: Iterable[str], columns: Iterable[tuple[Column, int]]) -> str:
     """Return the texts of a row as one line."""
-    fitted = (
-        text.rjust(width) if column.figures and len(text) < width else set_cell_size(text, width)
-        for text, (column, width) in zip(texts, columns, strict=True)
-    )
-    return _GAP.join(fitted)
+    return GAP.join(fitted(texts, columns))

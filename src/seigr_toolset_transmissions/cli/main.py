@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_EXTRA = ("click", "prompt_toolkit", "rich")
+_EXTRA = ("click", "prompt_toolkit", "rich", "textual")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -160,7 +160,10 @@ console_option: Option = click.option(
     help="Show the node in a browser, at this port or any free one.",
 )
 monitor_option: Option = click.option(
-    "--monitor", type=FILE, metavar="PATH", help="Show the node to `stt status`, at this socket."
+    "--monitor",
+    type=FILE,
+    metavar="PATH",
+    help="Show the node to `stt top`, at this socket.",
 )
 receive_option: Option = click.option(
     "--recv-only", is_flag=True, help="Only receive: do not read standard input."

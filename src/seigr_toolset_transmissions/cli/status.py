@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["node_page", "show_status"]
 
 _MOST_ENDPOINTS = 10
-_WIDTH = 79
 
 
 async def show_status(path: Path, *, as_json: bool) -> None:
@@ -39,10 +38,10 @@ async def show_status(path: Path, *, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(figures_of(monitor)))
         else:
-            click.echo("\n".join(node_page(monitor, _MOST_ENDPOINTS)))
+            click.echo("\n".join(node_page(monitor, most=_MOST_ENDPOINTS)))
 
 
-def node_page(monitor: RemoteMonitor, most: int | None = None) -> Iterator[str]:
+def node_page(monitor: RemoteMonitor, *, width: int = 80, most: int | None = None) -> Iterator[str]:
     """Return the lines of a page about the node, with the busiest of its endpoints, or all."""
     shot, sample = monitor.snapshot, monitor.history[-1]
     yield from _facts(shot, sample)
@@ -52,9 +51,9 @@ def node_page(monitor: RemoteMonitor, most: int | None = None) -> Iterator[str]:
     if shot.endpoints:
         yield ""
         busiest = sorted(rows_of(monitor), key=by_traffic, reverse=True)
-        yield from _endpoint_table(busiest[:most])
+        yield from _endpoint_table(busiest[:most], width)
         if most is not None and len(busiest) > most:
-            yield f"and {len(busiest) - most:,} more, less busy: `stt top` shows all"
+            yield f"and {len(busiest) - most:,} more, less busy: `stt top --once` lists all"
 
 
 def _facts(shot: NodeSnapshot, sample: Sample) -> Iterator[str]:
@@ -111,8 +110,8 @@ def _fact(title: str, *parts: str) -> str:
     return f"{title:<12}{', '.join(parts)}"
 
 
-def _endpoint_table(rows: Sequence[Row]) -> Iterator[str]:
-    columns = fitting(_WIDTH)
+def _endpoint_table(rows: Sequence[Row], width: int) -> Iterator[str]:
+    columns = fitting(width - 1)
     yield cells((column.title for column, _ in columns), columns)
     for row in rows:
         yield cells((column.text(row) for column, _ in columns), columns).rstrip()

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-__all__ = ["figures_of", "watched"]
+__all__ = ["connected", "figures_of", "watched"]
 
 
 @asynccontextmanager
-async def watched(path: Path) -> AsyncIterator[RemoteMonitor]:
-    """Watch the node that is shown at a monitor socket; there are rates already.
+async def connected(path: Path) -> AsyncIterator[RemoteMonitor]:
+    """Watch the node that is shown at a monitor socket.
 
     Raises:
         Failure: There is none, or it has ended.
@@ -26,13 +26,25 @@ async def watched(path: Path) -> AsyncIterator[RemoteMonitor]:
     """
     try:
         async with RemoteMonitor(path) as monitor:
-            async for _ in monitor.samples():
-                break
-            else:
-                raise Failure(f"the node at {path} is gone: {monitor.ended}")
             yield monitor
     except ConnectionError as error:
         raise Failure(f"{error}{_others(path)}") from error
+
+
+@asynccontextmanager
+async def watched(path: Path) -> AsyncIterator[RemoteMonitor]:
+    """Watch a node, and wait until its rates are known.
+
+    Raises:
+        Failure: There is none, or it has ended.
+
+    """
+    async with connected(path) as monitor:
+        async for _ in monitor.samples():
+            break
+        else:
+            raise Failure(f"the node at {path} is gone: {monitor.ended}")
+        yield monitor
 
 
 def _others(path: Path) -> str:

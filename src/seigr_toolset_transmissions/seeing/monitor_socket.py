@@ -222,12 +222,14 @@ class _Server:
 
     async def end(self) -> None:
         """Tell the readers, and let them go; after a second or a cancellation, at once."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = self._monitor = None
-        for reader in list(self._readers):
-            self._dismiss(reader, "its program shows this node no longer")
         try:
+            if (task := self._task) is not None:
+                if self._monitor is not None and not self._monitor.watching:
+                    await asyncio.wait((task,), timeout=_GOODBYE_SECONDS)  # it says why
+                task.cancel()
+                self._task = self._monitor = None
+            for reader in list(self._readers):
+                self._dismiss(reader, "its program shows this node no longer")
             if self._leaving:
                 self._empty.clear()
                 async with asyncio.timeout(_GOODBYE_SECONDS):

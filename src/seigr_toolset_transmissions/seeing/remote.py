@@ -131,7 +131,7 @@ class RemoteMonitor(View):
         return f"{path}: {reason_of(error)}"
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        why = "its program has ended without a word"
+        why = "it has ended without a word"
         try:
             while self._watching and (data := await reader.readline()):
                 self._take(data)
@@ -139,7 +139,7 @@ class RemoteMonitor(View):
             why = str(error)
         except OSError as error:
             why = reason_of(error)
-        self._end(ConnectionError(f"the node cannot be seen any more: {why}"))
+        self._end(ConnectionError(f"the node's program is gone: {why}"))
 
     def _take(self, data: bytes) -> None:
         found = parse(data)
