@@ -5,23 +5,35 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from helpers.clock import run_virtual
 from helpers.cluster import Broken, Hubs, cluster, hub_of, lanes_of
-from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
+from helpers.nodes import EventLog, address_of, cancel_all_others, in_virtual_time, live, until
 from seigr_toolset_transmissions import NodeConfig, STTNode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIZES = st.sampled_from([8, 1000, 40_000, 200_000])  # the last is too long for the endpoint
+SIZES = st.sampled_from([8, 1000, 100_000, 200_000])
+"""Of messages, in bytes. The third takes two frames; the last is too long for the endpoint."""
 STEPS = st.lists(
     st.tuples(st.just("send"), SIZES)
     | st.tuples(
         st.sampled_from(
-            ["cut session", "cut link", "lose link", "move", "slow", "mend", "cancel", "pause"]
+            [
+                "cut session",
+                "cut link",
+                "lose link",
+                "kill hub",
+                "move",
+                "slow",
+                "mend",
+                "cancel",
+                "pause",
+            ]
         ),
         st.just(0),
     )
@@ -61,6 +73,12 @@ class Account:
         self.at = 3 - self.at
         await self.alice.connect(*address_of(self.it.hubs[self.at]))
 
+    async def kill_hub(self) -> None:
+        """Kill Alice's hub, and let her move to the other one."""
+        self.broken.clear()
+        await self.it.kill(self.at)
+        await self.move()
+
     def cut_session(self) -> None:
         for session in self.it.hubs[self.at].sessions:
             live(session).cut("test")
@@ -83,13 +101,6 @@ class Account:
     def cut_links(self) -> None:
         self.it.bus.take_down()
         self.it.bus.bring_up()
-
-    def cancel_tasks(self) -> None:
-        """Do what programs do that cancel all tasks they find."""
-        for task in asyncio.all_tasks():
-            name = getattr(task.get_coro(), "__qualname__", "")
-            if name.endswith(("._drain", "._confirm", "._send_again")):
-                task.cancel()
 
     async def settle(self) -> None:
         """Wait until nothing is under way; check that everything adds up."""
@@ -126,10 +137,12 @@ async def play(steps: Sequence[tuple[str, int]]) -> None:
                     account.make_slow()
                 case "mend":
                     account.mend()
+                case "kill hub":
+                    await account.kill_hub()
                 case "move":
                     await account.move()
                 case "cancel":
-                    account.cancel_tasks()
+                    cancel_all_others()
                 case "pause":
                     await asyncio.sleep(0)
                 case _:
@@ -137,12 +150,57 @@ async def play(steps: Sequence[tuple[str, int]]) -> None:
         await account.settle()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
+@example(
+    [
+        ("send", 100_000),
+        ("sleep", 300),
+        ("slow", 0),
+        ("send", 8),
+        ("sleep", 300),
+        ("lose link", 0),
+        ("sleep", 300),
+        ("mend", 0),
+    ]
+)
+@example(
+    [
+        ("send", 100_000),
+        ("sleep", 300),
+        ("slow", 0),
+        ("send", 100_000),
+        ("sleep", 300),
+        ("kill hub", 0),
+    ]
+)
 def test_each_message_is_delivered_or_reported_once_and_in_order(
     steps: list[tuple[str, int]],
 ) -> None:
     run_virtual(play(steps))
+
+
+@pytest.mark.parametrize("lost", ["session", "link"])
+@in_virtual_time
+async def test_what_was_never_sent_is_known_though_earlier_messages_took_several_frames(
+    lost: str,
+) -> None:
+    async with cluster(grace=3) as it:
+        account = Account(it, await it.peer("alice", it.hubs[1]))
+        account.send(100_000)
+        await asyncio.sleep(1)
+        if lost == "session":
+            account.make_slow()
+            account.send(8)
+            await asyncio.sleep(1)
+            await it.hubs[1].kick(account.alice.node_id)
+        else:
+            it.bus.take_down()
+            await asyncio.sleep(0.1)
+            account.send(8)
+        await until(lambda: account.log.errors, seconds=60)
+        ((_, details),) = account.log.errors
+        assert (len(details["unsent"]), len(details["unknown"])) == (1, 0)
 
 
 @in_virtual_time
@@ -155,7 +213,7 @@ async def test_work_that_other_code_cancels_goes_on() -> None:
             account.send(60_000)
         await until(lambda: it.hubs[1].get_session_for_endpoint(account.alice.node_id))
         await asyncio.sleep(0.01)
-        account.cancel_tasks()
+        cancel_all_others()
         await account.settle()
         assert account.delivered == account.accepted == list(range(15))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from helpers.mortal import MortalBus, MortalNetwork
 from helpers.nodes import Nodes, address_of, live, memory_nodes, until
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.errors import STTSessionClosedError
@@ -32,12 +33,43 @@ __all__ = [
 
 
 class Hubs:
-    """Hubs of one cluster, on one bus, and peers that connect to them."""
+    """Hubs of one cluster, on one bus, and peers that connect to them.
 
-    def __init__(self, nodes: Nodes, hubs: list[STTNode], bus: MemoryBus) -> None:
+    Args:
+        nodes: Makes the nodes.
+        bus: Where the hubs meet.
+        grace: The `Cluster`'s.
+        options: For each hub's node.
+
+    """
+
+    def __init__(self, nodes: Nodes, bus: MemoryBus, grace: float, options: dict[str, Any]) -> None:
         self.nodes = nodes
-        self.hubs = hubs
+        self.hubs: list[STTNode] = []
         self.bus = bus
+        self._grace = grace
+        self._options = options
+        self._ways: list[tuple[MortalNetwork, MortalBus]] = []
+
+    async def add(self) -> STTNode:
+        """Start one more hub: ``hub-0`` is the first."""
+        index = len(self.hubs)
+        node = await self._start(index)
+        self.hubs.append(node)
+        return node
+
+    async def _start(self, index: int) -> STTNode:
+        assert self.nodes.network is not None
+        network, bus = MortalNetwork(self.nodes.network), MortalBus(self.bus)
+        self._ways[index:] = [(network, bus), *self._ways[index + 1 :]]
+        cluster = Cluster(bus, name=f"hub-{index}", grace=self._grace)
+        return await self.nodes.listen("bob", cluster=cluster, network=network, **self._options)
+
+    async def kill(self, index: int) -> None:
+        """End the process of a hub, and start another in its place."""
+        for way in self._ways[index]:
+            await way.die()
+        self.hubs[index] = await self._start(index)
 
     def another(self, name: str) -> Cluster:
         """Return what makes one more node a hub."""
@@ -56,14 +88,12 @@ async def cluster(
     count: int = 2, grace: float = 10.0, bus: MemoryBus | None = None, **options: Any
 ) -> AsyncIterator[Hubs]:
     """Run hubs that have found each other: ``hub-0``, ``hub-1`` and so on."""
-    bus = bus or MemoryBus()
     async with memory_nodes() as nodes:
-        hubs = [
-            await nodes.listen("bob", cluster=Cluster(bus, name=f"hub-{i}", grace=grace), **options)
-            for i in range(count)
-        ]
-        await until(lambda: all(len(hub.cluster.hubs) == count - 1 for hub in hubs))
-        yield Hubs(nodes, hubs, bus)
+        it = Hubs(nodes, bus or MemoryBus(), grace, options)
+        for _ in range(count):
+            await it.add()
+        await until(lambda: all(len(hub.cluster.hubs) == count - 1 for hub in it.hubs))
+        yield it
 
 
 def hub_of(node: STTNode) -> Hub:
