@@ -80,6 +80,7 @@ LAYERS = {
         ["base", "lookup", "bus"],
         ["sockets", "memory", "memory_bus", "pipes"],
         ["tcp", "unix", "nats"],
+        ["passing"],
     ],
     "endpoints": [
         ["fanout", "waiting"],
@@ -124,8 +125,8 @@ LAYERS = {
         ["health"],
     ],
     "cluster": [
-        ["messages", "meeting", "link", "door", "places"],
-        ["routes", "landings", "seeking", "direct"],
+        ["messages", "meeting", "link", "door"],
+        ["routes", "landings", "seeking", "direct", "places"],
         ["lanes", "deliveries", "membership"],
         ["other"],
         ["inquiries", "presence"],

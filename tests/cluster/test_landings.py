@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import struct
+import tempfile
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.exceptions import InvalidTag
 
 from helpers.cluster import Hubs, cluster, hub_of, landing_of, landings_of, receive
-from helpers.nodes import EventLog, address_of, in_virtual_time, live, until
+from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, live, until
 from helpers.recorder import Recorder
 from seigr_toolset_transmissions import NodeConfig
+from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.cluster.landings import Landings
 from seigr_toolset_transmissions.transports.base import Network
 from seigr_toolset_transmissions.transports.memory import memory_pair
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.pipes import PipeNetwork
+from seigr_toolset_transmissions.transports.tcp import TcpNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     from seigr_toolset_transmissions import STTNode
+    from seigr_toolset_transmissions.sessions.session import LiveSession
     from seigr_toolset_transmissions.transports.base import (
         Address,
         Listener,
         Receiver,
         Transport,
     )
+
+
+needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="hubs meet in a folder")
 
 
 class Balancer(Network):
@@ -337,6 +346,66 @@ async def test_a_relay_ends_whenever_its_dialer_its_hub_or_its_task_does(
         assert len(landings) == 0
         assert dialer.lost
         assert network.far is None or network.far.lost
+
+
+@asynccontextmanager
+async def on_one_machine() -> AsyncIterator[Hubs]:
+    """Two hubs that meet in a folder."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own paths may be too long for a socket
+        async with Nodes() as nodes:
+            nodes.network = TcpNetwork()
+            hubs = [
+                await nodes.listen("bob", cluster=Cluster(f"unix://{folder}/hubs", name=name))
+                for name in ("hub-0", "hub-1")
+            ]
+            await until(lambda: all(hub.cluster.hubs for hub in hubs))
+            yield Hubs(nodes, hubs, MemoryBus())
+
+
+async def landed_at_the_other(it: Hubs) -> LiveSession:
+    """Return a peer's session with the first hub, whose connection came by the other."""
+    alice = await peer_at(it, "alice", iter([0, 1]))
+    session = live(alice.get_session_for_endpoint(it.hubs[0].node_id))
+    cut(alice, it.hubs[0])
+    await until(lambda: session.stats.resumes == 1)
+    return session
+
+
+@needs_unix
+async def test_on_one_machine_a_hub_has_no_part_in_a_connection_that_it_has_passed_on() -> None:
+    async with on_one_machine() as it:
+        owner, other = it.hubs
+        session = await landed_at_the_other(it)
+        far = live(owner.get_session(session.session_id))
+        assert far.address[1] not in (0, address_of(other)[1])
+        assert len(landings_of(other)) == 0
+        await other.stop()
+        for data in (b"there", b"back"):
+            await session.send(data)
+            await far.send(data)
+        await asyncio.gather(session.flush(), far.flush())
+        assert (session.stats.resumes, far.stats.resumes) == (1, 1)
+
+
+@needs_unix
+async def test_a_connection_is_relayed_to_a_hub_that_takes_no_sockets() -> None:
+    async with on_one_machine() as it:
+        passing = landings_of(it.hubs[0])._passing
+        assert passing is not None
+        passing.close()  # as in older releases
+        session = await landed_at_the_other(it)
+        assert len(landings_of(it.hubs[1])) == 1
+        await session.close()
+
+
+@pytest.mark.parametrize("words", [b"", b"\0\x20\0\x20" + bytes(64), b"\xff\xff\xff\xff"])
+@in_virtual_time
+async def test_a_socket_that_no_hub_has_given_is_closed(words: bytes) -> None:
+    async with cluster() as it:
+        near, far = socket.socketpair()
+        landings_of(it.hubs[0])._take(near, words)
+        assert far.recv(1) == b""
+        far.close()
 
 
 @in_virtual_time

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from helpers.nodes import in_virtual_time, memory_nodes
 from seigr_toolset_transmissions.cluster import Cluster
-from seigr_toolset_transmissions.cluster.meeting import BusMeeting
+from seigr_toolset_transmissions.cluster.meeting import BusMeeting, FolderMeeting
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.pipes import PipeNetwork
+from seigr_toolset_transmissions.transports.sockets import UNIX
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from seigr_toolset_transmissions.transports.bus import Arrived, Unsubscribe
 
 
@@ -85,9 +89,25 @@ def test_a_name_that_is_empty_or_too_long_is_refused(name: str) -> None:
 
 def test_a_place_where_no_hub_can_ever_meet_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"^hubs cannot meet in /x+: the path of a Unix socket is"):
-        Cluster(f"unix:///{'x' * 92}")
-    Cluster(f"unix:///{'x' * 91}")
+        Cluster(f"unix:///{'x' * 84}")
+    Cluster(f"unix:///{'x' * 83}")
     for url in ("unix:///run/app?mode=700", "nats://ada:secret@broker?tls=1", "nats://broker#1"):
         with pytest.raises(ValueError, match=r"hubs cannot meet at .* a NATS server") as refusal:
             Cluster(url)
         assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.skipif(UNIX is None, reason="hubs meet in a folder")
+async def test_what_a_killed_hub_has_left_in_the_folder_is_removed_after_a_while(
+    tmp_path: Path,
+) -> None:
+    meeting = FolderMeeting(str(tmp_path))
+    async with meeting:
+        left = [tmp_path / "7.sock", tmp_path / "landing/7.sock", tmp_path / "passing/7.sock"]
+        for path in left:
+            path.touch()
+        meeting.refused((str(tmp_path), 7))
+        assert [path for path in left if path.exists()] == left  # it may just be about to listen
+        os.utime(left[0], (0, 0))
+        meeting.refused((str(tmp_path), 7))
+        assert not [path for path in left if path.exists()]

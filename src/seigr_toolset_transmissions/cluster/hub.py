@@ -419,8 +419,9 @@ class Hub:
             if link.name and hello.is_for_hub(link.incarnation):
                 if not link.is_up or landings is None or meeting is None:
                     return Landing.LATER
-                owner_at = meeting.landing_of(link.address)
-                passed_on = landings.pass_on(transport, message, owner_at)
+                to = meeting.landing_of(link.address)
+                place = meeting.place_of(link.address)
+                passed_on = landings.pass_on(transport, message, to, place)
                 return Landing.PASSED_ON if passed_on else Landing.LATER
         if self._membership.expects_links():
             return Landing.LATER

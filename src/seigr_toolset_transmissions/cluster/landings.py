@@ -2,12 +2,13 @@
 
 A dialer that resumes a session names the hub that has it, the owner, in its first message
 (``docs/wire-format.md``, payload 1). The hub where the connection lands reads that message and
-passes the connection on: it connects to the owner over the network of the links, says where the
-dialer is, and from then on moves bytes both ways. It has no key of the session, so the bytes tell
-it nothing. The owner answers the handshake as if it had been dialed itself.
+passes the connection on. On one machine it gives the owner the socket, and has no part in the
+connection after that. Otherwise, or if the owner cannot take the socket, it connects to the owner
+over the network of the links and moves bytes both ways. It has no key of the session, so the bytes
+tell it nothing. The owner answers the handshake as if it had been dialed itself.
 
-What is said about the dialer's address is sealed with a key of the cluster, together with the
-dialer's message, before which it goes:
+Either way, the owner gets the dialer's message and, before it, the dialer's address. This is sealed
+with a key of the cluster, together with the message:
 
     u16 length of what is sealed | u16 length of the message | what is sealed | the message
 
@@ -19,18 +20,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
+from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..config import NodeConfig
 from ..node.admission import Admission
-from ..transports.base import Transport
+from ..transports.base import Nobody, Transport
+from ..transports.passing import Passing, adopt
 from .messages import BadMessageError, pack_json, unpack_json
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine
 
     from ..transports.base import Address, Network, Receiver
@@ -44,9 +49,24 @@ _NONCE_BYTES = 12
 _LIMITS = NodeConfig(max_half_open=1024, max_half_open_per_source=256)
 """How many connections may be open whose preface has not arrived."""
 
+_BUSY_SECONDS = 0.005
+_BUSIEST_SECONDS = 1.0
+"""How often, and for how long, a socket is offered to an owner that is too busy to take it."""
+
 _STALLED_SECONDS = 120.0
 """One side of a relay may read nothing for this long. Reading from the other side is paused
 meanwhile, and its end would go unnoticed."""
+
+
+class _Preface(NamedTuple):
+    """What a hub says of a connection that it passes on."""
+
+    address: Address
+    """The dialer's."""
+    message: bytes
+    """The dialer's first message."""
+    end: int
+    """Where the message begins, and the preface ends."""
 
 
 class LandingsOwner(Protocol):
@@ -85,6 +105,7 @@ class Landings:
         self.owner: LandingsOwner = owner
         self._network = network
         self._cipher = ChaCha20Poly1305(key)
+        self._passing: Passing | None = None
         self._relays: set[_Relay] = set()
         self.arrivals: set[_Arrival] = set()  # whose preface has not arrived
         self.admission: Admission[_Arrival] = Admission(_LIMITS)
@@ -92,13 +113,26 @@ class Landings:
     def __len__(self) -> int:
         return len(self._relays)
 
-    def pass_on(self, transport: Transport, message: bytes, to: Address) -> bool:
+    def take_sockets_at(self, place: Address | None) -> None:
+        """Take sockets there until `end`, and give others away; not without a place.
+
+        Raises:
+            OSError: The place cannot be opened.
+
+        """
+        if place is not None:
+            self._passing = Passing(place, self._take)
+
+    def pass_on(
+        self, transport: Transport, message: bytes, to: Address, place: Address | None = None
+    ) -> bool:
         """Pass a connection on, with the message that it brought; return False if too many are.
 
         Args:
             transport: The connection, which is taken over.
             message: The dialer's first message.
             to: Where the owner accepts such connections.
+            place: Where it takes sockets; None if it cannot.
 
         """
         if len(self._relays) >= self.owner.most_relays:
@@ -109,32 +143,61 @@ class Landings:
         relay = _Relay(self.owner, transport, self._relays.discard)
         self._relays.add(relay)
         first = _LENGTHS.pack(len(preface), len(message)) + preface + message
-        task = self.owner.own(relay.begin(self._network, to, first))
+        give = None
+        if self._passing is not None and place is not None:
+            give = partial(self._passing.give, transport, first, place)
+        task = self.owner.own(relay.begin(give, self._network, to, first))
         task.add_done_callback(relay.has_begun)
         return True
+
+    def _take(self, sock: socket.socket, data: bytes) -> None:
+        """Take a connection that another hub gives to this one, unless that is no hub."""
+        try:
+            preface = self.read(data)
+        except BadMessageError:
+            preface = None
+        if preface is None:
+            sock.close()
+            return
+        task = self.owner.own(self._adopt(sock, preface.message))
+        task.add_done_callback(lambda task: sock.close() if task.cancelled() else None)
+
+    async def _adopt(self, sock: socket.socket, message: bytes) -> None:
+        with suppress(OSError):  # the dialer is gone
+            await adopt(_Adopted(self.owner), sock, message)
 
     def accept(self) -> Receiver:
         """Return the receiver of a connection that another hub passes on."""
         return _Arrival(self)
 
-    def read(self, preface: bytes, message: bytes) -> Address:
-        """Return where the dialer of this message is.
+    def read(self, data: bytes | memoryview) -> _Preface | None:
+        """Return what another hub says of a connection first; None if that has not arrived whole.
 
         Raises:
-            BadMessageError: No hub of the cluster has written this, or it is cut off.
+            BadMessageError: No hub of the cluster has written this.
 
         """
+        if len(data) < _LENGTHS.size:
+            return None
+        lengths = _LENGTHS.unpack_from(data)
+        end = _LENGTHS.size + int(lengths[0])
+        message_end = end + int(lengths[1])
+        if len(data) < message_end and max(lengths) <= _LONGEST_PART:
+            return None
+        sealed, message = bytes(data[_LENGTHS.size : end]), bytes(data[end:message_end])
         try:
-            text = self._cipher.decrypt(preface[:_NONCE_BYTES], preface[_NONCE_BYTES:], message)
+            text = self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], message)
         except (InvalidTag, ValueError):
             raise BadMessageError("a preface that no hub has written") from None
         match unpack_json(text):
             case [str(host), int(port)]:
-                return host, port
+                return _Preface((host, port), message, end)
         raise BadMessageError("a preface without an address")
 
     def end(self) -> None:
-        """End everything."""
+        """End everything. Connections that were given away, or taken, live on."""
+        if self._passing is not None:
+            self._passing.close()
         for relay in list(self._relays):
             relay.abort()
         for arrival in list(self.arrivals):
@@ -214,8 +277,12 @@ class _Relay:
         transport.pause_reading()
         transport.hand_over(self._near)
 
-    async def begin(self, network: Network, to: Address, first: bytes) -> None:
-        """Connect to the owner, and move bytes from then on, these first."""
+    async def begin(
+        self, give: Callable[[], bool] | None, network: Network, to: Address, first: bytes
+    ) -> None:
+        """Give the connection away; or connect to the owner, and move bytes, these first."""
+        if give is not None and await self._given_away(give):
+            return
         try:
             async with asyncio.timeout(self.owner.handshake_seconds):
                 far = await network.dial(self._far, *to)
@@ -226,8 +293,18 @@ class _Relay:
         if near is not None and not self._near.lost and self._far.stalled is None:
             near.resume_reading()
 
+    async def _given_away(self, give: Callable[[], bool]) -> bool:
+        end = self.owner.loop.time() + _BUSIEST_SECONDS
+        with suppress(OSError):  # an owner of an older release, or a connection without a socket
+            while not give():
+                if self.owner.loop.time() > end:
+                    return False
+                await asyncio.sleep(_BUSY_SECONDS)
+            return True
+        return False
+
     def has_begun(self, _: asyncio.Task[None]) -> None:
-        """End, if there is no connection to the owner, even if `begin` never ran."""
+        """End, if there is no other connection to the owner, even if `begin` never ran."""
         if self._far.transport is None:
             self._far.lost = True
             self.abort()
@@ -285,27 +362,20 @@ class _Arrival:
 
     def bytes_received(self, data: memoryview) -> int:
         """Take the preface once it has arrived whole, and let the handshake begin behind it."""
-        if len(data) < _LENGTHS.size:
-            return 0
-        lengths = _LENGTHS.unpack_from(data)
-        end = _LENGTHS.size + int(lengths[0])
-        message_end = end + int(lengths[1])
-        if len(data) < message_end and max(lengths) <= _LONGEST_PART:
-            return 0
         try:
-            address = self._landings.read(
-                bytes(data[_LENGTHS.size : end]), bytes(data[end:message_end])
-            )
+            preface = self._landings.read(data)
         except BadMessageError:
             self.drop()
             return len(data)
+        if preface is None:
+            return 0
         self._forget()
         answering = self._landings.owner.accept_landed()
-        landed = _Landed(self._transport, address)
+        landed = _Landed(self._transport, preface.address)
         self._transport.hand_over(answering)
         answering.connection_made(landed)
         self._transport.resume_reading()  # the first message may be here already
-        return end
+        return preface.end
 
     def pause_writing(self) -> None:
         """Nothing to do: nothing is written."""
@@ -328,6 +398,18 @@ class _Arrival:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _Adopted(Nobody):
+    """Answers a connection whose socket another hub has given to this one, once it goes on here."""
+
+    def __init__(self, owner: LandingsOwner) -> None:
+        self._owner = owner
+
+    def connection_made(self, transport: Transport) -> None:
+        answering = self._owner.accept_landed()
+        transport.hand_over(answering)
+        answering.connection_made(transport)
 
 
 class _Landed(Transport):

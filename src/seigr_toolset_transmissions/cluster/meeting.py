@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from ..transports.unix import UnixNetwork
+from ..transports.unix import UnixNetwork, check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,11 @@ _LANDING_PORT = 2
 
 _LANDING_FOLDER = "landing"
 """Where hubs of one machine take such connections: a folder beside their sockets."""
+
+_PASSING_FOLDER = "passing"
+"""Where they take the sockets themselves."""
+
+_INNER_FOLDERS = (_LANDING_FOLDER, _PASSING_FOLDER)
 
 _FORGET_SECONDS = 10.0
 """A hub that has not announced itself for this long is no longer listed."""
@@ -91,6 +96,13 @@ class Meeting(ABC):
 
         """
         return secrets.token_bytes(32)
+
+    def place_of(self, _address: Address) -> Address | None:
+        """Return where the hub that listens there takes the sockets of connections.
+
+        None if it may be on another machine.
+        """
+        return None
 
     @abstractmethod
     def announce(self, address: Address) -> None:
@@ -237,6 +249,17 @@ class FolderMeeting(Meeting):
 
     refusal_is_final = True
 
+    @staticmethod
+    def check(folder: str) -> None:
+        """Check that hubs can meet in a folder, which need not exist.
+
+        Raises:
+            OSError: Its path is too long for that, or this system has no Unix sockets.
+
+        """
+        for inner in _INNER_FOLDERS:
+            check_folder(str(Path(folder, inner)))
+
     def __init__(self, folder: str) -> None:
         self.network: Network = UnixNetwork()
         self._folder = folder
@@ -250,6 +273,10 @@ class FolderMeeting(Meeting):
         """See `Meeting`."""
         return str(Path(address[0], _LANDING_FOLDER)), address[1]
 
+    def place_of(self, address: Address) -> Address | None:
+        """See `Meeting`."""
+        return str(Path(address[0], _PASSING_FOLDER)), address[1]
+
     def announce(self, address: Address) -> None:
         """Do nothing: the others see the socket."""
 
@@ -261,17 +288,19 @@ class FolderMeeting(Meeting):
 
     def refused(self, address: Address) -> None:
         """Remove the socket of a process that was killed."""
-        folder, port = self.landing_of(address)
-        path = Path(address[0], f"{address[1]}.sock")
+        folder, port = address
+        path = Path(folder, f"{port}.sock")
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink()
-                Path(folder, f"{port}.sock").unlink()
+                for inner in _INNER_FOLDERS:
+                    Path(folder, inner, path.name).unlink(missing_ok=True)
+                path.unlink()  # last: a new hub takes the number once this is gone
 
     async def __aenter__(self) -> Self:
         folder = Path(self._folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240  takes no time
-        (folder / _LANDING_FOLDER).mkdir(mode=0o700, exist_ok=True)
+        for inner in _INNER_FOLDERS:
+            (folder / inner).mkdir(mode=0o700, exist_ok=True)
         return self
 
     async def __aexit__(

@@ -150,6 +150,7 @@ class Membership:
             landings = Landings(self._owner, meeting.network, landing_key)
             landing = meeting.landing_of(self.address)
             self._listener = await meeting.network.listen(landings.accept, *landing)
+            landings.take_sockets_at(meeting.place_of(self.address))
         except BaseException:
             await self._leave()
             raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ..transports.nats import without_password
-from ..transports.unix import check_folder
+from .meeting import FolderMeeting
 
 if TYPE_CHECKING:
     from ..transports.base import Address
@@ -60,7 +60,7 @@ def _read_url(text: str) -> Folder | Server:
         return Server(text)
     if url.scheme == "unix" and url.path.startswith("/") and not url.netloc and plain:
         try:
-            check_folder(url.path)
+            FolderMeeting.check(url.path)
         except OSError as error:
             raise ValueError(f"hubs cannot meet in {url.path}: {error.strerror}") from error
         return Folder(url.path)

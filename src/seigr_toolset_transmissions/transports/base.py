@@ -17,6 +17,8 @@ come in a later turn of the loop. The exception is ``pause_writing``, which come
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
@@ -137,6 +139,20 @@ class Transport(ABC):
     @abstractmethod
     def resume_reading(self) -> None:
         """Continue to read; bytes left by ``bytes_received`` come again, even if no more arrive."""
+
+    def give_away(self, give: Callable[[int], object]) -> None:
+        """Let ``give`` pass the connection's descriptor to another process, and forget it here.
+
+        Call `pause_reading` in the callback that has taken the last bytes. After that, the
+        connection is the other process's; ``connection_lost`` follows as after a local close.
+
+        Raises:
+            OSError: It has no descriptor, has ended, or bytes wait to be sent or taken here.
+
+        Also raises what ``give`` does. After an error, the connection is as it was.
+
+        """
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     @abstractmethod
     def close(self) -> None:
@@ -266,6 +282,13 @@ class StreamTransport(Transport):
                     self._rest = _left_over(data, done)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection only
             self._fail(error)
+
+    def begin_with(self, data: bytes) -> None:
+        """Have bytes that were read elsewhere handed over before all others.
+
+        Call it on a new transport, and `resume_reading` once that is connected.
+        """
+        self._rest = data
 
     def _present_again(self) -> None:
         """Hand over the bytes left, in a later turn of the loop."""

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..foundation.forks import in_child
 from .base import (
@@ -49,6 +49,8 @@ __all__ = [
     "SocketNetwork",
     "SocketTransport",
     "descriptor_limit",
+    "forget",
+    "open_here",
 ]
 
 BACKLOG = 256
@@ -148,6 +150,19 @@ class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
             with contextlib.suppress(OSError):
                 _replace(self.descriptors())
 
+    def give_away(self, give: Callable[[int], object]) -> None:
+        """Give the connection's descriptor away, as `Transport.give_away` says."""
+        stream, numbers = self._stream, self.descriptors()
+        if self._closing or stream is None or stream.is_closing() or not numbers:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        if stream.get_write_buffer_size() or self._rest:
+            raise OSError(errno.EBUSY, "bytes of the connection wait in this process")
+        give(numbers[0])
+        self._closing = True
+        # Without a reset, without an end of the stream: this closes a descriptor, and the
+        # connection has another one now.
+        stream.abort()
+
     def _end_stream(self) -> None:
         stream = self._stream
         if stream is not None and not stream.is_closing():
@@ -199,7 +214,7 @@ class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
         """Part of asyncio's protocol interface; called by the loop only."""
         # Selector loops and uvloop turn Nagle's algorithm off (TCP_NODELAY) on their own.
         stream = self._stream = cast("asyncio.Transport", transport)
-        _open_here().add(self)
+        open_here().add(self)
         stream.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
         name = stream.get_extra_info("peername")
         if name is not None:
@@ -228,7 +243,7 @@ class SocketTransport(StreamTransport, asyncio.BufferedProtocol):
         """Part of asyncio's protocol interface; called by the loop only."""
         if self._stream is not None:
             self._stream = None
-            _forget(self)
+            forget(self)
             self._end(exc)
 
 
@@ -273,7 +288,7 @@ class SocketListener(Listener):
         self._make = make
         self._servers: list[asyncio.Server] = []
         self._closed = False
-        _open_here().add(self)
+        open_here().add(self)
 
     @property
     def address(self) -> Address:
@@ -309,7 +324,7 @@ class SocketListener(Listener):
         self._servers.clear()
         for sock in self._sockets:  # if starting has failed, some have no server
             sock.close()
-        _forget(self)
+        forget(self)
 
     def _make_transport(self) -> SocketTransport:
         # The loop may have accepted a connection just before the listener was closed.
@@ -320,7 +335,7 @@ class SocketNetwork(Network):
     """A network whose connections take a descriptor each."""
 
     @staticmethod
-    async def _connect(
+    async def connect(
         receiver: Receiver,
         make: Callable[[Receiver], SocketTransport],
         connect: Callable[[Callable[[], SocketTransport]], Awaitable[tuple[Any, SocketTransport]]],
@@ -373,12 +388,19 @@ class _Attempt(Nobody):
             made.adopt(self._receiver)
 
 
-_open: dict[asyncio.AbstractEventLoop, set[SocketTransport | SocketListener]] = {}
+class _Open(Protocol):
+    """Something that has sockets."""
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of its open sockets."""
+
+
+_open: dict[asyncio.AbstractEventLoop, set[_Open]] = {}
 """Everything open in this process, by event loop. (A weak reference to each would cost an idle
 connection more than everything else that is kept about it here.)"""
 
 
-def _open_here() -> set[SocketTransport | SocketListener]:
+def open_here() -> set[_Open]:
     """Return everything open in the running loop. The first call in a loop forgets closed ones."""
     loop = asyncio.get_running_loop()
     found = _open.get(loop)
@@ -389,7 +411,8 @@ def _open_here() -> set[SocketTransport | SocketListener]:
     return found
 
 
-def _forget(ended: SocketTransport | SocketListener) -> None:
+def forget(ended: _Open) -> None:
+    """Note that something is no longer open."""
     for found in _open.values():
         found.discard(ended)
 

@@ -76,7 +76,7 @@ class TcpNetwork(SocketNetwork):
 
         """
         family, *_, name = (await look_up(host, port))[0]
-        return await self._connect(
+        return await self.connect(
             receiver,
             TcpTransport,
             lambda make: asyncio.get_running_loop().create_connection(

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     from .base import Address, Listener, Receiver, Transport
 
-__all__ = ["LONGEST_PATH", "UnixNetwork", "check_folder", "listen_privately"]
+__all__ = [
+    "LONGEST_PATH",
+    "UnixNetwork",
+    "UnixTransport",
+    "check_folder",
+    "listen_privately",
+    "path_of",
+]
 
 LONGEST_PATH: int = 103
 """The longest path, in bytes, that every system accepts. (Linux accepts 107.)"""
@@ -89,9 +96,9 @@ class UnixNetwork(SocketNetwork):
         ``connection_lost`` follows.
 
         """
-        path = _path_of((host, port))
+        path = path_of((host, port))
         try:
-            return await self._connect(
+            return await self.connect(
                 receiver,
                 UnixTransport,
                 lambda make: asyncio.get_running_loop().create_unix_connection(make, str(path)),
@@ -111,11 +118,11 @@ class UnixNetwork(SocketNetwork):
         If cancelled, nothing is left open.
 
         """
-        path = _path_of((host, port))
+        path = path_of((host, port))
         if port and _is_abandoned(path):
             _remove(path)
         sock, bound = _bind(host, [port] if port else FREE_PORTS)
-        listener = _UnixListener(accept, sock, (host, bound), _path_of((host, bound)))
+        listener = _UnixListener(accept, sock, (host, bound), path_of((host, bound)))
         await listener.start()
         return listener
 
@@ -146,10 +153,10 @@ def check_folder(folder: str) -> None:
         OSError: Its path is too long for that, or this system has no Unix sockets.
 
     """
-    _path_of((folder, FREE_PORTS[-1]))
+    path_of((folder, FREE_PORTS[-1]))
 
 
-def _path_of(address: Address) -> Path:
+def path_of(address: Address) -> Path:
     """Return the path of a socket; raise OSError if it cannot be one."""
     folder, port = address
     path = Path(folder, f"{port}.sock")
@@ -175,7 +182,7 @@ def _bind(folder: str, ports: Iterable[int]) -> tuple[ListeningSocket, int]:
         taken = OSError(errno.EADDRINUSE, f"all sockets in {folder} are taken")
         for port in ports:
             try:
-                sock.bind(str(_path_of((folder, port))))
+                sock.bind(str(path_of((folder, port))))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
