@@ -22,6 +22,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ CONFIG = NodeConfig(
     close_timeout=15.0,
 )
 MEAN_BYTES = 20_000
-"""What passes over a connection before it is cut, on average."""
+"""What passes over a connection before it is cut, on average; ten times as much while hubs are
+replaced: each has only so much time to deliver what is left."""
 PATIENCE = 30.0
 """Seconds for anything that this program waits for."""
 
@@ -121,6 +123,8 @@ async def _send(session: Session, stream: Stream) -> None:
             stream.accepted += 1
             if stream.accepted % 10 == 0:
                 await asyncio.sleep(0.005)
+            if stream.accepted % 1000 == 0:
+                await session.flush()  # so that a hub can deliver what is left when it stops
     except STTSessionClosedError:
         pass
 
@@ -246,12 +250,12 @@ class Peers:
 
             await stack.enter_async_context(node)
             await node.endpoints.add_endpoint(hub_id, address, connect=True)
-        await until(lambda: self.connected, PATIENCE)
+        await self.settle()
 
-    @property
-    def connected(self) -> bool:
-        """Whether each of them has a session with a connection."""
-        return all(any(s.state is SessionState.OPEN for s in node.sessions) for node in self._nodes)
+    async def settle(self) -> None:
+        """Return when each of them has had a connection, if not all at once: cables break."""
+        for node in self._nodes:
+            await until(partial(_connected, node), PATIENCE)
 
     @property
     def cuts(self) -> int:
@@ -259,23 +263,30 @@ class Peers:
         return sum(c.broken is not None for network in self.networks for c in network.cables)
 
     async def suffer(self, cuts: int) -> None:
-        """Have connections cut until `recover`; return after this many cuts."""
+        """Have connections cut until `recover`; return after this many cuts, which get rarer."""
         for network in self.networks if cuts else ():
             network.faults = faults(self._chance, MEAN_BYTES)
             network.cables[-1].cut(self._chance.choice((Kind.FIN, Kind.RST)))
         while self.cuts < cuts and not self.seen.failures:  # noqa: ASYNC110  both change often
             await asyncio.sleep(0.05)
+        for network in self.networks if cuts else ():
+            network.faults = faults(self._chance, 10 * MEAN_BYTES)
 
     async def recover(self) -> None:
         """Have no more connections cut; return when each peer has one that will last."""
         for network in self.networks:
             network.faults = iter(())
-        await until(lambda: self.seen.failures or (self._safe and self.connected), PATIENCE)
+        await until(lambda: self.seen.failures or self._safe, PATIENCE)
 
     @property
     def _safe(self) -> bool:
-        """Whether no connection will be cut."""
-        return all(network.cables[-1].fault is None for network in self.networks)
+        """Whether all are connected, and no connection will be cut."""
+        lasting = all(network.cables[-1].fault is None for network in self.networks)
+        return lasting and all(map(_connected, self._nodes))
+
+
+def _connected(node: STTNode) -> bool:
+    return any(session.state is SessionState.OPEN for session in node.sessions)
 
 
 def judge(peers: Side, hubs: Side) -> list[str]:
@@ -314,7 +325,7 @@ async def soak(hub_count: int, peer_count: int, cuts: int, rounds: int, seed: in
                 for name in hubs.names * rounds if kept else ():
                     await hubs.stop(name)
                     await hubs.start(name)
-                    await until(lambda: peers.connected, PATIENCE)
+                    await peers.settle()
                 await peers.recover()
             for name in hubs.names:
                 await hubs.stop(name)
@@ -325,8 +336,8 @@ async def soak(hub_count: int, peer_count: int, cuts: int, rounds: int, seed: in
     sides = (peers.seen, hubs.seen)
     received = sum(stream.received for side in sides for stream in side.streams.values())
     print(
-        f"{rounds * hub_count} hubs replaced, {len(peers.seen.streams)} sessions in all, "
-        f"{received} messages; {time.monotonic() - began:.0f} s; "
+        f"{rounds * hub_count} hubs replaced, {peers.cuts} cuts and {len(peers.seen.streams)} "
+        f"sessions in all, {received} messages; {time.monotonic() - began:.0f} s; "
         + ("FAILED" if problems or not kept else "every message once and in order: all ok")
     )
     return 1 if problems or not kept else 0

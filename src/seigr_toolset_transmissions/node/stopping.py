@@ -76,7 +76,7 @@ async def end_sessions(registry: Registry, drain: float) -> None:
 
     for session in open_ones():
         session.start_closing()
-    await registry.runtime.until_none(open_ones, drain)
+    await registry.runtime.until_none(lambda: registry.unconfirmed or registry.sessions, drain)
     for session in open_ones():
         if session.connected:
             session.lose("the node was stopped before its peer had acknowledged everything")
