@@ -24,12 +24,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 import seigr_toolset_transmissions
 from helpers.independent import Keys
+from helpers.multicast import HERE, needs_multicast
 from helpers.nodes import EventLog, Nodes, address_of, in_virtual_time, live, memory_nodes, until
 from seigr_toolset_transmissions import NodeConfig, STTError, STTNode
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.seeds import Seeds, find_seeds
+from seigr_toolset_transmissions.discovery import Announcement, Discovery
+from seigr_toolset_transmissions.discovery.sealing import ANNOUNCEMENT_PURPOSE
 from seigr_toolset_transmissions.errors import STTSeedError
-from seigr_toolset_transmissions.identity import Identity, derive_psk
+from seigr_toolset_transmissions.identity import Identity, derive_group_secret, derive_psk
 from seigr_toolset_transmissions.protocol.noise import CipherState, Handshake
 from seigr_toolset_transmissions.seeds import decode_seed, load_seed
 
@@ -46,10 +49,11 @@ PIECE = 8
 
 
 def secrets_of_all() -> list[bytes]:
-    """Every seed, pre-shared key and private key in these tests."""
+    """Every seed, key of a group and private key in these tests."""
     seeds = [SHARED, OLD_SHARED, *NODE_SEEDS.values()]
     keys = [Keys(shared, seed) for shared in (SHARED, OLD_SHARED) for seed in NODE_SEEDS.values()]
-    return [*seeds, *{key.psk for key in keys}, *{key.static for key in keys}]
+    announcing = [derive_group_secret(seed, ANNOUNCEMENT_PURPOSE) for seed in (SHARED, OLD_SHARED)]
+    return [*seeds, *announcing, *{key.psk for key in keys}, *{key.static for key in keys}]
 
 
 def writings(secret: bytes) -> Iterator[str]:
@@ -195,6 +199,29 @@ async def test_a_repr_an_error_or_a_log_line_shows_no_part_of_a_message(
     assert not [text for text in texts if "sealed" in text]
     assert "undelivered" in caplog.text
     assert "sealed" not in caplog.text
+
+
+@needs_multicast
+async def test_an_announcement_and_a_discovery_show_no_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("zeroconf")
+    caplog.set_level(logging.DEBUG)
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+    async with Nodes() as nodes:
+        bob = make(nodes, "bob")
+        await bob.start(server_mode=True)
+        async with Announcement(bob), Discovery([SHARED, OLD_SHARED], interfaces=HERE) as discovery:
+            await until(lambda: discovery.members)
+            things = library_objects()
+            assert {Announcement, Discovery} <= {type(thing) for thing in things}
+            for thing in things:
+                assert_no_secret(repr(thing))
+        with pytest.raises(TypeError, match="holds seeds"):
+            pickle.dumps(discovery)
+    assert_no_secret(caplog.text)
 
 
 # Every error that can be brought about

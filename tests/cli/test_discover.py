@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -44,8 +45,9 @@ def test_what_is_announced_is_found_by_members_alone(
             announced.add((match[2], match[1]))
             assert "find this node with `stt discover`" in stt.stderr
         # Each is printed as soon as it is found.
-        found = [searching.stdout.readline().decode().split() for _ in announced]
-        assert set(map(tuple, found)) == announced
+        found = set[tuple[str, ...]]()
+        while not announced <= found:  # other tests on this machine may announce nodes too
+            found.add(tuple(searching.stdout.readline().decode().split()))
         searching.signal(signal.SIGINT)
         assert searching.end() == INTERRUPTED
         assert "the search was not finished" in searching.stderr
@@ -53,11 +55,11 @@ def test_what_is_announced_is_found_by_members_alone(
         assert run([*SEARCH, "3", "--json"]) == 0
         output = capsys.readouterr()
         members = json.loads(output.out)
-        assert {(member["node_id"], *member["addresses"]) for member in members} == announced
+        assert announced <= {(member["node_id"], *member["addresses"]) for member in members}
         assert set(members[0]) == documented_keys("discover")
         assert output.err == "stt: looking for members for 3 s\n"
 
-        monkeypatch.setenv("STT_SHARED_SEED", "the shared seed of another group")
+        monkeypatch.setenv("STT_SHARED_SEED", secrets.token_hex(32))
         assert run([*SEARCH, "0.3"]) == 1
         output = capsys.readouterr()
         assert output.out == ""

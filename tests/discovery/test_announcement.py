@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sys
 from ipaddress import ip_interface
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
-from helpers.multicast import SERVICE, Listening, needs_multicast
-from helpers.nodes import SHARED_SEED, Nodes, address_of, memory_nodes, until
+from helpers.multicast import GROUP, HERE, SERVICE, Listening, needs_multicast
+from helpers.nodes import Nodes, address_of, memory_nodes, until
+from seigr_toolset_transmissions import generate_seed
 from seigr_toolset_transmissions.discovery import (
     Announcement,
     Discovery,
@@ -24,7 +26,7 @@ from seigr_toolset_transmissions.discovery.interfaces import Own, OwnAddress, ow
 pytestmark = needs_multicast
 zeroconf = pytest.importorskip("zeroconf")
 
-OTHER_SEED = b"the shared seed of another group"
+OTHER_SEED = generate_seed()
 LAN = Own(
     OwnAddress(ip_interface(at), interface)
     for at, interface in [("127.0.0.1/8", 1), ("192.168.1.5/24", 2), ("2001:db8::5/64", 2)]
@@ -39,14 +41,16 @@ def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_members_find_a_node_and_others_see_only_that_something_is_there() -> None:
     async with Nodes() as nodes:
-        node = await nodes.listen()
-        async with Listening(SHARED_SEED) as inside, Listening(OTHER_SEED) as outside:
+        node = await nodes.listen(shared=GROUP)
+        async with Listening(GROUP) as inside, Listening(OTHER_SEED) as outside:
             async with Announcement(node):
-                await until(lambda: inside.members and outside.heard)
+                await until(lambda: inside.opened)
+                [name] = inside.opened
+                await until(lambda: name in outside.heard)
                 assert inside.members == [Member(node.node_id, (address_of(node),))]
                 assert outside.members == []
             await until(lambda: not inside.members)
-        [(name, seen)] = outside.heard.items()
+        seen = outside.heard[name]
         label = name.removesuffix(f".{SERVICE}")
         assert len(bytes.fromhex(label)) == 12
         assert (seen.port, seen.parsed_addresses(), seen.server) == (0, [], f"{label}.local.")
@@ -55,25 +59,47 @@ async def test_members_find_a_node_and_others_see_only_that_something_is_there()
 
 
 async def test_two_announcements_of_a_node_have_nothing_in_common() -> None:
-    async with Nodes() as nodes, Listening(SHARED_SEED) as discovery:
-        node = await nodes.listen()
+    async with Nodes() as nodes, Listening(GROUP) as discovery:
+        node = await nodes.listen(shared=GROUP)
         for _ in range(2):
             async with Announcement(node):
                 await until(lambda: discovery.members)
             await until(lambda: not discovery.members)
-        (first, one), (second, other) = discovery.heard.items()
-        assert first != second
+        first, second = discovery.opened
+        one, other = discovery.heard[first], discovery.heard[second]
         assert [a for a, b in zip(one.text[3:], other.text[3:], strict=True) if a == b][8:] == []
 
 
+class Answering(Listening):
+    """Says what a member has announced once more as soon as it hears the member's goodbye."""
+
+    repeated = False
+
+    def _changed(self, zeroconf: Any, service_type: str, name: str, state_change: Any) -> None:
+        known = name in self._found
+        super()._changed(zeroconf, service_type, name, state_change)
+        if known and name not in self._found and not self.repeated:
+            self.repeated = True
+            self.opened.clear()
+            zeroconf.async_send(zeroconf.generate_service_broadcast(self.heard[name], None))
+
+
+async def test_the_last_goodbye_holds_although_an_answer_follows_the_first() -> None:
+    async with Nodes() as nodes, Answering(GROUP) as discovery:
+        async with Announcement(await nodes.listen(shared=GROUP)):
+            await until(lambda: discovery.opened)
+        await until(lambda: discovery.repeated and discovery.opened)
+        await until(lambda: not discovery.members)
+
+
 async def test_a_node_that_changes_is_announced_anew(watchful: None) -> None:
-    async with Nodes() as nodes, Listening([OTHER_SEED, SHARED_SEED]) as discovery:
-        node = await nodes.listen()
+    async with Nodes() as nodes, Listening([OTHER_SEED, GROUP]) as discovery:
+        node = await nodes.listen(shared=GROUP)
         async with Announcement(node):
             await until(lambda: discovery.members)
 
-            await node.set_shared_seed([OTHER_SEED, SHARED_SEED])
-            await until(lambda: len(discovery.heard) == 2 and len(discovery.members) == 1)
+            await node.set_shared_seed([OTHER_SEED, GROUP])
+            await until(lambda: len(discovery.opened) == 2 and len(discovery.members) == 1)
 
             await node.stop()
             await until(lambda: not discovery.members)
@@ -81,7 +107,7 @@ async def test_a_node_that_changes_is_announced_anew(watchful: None) -> None:
             await node.start(server_mode=True)
             await until(lambda: discovery.members)
             assert discovery.members == [Member(node.node_id, (address_of(node),))]
-        assert len(discovery.heard) == 3
+        assert len(discovery.opened) == 3
 
 
 async def test_a_failure_is_logged_once_and_tried_again(
@@ -95,8 +121,8 @@ async def test_a_failure_is_logged_once_and_tried_again(
         looks += 1
         raise OSError("the cable is out")
 
-    async with Nodes() as nodes, Listening(SHARED_SEED) as discovery:
-        node = await nodes.listen()
+    async with Nodes() as nodes, Listening(GROUP) as discovery:
+        node = await nodes.listen(shared=GROUP)
         async with Announcement(node):
             await until(lambda: discovery.members)
             monkeypatch.setattr(announcement, "own_addresses", fail)
@@ -113,7 +139,7 @@ async def test_a_node_is_announced_where_it_listens(monkeypatch: pytest.MonkeyPa
     said: dict[str, Any] = {}
     async with Nodes() as nodes:
         for host in ("", "0.0.0.0", "::", "127.0.0.1"):  # noqa: S104
-            node = await nodes.listen(host=host)
+            node = await nodes.listen(host=host, shared=GROUP)
             scene = Announcement(node)._look()
             assert scene is not None
             assert scene.what.place.port == address_of(node)[1]
@@ -148,15 +174,29 @@ async def test_a_node_that_cannot_be_announced_is_refused() -> None:
             await Announcement(idle).__aenter__()
         with pytest.raises(ValueError, match="only an IP address can be announced, not 'hub'"):
             await Announcement(await others.listen(host="hub")).__aenter__()
-        listener = await nodes.listen()
+        listener = await nodes.listen(shared=GROUP)
         async with Announcement(listener) as announced:
             with pytest.raises(RuntimeError, match="already in use"):
                 await announced.__aenter__()
 
 
+async def test_an_error_says_what_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    discovery = Discovery(GROUP, interfaces=HERE)
+
+    def refuse(**_: object) -> Never:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    monkeypatch.setattr(discovery._asyncio, "AsyncZeroconf", refuse)
+    with pytest.raises(
+        OSError, match=r"multicast DNS \(UDP port 5353\) cannot .* in use"
+    ) as caught:
+        await discovery.__aenter__()
+    assert caught.value.errno == errno.EADDRINUSE
+
+
 async def test_a_block_that_is_cancelled_at_its_end_leaves_nothing_open() -> None:
     async with Nodes() as nodes:  # which checks that no task is left
-        node = await nodes.listen()
+        node = await nodes.listen(shared=GROUP)
         announced = asyncio.Event()
 
         async def announce() -> None:
@@ -174,4 +214,4 @@ async def test_a_block_that_is_cancelled_at_its_end_leaves_nothing_open() -> Non
 def test_without_zeroconf_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     with pytest.raises(ModuleNotFoundError, match=r"seigr-toolset-transmissions\[discovery\]"):
-        Discovery(SHARED_SEED)
+        Discovery(GROUP)

@@ -8,6 +8,8 @@ import pytest
 
 from seigr_toolset_transmissions.discovery.interfaces import Own, OwnAddress, own_addresses
 
+pytestmark = pytest.mark.once
+
 
 def own(*addresses: tuple[str, int]) -> Own:
     return Own(OwnAddress(ip_interface(at), interface) for at, interface in addresses)

@@ -17,6 +17,8 @@ from seigr_toolset_transmissions.discovery.sealing import (
     unseal,
 )
 
+pytestmark = pytest.mark.once
+
 KEYS = st.binary(min_size=32, max_size=32)
 NAMES = st.binary(min_size=NAME_BYTES, max_size=NAME_BYTES)
 ADDRESSES = st.ip_addresses(v=4) | st.ip_addresses(v=6, network="2000::/3")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import secrets
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..node.keys import group_secret
 from .interfaces import own_addresses
@@ -23,9 +24,15 @@ __all__ = ["Announcement"]
 _TTL_SECONDS = 1200
 """How long others keep the records; zeroconf makes hardly less of anything shorter."""
 
+_AUTHORITATIVE_RESPONSE = 0x8400
+"""The flags of a DNS message."""
 
-class _Said(NamedTuple):
-    shared_seed: bytes
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What is announced, and the seed of those to whom."""
+
+    shared_seed: bytes = field(repr=False)
     place: Place
 
 
@@ -110,7 +117,15 @@ class Announcement(Multicast[_Said]):
             server=f"{name.hex()}.local.",
             other_ttl=_TTL_SECONDS,
         )
-        opened.push_async_callback(service.async_unregister_all_services)
+        opened.push_async_callback(self._say_goodbye, service, info)
         # A random name needs no probing, with which a stranger could forbid it.
         repeating = await service.async_register_service(info, cooperating_responders=True)
         opened.callback(repeating.cancel)
+
+    async def _say_goodbye(self, service: Any, info: Any) -> None:
+        await service.async_unregister_all_services()
+        # An answer that was under way may have followed the first goodbye. The others are copies of
+        # that, which are ignored for a while, so the last one has other bytes.
+        goodbye = self._zeroconf.DNSOutgoing(_AUTHORITATIVE_RESPONSE)
+        goodbye.add_answer_at_time(info.dns_pointer(override_ttl=0), 0)
+        service.zeroconf.async_send(goodbye)

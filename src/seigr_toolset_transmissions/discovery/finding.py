@@ -6,7 +6,7 @@ import asyncio
 import errno
 import re
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from ..node.keys import group_secret
 from ..seeds import check_shared_seeds
@@ -75,6 +75,9 @@ class Discovery(Multicast[None]):
         self._keys: list[bytes] = []
         self._found: dict[str, Member] = {}  # by the names of their announcements
         self._arrived = asyncio.Event()  # set, and replaced, when there is something new
+
+    def __reduce__(self) -> Never:
+        raise TypeError("Discovery holds seeds and can neither be pickled nor copied")
 
     @property
     def members(self) -> list[Member]:

@@ -116,8 +116,11 @@ class Multicast(ABC, Generic[W]):
                 service = self._asyncio.AsyncZeroconf(interfaces=list(scene.interfaces))
                 opened.push_async_callback(service.async_close)
                 await service.zeroconf.async_wait_for_start()
-            except (RuntimeError, self._zeroconf.Error) as error:  # an interface has gone
-                raise OSError(errno.ENETDOWN, f"multicast DNS cannot be used: {error}") from error
+            except (OSError, RuntimeError, self._zeroconf.Error) as error:
+                number = getattr(error, "errno", errno.ENETDOWN)  # else an interface has gone
+                raise OSError(
+                    number, f"multicast DNS (UDP port 5353) cannot be used: {error}"
+                ) from error
             await self._begin(service, scene.what, opened)
             self._opened = opened.pop_all()
         self._scene = scene
@@ -142,7 +145,8 @@ class Multicast(ABC, Generic[W]):
                 await self._close()
                 if not said:
                     said = True
-                    logger.warning("multicast DNS is out of use, and tried again: %s", error)
+                    text = error.strerror or error
+                    logger.warning("%s; trying again every %g s", text, _LOOK_SECONDS)
 
 
 async def _end(keeper: asyncio.Task[None]) -> None:
