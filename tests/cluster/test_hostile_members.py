@@ -7,6 +7,7 @@ import contextlib
 import json
 import struct
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
@@ -22,7 +23,14 @@ from helpers.nodes import (
 from helpers.recorder import Recorder
 from seigr_toolset_transmissions import STTNode
 from seigr_toolset_transmissions.cluster import Cluster
-from seigr_toolset_transmissions.cluster.messages import Answer, Ask, Kind, pack_numbers
+from seigr_toolset_transmissions.cluster import hub as cluster_hub
+from seigr_toolset_transmissions.cluster.messages import (
+    Answer,
+    Ask,
+    Kind,
+    pack_numbers,
+    pack_routes,
+)
 from seigr_toolset_transmissions.errors import STTConnectError, STTError
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
 from seigr_toolset_transmissions.transports.pipes import PipeNetwork
@@ -122,6 +130,7 @@ def told(**other: object) -> bytes:
 NONSENSE = {
     "routes that are cut off": bytes((Kind.ROUTES,)) + b"\xff\xff\xff\xff",
     "half a fingerprint": bytes((Kind.ROUTES,)) + bytes(4 + 3),
+    "lane 0": pack_numbers(Kind.LANE, 0, bytes(32)),
     "a short lane": bytes((Kind.LANE,)) + bytes(4),
     "a message without a lane": bytes((Kind.FORWARD,)) + bytes(3),
     "a long close": bytes((Kind.CLOSE,)) + bytes(5),
@@ -183,6 +192,55 @@ async def test_a_hub_that_sends_nonsense_ends_its_link_and_nothing_else(name: st
         bad = link_of(it.hubs[1])
         link_of(it.hubs[0]).post(NONSENSE[name])
         await bad.session.wait_closed()
+        await goes_on(it, bad)
+
+
+@pytest.mark.parametrize("again", [1, 2])
+@in_virtual_time
+async def test_a_hub_that_opens_a_second_lane_to_an_endpoint_ends_its_link_and_nothing_else(
+    again: int,
+) -> None:
+    async with cluster() as it:
+        alice = await it.peer("alice", it.hubs[1])
+        bad = link_of(it.hubs[1])
+        for number in (1, again):
+            link_of(it.hubs[0]).post(pack_numbers(Kind.LANE, number, alice.node_id))
+        await bad.session.wait_closed()
+        await goes_on(it, bad)
+
+
+@in_virtual_time
+async def test_a_hub_that_says_that_it_has_too_many_endpoints_ends_its_link_and_nothing_else() -> (
+    None
+):
+    async with cluster() as it:
+        await it.peer("alice", it.hubs[1])
+        bad = link_of(it.hubs[1])
+        marks = [(number.to_bytes(8), bytes(4), 0) for number in range(1000)]
+        with patch.object(cluster_hub, "_MOST_ENDPOINTS", 999):
+            for message in pack_routes(marks, ()):
+                link_of(it.hubs[0]).post(message)
+            await bad.session.wait_closed()
+            await goes_on(it, bad)
+
+
+@in_virtual_time
+async def test_a_hub_that_finds_the_same_endpoints_forever_fails_the_search_and_nothing_else() -> (
+    None
+):
+    async with cluster() as it:
+        await it.peer("alice", it.hubs[1])
+        there = hub_of(it.hubs[1])._membership.node
+        assert there is not None
+
+        async def answer(peer_node_id: bytes, data: bytes) -> bytes:
+            assert peer_node_id
+            assert data
+            return b"".join(number.to_bytes(32) for number in range(1, 65_537))
+
+        there.on_request(answer)
+        bad = link_of(it.hubs[1])
+        assert await it.hubs[0].cluster.find(timeout=60) == []
         await goes_on(it, bad)
 
 

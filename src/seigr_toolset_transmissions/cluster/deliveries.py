@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import STTMessageSizeError, STTSessionClosedError
 from ..sessions.public import SessionState
-from .messages import FORWARD_HEAD, Kind, pack_done, pack_numbers
+from .messages import FORWARD_HEAD, BadMessageError, Kind, pack_done, pack_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -302,13 +302,23 @@ class Deliveries:
         return len(self._by_head)
 
     def open(self, number: int, endpoint_id: bytes) -> None:
-        """Begin a lane to an endpoint."""
+        """Begin a lane to an endpoint.
+
+        Raises:
+            BadMessageError: There is such a lane, or another one to the endpoint. So a hub has no
+                more lanes than there are endpoints, and what their sessions have not delivered yet.
+
+        """
         session = self.owner.session_with(endpoint_id)
         head = _head(number)
-        if session is None or head in self._by_head or number == _BROADCASTS:
+        if head in self._by_head or number == _BROADCASTS:
+            raise BadMessageError(f"a second lane {number}")
+        of_endpoint = self._by_endpoint.get(endpoint_id, {})
+        if any(each.number != _BROADCASTS and not each.moved for each in of_endpoint.values()):
+            raise BadMessageError("a second lane to an endpoint")
+        if session is None:
             self.link.post(pack_numbers(Kind.GONE, number, 0, 0))
             return
-        of_endpoint = self._by_endpoint.get(endpoint_id, {})
         delivery = of_endpoint.get(_BROADCASTS)
         if delivery is not None and delivery.is_open:  # the lane's messages follow behind them
             delivery.number = number

@@ -66,6 +66,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 _ROUTES_SECONDS = 0.05
 """How long changes of routes wait, so that several travel in one message."""
 
+_MOST_ENDPOINTS = 1024 * 1024
+"""Of each other hub: a hundred times as many as one process can serve, in about 130 MB."""
+
 _CHECK_SECONDS = 0.2
 """How often a hub looks whether another one without a connection still lives, at most."""
 
@@ -379,6 +382,8 @@ class Hub:
             link.post(message)
 
     def _routes_arrived(self, link: Link, joined: list[Joined], left: list[bytes]) -> None:
+        if self.routes.count(link) + len(joined) > _MOST_ENDPOINTS:
+            raise BadMessageError(f"it says that it has more than {_MOST_ENDPOINTS} endpoints")
         self.routes.leave(link, left)
         marks = {mark for mark, _, _ in joined}
         self.routes.join(link, marks)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..errors import (
@@ -339,12 +341,20 @@ async def _find(link: Link, where: Mapping[str, Any], timeout: float) -> list[by
                 known = found[-1] if found else bytes(NODE_ID_BYTES)
                 question = b"".join((bytes((Ask.FIND,)), known, pack_json(dict(where))))
                 reply = await link.session.request(question)
-                page = _unpack(link, unpack_ids, reply)
+                page = _unpack(link, partial(_unpack_page, known), reply)
                 found += page
                 if len(page) < _MOST_IDS:
                     return found
     except (TimeoutError, STTRequestError):
         return None
+
+
+def _unpack_page(known: bytes, reply: bytes) -> list[bytes]:
+    """Return the ids in a page of an answer, which come after the last one that is known."""
+    page = unpack_ids(reply)
+    if any(former >= each for former, each in pairwise((known, *page))):
+        raise BadMessageError("ids out of order, or once more")
+    return page
 
 
 def _unpack(link: Link, unpack: Callable[[bytes], T], reply: bytes) -> T:
