@@ -354,12 +354,13 @@ async def on_one_machine() -> AsyncIterator[Hubs]:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own paths may be too long for a socket
         async with Nodes() as nodes:
             nodes.network = TcpNetwork()
-            hubs = [
+            it = Hubs(nodes, MemoryBus(), 10.0, {})
+            it.hubs = [
                 await nodes.listen("bob", cluster=Cluster(f"unix://{folder}/hubs", name=name))
                 for name in ("hub-0", "hub-1")
             ]
-            await until(lambda: all(hub.cluster.hubs for hub in hubs))
-            yield Hubs(nodes, hubs, MemoryBus())
+            await until(lambda: all(hub.cluster.hubs for hub in it.hubs))
+            yield it
 
 
 async def landed_at_the_other(it: Hubs) -> LiveSession:
