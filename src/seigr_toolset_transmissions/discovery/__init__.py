@@ -11,10 +11,12 @@ and the addresses, sealed as `sealing` says, always of one size. So a copy under
 for nobody, and a copy under the same name says what the original said. The SRV record says port 0,
 and there are no address records: members do not need them, and others need not know.
 
-**What a stranger can do**: repeat an announcement after its node has gone, which costs each member
-that believes it a dial; the handshake of that dial fails, since it expects the node's identity. Say
-goodbye in a node's name, as multicast DNS protects nothing: members then forget it until it is next
-announced. Flood: each new name costs a member one decryption, and nothing is kept of it here.
+**What a stranger can do**: repeat an announcement after its node has gone, here or on another
+network. A member that believes it dials, and the handshake fails, since it expects the node's
+identity; but who dials can be seen. A time in the announcement would bound this, and hide nodes
+from members whose clocks are wrong, so there is none. Say goodbye in a node's name, as multicast
+DNS protects nothing: members then forget it until it is next announced. Flood: each new name costs
+a member one decryption for each shared seed, and nothing is kept of it here.
 
 **When something changes** (the node's port or shared seed, or the addresses of the machine), the
 old announcement is withdrawn and one with a new random name takes its place, so that nobody can
