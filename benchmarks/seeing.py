@@ -6,8 +6,8 @@ nobody looks at, and serves one with a page open in Chromium. For each turn this
 of a processor the hub needs. The difference is what a hub that is busy all the time cannot do
 otherwise while it is watched; it does not depend on what else the machine does, the browser
 included. Then one page stays open, and the memory of the hub and of the page is shown minute by
-minute. Exits with code 1 if watching takes 5 % of a processor, or if the page was ever busy for
-more than 100 ms.
+minute. Exits with code 1 if watching takes 5 % of a processor, or a task of the page 100 ms of
+processor time. How long a task really takes depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,12 @@ _MESSAGES = 2000.0
 """How many messages come each second."""
 _CHANGES = 20.0
 """How many members leave each second; as many others come."""
+_SETTLING = 2.0
+"""Seconds from the opening of a page to the measuring."""
 _LEAST_DESCRIPTORS = 8192
 MOST_TAKEN = 0.05
 MOST_BUSY = 100.0
+"""Milliseconds."""
 
 OBSERVE = """new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) (window.busy ??= []).push(entry.duration);
@@ -145,11 +148,14 @@ async def _share(seconds: float) -> float:
 
 
 class _Pages:
-    """Pages of the browser, and how busy they were."""
+    """Pages of the browser, and how busy they were, in milliseconds."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
+        self.longest: float = 0.0
+        """The most processor time that a task took while it was traced."""
         self.busy: list[float] = []
+        """How long tasks took of which the browser says that they took long."""
 
     async def open(self, url: str) -> Page:
         """Open a page, and return once it shows the node."""
@@ -160,9 +166,23 @@ class _Pages:
         return page
 
     async def close(self, page: Page) -> None:
-        """Leave a page, and keep how long its long tasks took, in milliseconds."""
+        """Leave a page."""
         self.busy += await page.run("window.busy ?? []")
         await page.go("about:blank")
+
+    @asynccontextmanager
+    async def traced(self) -> AsyncIterator[None]:
+        """Find the longest task of a block."""
+        async with self._browser.traced() as events:
+            yield
+        threads = {
+            (event["pid"], event["tid"])
+            for event in events
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        }
+        for event in events:
+            if event["name"].endswith("::RunTask") and (event["pid"], event["tid"]) in threads:
+                self.longest = max(self.longest, event.get("tdur", 0) / 1000)
 
 
 async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -> float:
@@ -178,8 +198,9 @@ async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -
     async def watched() -> float:
         async with serve_console(node) as console:
             page = await pages.open(console.url)
-            await asyncio.sleep(2)
-            found = await _share(seconds)
+            await asyncio.sleep(_SETTLING)
+            async with pages.traced():
+                found = await _share(seconds)
             await pages.close(page)
             return found
 
@@ -257,16 +278,19 @@ async def measure(endpoints: int, events: int, rounds: int, turn: float, stay: f
         child = stack.enter_context(Child(crowd, shared_seed, node.address, endpoints, limit=limit))
         await child.link.listen("ready")
         print(
-            f"{endpoints:,} endpoints, {_CHANGES:g} of them change each second, {events:,} events/s"
+            f"{endpoints:,} endpoints, of which {_CHANGES:g} leave and {_CHANGES:g} come each "
+            f"second; {events:,} events and {_MESSAGES:,.0f} messages a second"
         )
         pages = _Pages(await stack.enter_async_context(Browser(program, folder)))
         taken = await _in_turns(node, pages, rounds, turn)
         if stay:
             await _stay(node, pages, stay)
         child.link.tell("done")
-    busy = max(pages.busy, default=0.0)
-    print(f"tasks of the page over 50 ms: {len(pages.busy)}, the longest {busy:.0f} ms")
-    return taken < MOST_TAKEN and busy <= MOST_BUSY
+    print(
+        f"the longest task of the page: {pages.longest:.0f} ms of processor time; tasks that took "
+        f"over 50 ms: {len(pages.busy)}, the longest {max(pages.busy, default=0.0):.0f} ms"
+    )
+    return taken < MOST_TAKEN and pages.longest <= MOST_BUSY
 
 
 def main() -> int:

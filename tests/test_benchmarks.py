@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import cluster, cluster_scale, roles
+from benchmarks import cluster, cluster_scale, roles, seeing
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.material import Material
 from benchmarks.measures import crowds, one_way, requests, round_trip
@@ -24,6 +24,7 @@ from benchmarks.peers import OWN, PEERS
 from benchmarks.peers.base import BATCHES, HANDLER, ITERATOR, Line
 from benchmarks.peers.nats_broker import Nats, run_broker
 from benchmarks.processes import Child
+from helpers.browser import find_browser
 from helpers.nodes import in_virtual_time
 
 if TYPE_CHECKING:
@@ -192,3 +193,16 @@ def test_messages_through_two_hubs_are_measured() -> None:
 @in_virtual_time
 async def test_many_hubs_agree_on_all_routes_after_a_death_and_soon_after_a_split() -> None:
     assert await cluster_scale.scale(hub_count=4, endpoints=400, storm=100)
+
+
+@pytest.mark.skipif(
+    find_browser() is None and "STT_REQUIRE_ALL" not in os.environ, reason="there is no Chromium"
+)
+def test_what_watching_costs_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeing, "_SETTLING", 0.1)
+    asyncio.run(seeing.measure(endpoints=5, events=100, rounds=1, turn=0.3, stay=0.5))
+    printed = capsys.readouterr().out
+    for text in ("a page is open: ", "a console that nobody looks at: ", "of a processor", " ms\n"):
+        assert text in printed

@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import signal
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -61,6 +61,8 @@ class Browser:
         self._folder = folder
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._trace: list[dict[str, Any]] = []
+        self._traced = asyncio.Event()
         self.pages: dict[str, Page] = {}
 
     async def __aenter__(self) -> Self:
@@ -127,6 +129,20 @@ class Browser:
         async with asyncio.timeout(40):
             return await self._waiting[number]
 
+    @asynccontextmanager
+    async def traced(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Record what the browser does in a block; the list is filled at its end."""
+        self._trace = []
+        self._traced.clear()
+        config = {"includedCategories": ["toplevel", "devtools.timeline"]}
+        await self.call("Tracing.start", traceConfig=config, transferMode="ReportEvents")
+        found: list[dict[str, Any]] = []
+        yield found
+        await self.call("Tracing.end")
+        async with asyncio.timeout(60):
+            await self._traced.wait()
+        found += self._trace
+
     async def _address(self) -> str:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
@@ -138,7 +154,11 @@ class Browser:
         async for received in self._socket:
             message = json.loads(received.data)
             waiting = self._waiting.pop(message.get("id", 0), None)
-            if waiting is None:
+            if message.get("method") == "Tracing.dataCollected":
+                self._trace += message["params"]["value"]
+            elif message.get("method") == "Tracing.tracingComplete":
+                self._traced.set()
+            elif waiting is None:
                 page = self.pages.get(message.get("sessionId", ""))
                 if page is not None:
                     page.heard(message["method"], message["params"])
@@ -205,7 +225,7 @@ class Page:
 
     async def press(self, key: str) -> None:
         """Press a key and release it."""
-        code = {"Enter": 13, "Tab": 9, "Escape": 27}.get(key, 0)
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             await self.call(
@@ -217,9 +237,12 @@ class Page:
                 **(text if kind == "keyDown" else {}),
             )
 
-    async def picture(self, path: Path, *, whole: bool = False) -> None:
-        """Write what the page looks like to a PNG file."""
-        taken = await self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+    async def picture(self, path: Path) -> None:
+        """Write what the page looks like to a file: ``.png``, ``.jpeg`` or ``.webp``."""
+        await self.call("Emulation.setScrollbarsHidden", hidden=True)
+        taken = await self.call(
+            "Page.captureScreenshot", format=path.suffix.removeprefix("."), quality=85
+        )
         path.write_bytes(base64.b64decode(taken["data"]))  # noqa: ASYNC240 - nothing else runs
 
     def heard(self, method: str, told: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from seigr_toolset_transmissions import STTNode
 
+pytestmark = pytest.mark.once
+
 MARKUP = '<img src=x onerror="document.title=1"><b>bold</b>'
 
 CONTRASTS = """(() => {
@@ -212,6 +214,19 @@ async def test_the_page_says_when_the_node_is_gone_and_when_it_is_back(browser: 
         assert "was closed" in await text_of(page, "#notice")
         await page.until(f"{notice}.textContent.includes('does not answer')")
         assert await page.run("document.title") == "Gone \u2013 STT console"
+
+
+async def test_a_plot_can_be_read_with_the_keyboard(browser: Browser) -> None:
+    async with Nodes() as nodes, shown(browser, await nodes.start()) as page:
+        await page.until(
+            "document.querySelector('#sessions .line').getAttribute('d').includes('L')"
+        )
+        await page.run("document.querySelector('#sessions svg').focus()")
+        await page.press("ArrowLeft")
+        await page.until("document.querySelector('#sessions [aria-live]').textContent")
+        assert "all 0, suspended 0" in await text_of(page, "#sessions [aria-live]")
+        label = await page.run("document.querySelector('#throughput svg').ariaLabel")
+        assert label.startswith("Throughput: in 0 B/s, out 0 B/s")
 
 
 async def test_a_console_with_control_sends_and_kicks(browser: Browser) -> None:
