@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import zipfile
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -205,29 +205,55 @@ async def test_only_so_many_pages_are_followed(monkeypatch: pytest.MonkeyPatch) 
                         break
 
 
-async def test_a_page_that_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_up = asyncio.Event()
+@pytest.fixture
+def given_up(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let pages be sent more than all buffers hold; set when one is given up."""
+    event = asyncio.Event()
 
     async def endless(_: Feed) -> AsyncIterator[bytes]:
         try:
             while True:
-                yield bytes(1_000_000)  # soon more than all buffers hold
+                yield bytes(1_000_000)
         finally:
-            given_up.set()
+            event.set()
 
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
     monkeypatch.setattr(Feed, "messages", endless)
-    async with Nodes() as nodes, served(await nodes.start()) as visitor:
-        _, writer = await asyncio.open_connection("127.0.0.1", visitor.port, limit=1000)
-        lines = (
-            "GET /live HTTP/1.1",
-            f"Host: 127.0.0.1:{visitor.port}",
-            f"Authorization: Bearer {visitor.token}",
-        )
-        writer.write("\r\n".join([*lines, "", ""]).encode())
+    return event
+
+
+@asynccontextmanager
+async def stuck_page(visitor: Visitor) -> AsyncIterator[None]:
+    """Open a page that reads nothing but the beginning."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", visitor.port, limit=1000)
+    lines = (
+        "GET /live HTTP/1.1",
+        f"Host: 127.0.0.1:{visitor.port}",
+        f"Authorization: Bearer {visitor.token}",
+    )
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    await reader.readuntil(b"\r\n")
+    yield
+    writer.close()
+
+
+async def test_a_page_that_reads_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, given_up: asyncio.Event
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    async with Nodes() as nodes, served(await nodes.start()) as visitor, stuck_page(visitor):
         async with asyncio.timeout(20):
             await given_up.wait()
-        writer.close()
+
+
+async def test_a_page_that_reads_nothing_hardly_delays_the_end(given_up: asyncio.Event) -> None:
+    async with Nodes() as nodes, AsyncExitStack() as stack:
+        node = await nodes.start()
+        visitor = await stack.enter_async_context(served(node))
+        async with stuck_page(visitor):
+            began = asyncio.get_running_loop().time()
+            await stack.aclose()
+            assert asyncio.get_running_loop().time() - began < 10  # not the patience of 30 s
+            assert given_up.is_set()
 
 
 async def test_pages_are_told_of_the_end_and_hold_nothing_up() -> None:

@@ -202,11 +202,15 @@ async def test_the_page_says_when_the_node_is_gone_and_when_it_is_back(browser: 
         state = "document.getElementById('state').dataset.state"
         notice = "document.getElementById('notice')"
         async with shown(browser, node) as page:
+            await node.events.emit("hub_lost", hub="north")
+            await page.until("document.querySelector('#log time')")
             await node.stop()
             await page.until(f"{state} === 'gone' && !{notice}.hidden")
             assert "does not run" in await text_of(page, "#notice")
             await node.start()
             await page.until(f"{state} === 'live' && {notice}.hidden")
+            await node.events.emit("hub_lost", hub="south")  # its number is 1 again
+            await page.until("document.querySelector('#log .what')?.textContent === 'south'")
         async with serve_console(node) as console:
             page = await browser.open(console.url)
             await page.until(f"{state} === 'live'")

@@ -89,7 +89,7 @@ async def test_nothing_is_done_before_the_first_page_and_a_minute_after_the_last
         node = await nodes.start()
         feed = Feed(node, control=False)
         assert not node.events.observed("hub_lost")
-        for pause, history in ((30, 30), (120, 0)):
+        for pause, history, watch in ((30, 30, 1), (120, 0, 2)):
             async with aclosing(feed.messages()) as messages:
                 await heard(messages)
                 await heard(messages)
@@ -97,6 +97,7 @@ async def test_nothing_is_done_before_the_first_page_and_a_minute_after_the_last
             async with aclosing(feed.messages()) as messages:
                 _, told = await heard(messages)
             assert len(told["points"]) == pytest.approx(history, abs=1)
+            assert told["watch"] == watch
         await asyncio.sleep(120)
         assert not node.events.observed("hub_lost")
         await feed.close()

@@ -50,7 +50,8 @@ _PATIENCE = 30.0
 """How long a page may take to read a message before it counts as gone."""
 
 _SEND_SECONDS = 5.0
-_CLOSE_SECONDS = 1.0
+_CLOSE_SECONDS = 0.5
+"""How long the end waits for what is being answered, and once more for what was cancelled."""
 
 _TYPES = {
     "css": "text/css",

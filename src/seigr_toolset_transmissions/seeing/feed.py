@@ -47,6 +47,7 @@ class Feed:
         self._news: asyncio.Event = asyncio.Event()  # set, and replaced, with each message
         self._message = b""
         self._told = 0  # the number of the last event in a message
+        self._watches = 0  # how often it has begun to watch: the numbers of events begin again
         self._closed = False
         self.pages: int = 0
 
@@ -92,6 +93,7 @@ class Feed:
             if self._closed or not running:
                 return False
             self._told = 0
+            self._watches += 1
             await self._monitor.__aenter__()  # never waits
             self._watching = asyncio.get_running_loop().create_task(self._watch())
         return True
@@ -131,6 +133,7 @@ class Feed:
         monitor = self._monitor
         return {
             "node": monitor.snapshot.node_id.hex(),
+            "watch": self._watches,
             "control": self._control,
             "points": list(map(_point, monitor.history)),
             "events": list(map(_seen, monitor.events)),

@@ -17,6 +17,7 @@ const DENIED = "This page has no access, or no longer: open the address that the
 
 const at = (id) => document.getElementById(id);
 let node = "";
+let watch = 0;
 let points = [];
 let latest = null; // what the last sample said
 let paused = false;
@@ -95,8 +96,8 @@ function follow() {
 }
 
 function begin(told) {
-  if (told.node !== node || (told.events.at(-1)?.[0] ?? 0) < events.last) events.clear();
-  node = told.node;
+  if (told.watch !== watch) events.clear(); // their numbers begin again
+  ({ node, watch } = told);
   points = told.points;
   events.add(told.events);
   latest = told;

@@ -6,7 +6,7 @@ const PAGE = 25;
 const COLUMNS = [
   // how it is sorted, title, class, text of a row
   ["name", "Endpoint", "", null],
-  ["state", "State", "", (row) => row.state],
+  ["state", "State", "", stateOf],
   [null, "Address", "wide", (row) => row.address || "–"],
   ["rtt", "Round trip", "number medium", (row) => roundTrip(row.rtt)],
   ["received", "In", "number", (row) => rate(row.received)],
@@ -143,7 +143,7 @@ export class Endpoints {
     if (row === null) return;
     put(this.dialog.querySelector("#details-title"), row.name || shortId(row.id));
     describe(this.dialog.querySelector("dl"), [
-      ["State", row.banned ? `${row.state}, banned` : row.state],
+      ["State", stateOf(row)],
       ["Address", row.address || "–"],
       ["Round trip", roundTrip(row.rtt)],
       ["Sessions", `${count(row.sessions)}, resumed ${count(row.resumes)} times`],
@@ -173,6 +173,10 @@ export class Endpoints {
     put(outcome, await this.act({ do: verb, endpoint: this.selected, text }));
     if (this.selected) await this.refresh();
   }
+}
+
+function stateOf(row) {
+  return row.banned ? `${row.state}, banned` : row.state;
 }
 
 function newRow() {

@@ -36,7 +36,7 @@ export class Events {
     });
   }
 
-  // Forgets everything: the node, or the console, has begun anew.
+  // Forgets everything: the numbers of events begin again.
   clear() {
     this.kept = [];
     this.last = 0;
