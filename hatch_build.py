@@ -8,12 +8,12 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-_PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n\n\(`[^)]*\)\n\n")
+_PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n\n(?:\(`[^)]*\)\n\n)?")
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)[^)]+\)")
 
 
 class LongDescription(MetadataHookInterface):
-    """Drops the picture and the links to files, which lead nowhere on a package index."""
+    """Drops the pictures and the links to files, which lead nowhere on a package index."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the project's readme."""

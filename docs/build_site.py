@@ -40,7 +40,7 @@ def in_site(path: Path) -> str | None:
         return None
     if name in PAGES:
         return PAGES[name]
-    if name.startswith("docs/") and path.suffix in {".md", ".json"}:
+    if name.startswith("docs/") and path.suffix in {".json", ".md", ".png"}:
         return name.removeprefix("docs/")
     return None
 

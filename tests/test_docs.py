@@ -95,7 +95,7 @@ def test_the_readmes_comparison_has_the_figures_of_the_last_run() -> None:
 
 
 def test_the_picture_of_the_demo_is_up_to_date() -> None:
-    """If this fails, run `python docs/demo_picture.py`."""
+    """If this fails, run `python docs/make_pictures.py demo`."""
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", read("docs/demo.svg"))
     shown = " ".join(html.unescape(text).replace("\xa0", " ") for text in texts)
     source = (PACKAGE / "cli" / "demo.py").read_text(encoding="utf-8")

@@ -144,7 +144,8 @@ def test_the_long_description_links_to_nothing_that_only_a_checkout_has() -> Non
     text = metadata["readme"]["text"]
     assert "](" not in text
     assert "demo.svg" not in text
-    assert "demo_picture" not in text
+    assert "console.png" not in text
+    assert "make_pictures" not in text
     assert "docs/guarantee.md has the details" in text
 
 
