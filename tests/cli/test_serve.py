@@ -341,6 +341,7 @@ def test_a_node_that_has_a_cluster_keeps_it() -> None:
     node = STTNode(NODE_SEED, SHARED_SEED, cluster=own)
     share(node, "/elsewhere", 1)
     assert node.cluster is own
+    assert own.folder == "/elsewhere"  # where workers pass sockets to each other
     other = STTNode(NODE_SEED, SHARED_SEED)
     share(other, "/elsewhere", 1)
     assert other.cluster.name == "worker-1"

@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import struct
+import sys
 import tempfile
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     )
 
 
-needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="hubs meet in a folder")
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="connections are passed on Linux only"
+)
 
 
 class Balancer(Network):
@@ -201,8 +204,8 @@ async def test_no_more_connections_are_passed_on_than_a_node_may_have_sessions()
         landings = landings_of(it.hubs[1])
         relay = Recorder()
         near, _ = memory_pair(Recorder(), relay)
-        assert landings.pass_on(near, b"nobody's", ("nowhere", 1))
-        assert not landings.pass_on(near, b"nobody's", ("nowhere", 1))
+        assert landings.pass_on(near, b"nobody's", ("nowhere", 1), b"")
+        assert not landings.pass_on(near, b"nobody's", ("nowhere", 1), b"")
         cut(alice, it.hubs[0])
         await until(lambda: session.connected)  # once the first has failed
 
@@ -328,7 +331,7 @@ async def test_a_relay_ends_whenever_its_dialer_its_hub_or_its_task_does(
         landings = Landings(hub_of(it.hubs[0]), network, bytes(32))
         near, far = memory_pair(Recorder(), dialer)
         before = asyncio.all_tasks()
-        assert landings.pass_on(near, bytes(80), ("owner", 1))
+        assert landings.pass_on(near, bytes(80), ("owner", 1), b"")
         (task,) = asyncio.all_tasks() - before
         if after:
             await asyncio.sleep(after)
@@ -349,16 +352,18 @@ async def test_a_relay_ends_whenever_its_dialer_its_hub_or_its_task_does(
 
 
 @asynccontextmanager
-async def on_one_machine() -> AsyncIterator[Hubs]:
-    """Two hubs that meet in a folder."""
+async def on_one_machine(*, meet: str = "in a folder") -> AsyncIterator[Hubs]:
+    """Run two hubs that have a folder, if only for sockets, and peers that reach them over TCP."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own paths may be too long for a socket
-        async with Nodes() as nodes:
-            nodes.network = TcpNetwork()
-            it = Hubs(nodes, MemoryBus(), 10.0, {})
-            it.hubs = [
-                await nodes.listen("bob", cluster=Cluster(f"unix://{folder}/hubs", name=name))
-                for name in ("hub-0", "hub-1")
-            ]
+        bus = MemoryBus()
+        async with Nodes(TcpNetwork()) as nodes:
+            it = Hubs(nodes, bus, 10.0, {})
+            for name in ("hub-0", "hub-1"):
+                where = f"unix://{folder}/hubs" if meet == "in a folder" else bus
+                its = Cluster(where, name=name)
+                if meet == "on a bus":
+                    its.folder = folder
+                it.hubs.append(await nodes.listen("bob", cluster=its))
             await until(lambda: all(hub.cluster.hubs for hub in it.hubs))
             yield it
 
@@ -372,9 +377,12 @@ async def landed_at_the_other(it: Hubs) -> LiveSession:
     return session
 
 
-@needs_unix
-async def test_on_one_machine_a_hub_has_no_part_in_a_connection_that_it_has_passed_on() -> None:
-    async with on_one_machine() as it:
+@on_linux
+@pytest.mark.parametrize("meet", ["in a folder", "on a bus"])
+async def test_on_one_machine_a_hub_has_no_part_in_a_connection_that_it_has_passed_on(
+    meet: str,
+) -> None:
+    async with on_one_machine(meet=meet) as it:
         owner, other = it.hubs
         session = await landed_at_the_other(it)
         far = live(owner.get_session(session.session_id))
@@ -388,7 +396,7 @@ async def test_on_one_machine_a_hub_has_no_part_in_a_connection_that_it_has_pass
         assert (session.stats.resumes, far.stats.resumes) == (1, 1)
 
 
-@needs_unix
+@on_linux
 async def test_a_connection_is_relayed_to_a_hub_that_takes_no_sockets() -> None:
     async with on_one_machine() as it:
         passing = landings_of(it.hubs[0])._passing

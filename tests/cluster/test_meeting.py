@@ -103,7 +103,7 @@ async def test_what_a_killed_hub_has_left_in_the_folder_is_removed_after_a_while
 ) -> None:
     meeting = FolderMeeting(str(tmp_path))
     async with meeting:
-        left = [tmp_path / "7.sock", tmp_path / "landing/7.sock", tmp_path / "passing/7.sock"]
+        left = [tmp_path / "7.sock", tmp_path / "landing/7.sock"]
         for path in left:
             path.touch()
         meeting.refused((str(tmp_path), 7))

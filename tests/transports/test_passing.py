@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import tempfile
 import time
 from array import array
@@ -28,18 +29,20 @@ if TYPE_CHECKING:
 
     from seigr_toolset_transmissions.transports.base import Network, Transport
 
-pytestmark = pytest.mark.skipif(UNIX is None, reason="this system has no Unix sockets")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="connections are passed on Linux only"
+)
 
 
 class Taker:
     """Another process, as it were: goes on with each connection that it is given."""
 
     def __init__(self, folder: str) -> None:
-        self.address = (folder, 2)
         self.recorder = Recorder()
         self.came: list[bytes] = []
         self._adopting: set[asyncio.Task[None]] = set()
-        self.place = Passing(self.address, self.take)
+        self.place = Passing(folder, self.take)
+        self.path = self.place.path
 
     def take(self, sock: socket.socket, data: bytes) -> None:
         self.came.append(data)
@@ -51,7 +54,7 @@ class World:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.giver = Passing((folder, 1), lambda sock, _: sock.close())
+        self.giver = Passing(folder, lambda sock, _: sock.close())
         self.taker = Taker(folder)
         self.dialer, self.accepted = Recorder(), Recorder(react=self._heard)
         self.transport: Transport | None = None
@@ -91,7 +94,7 @@ async def test_the_taker_goes_on_from_the_first_byte_and_the_giver_is_out(
     network, host = (TcpNetwork(), "127.0.0.1") if kind == "tcp" else (UnixNetwork(), world.folder)
     given = await world.connect(network, host)
     address = given.peer_address
-    assert world.giver.give(given, bytes(world.accepted.data), world.taker.address)
+    assert world.giver.give(given, bytes(world.accepted.data), world.taker.path)
     world.dialer.transport.write(b" and more")
     await until(lambda: world.taker.recorder.data == b"first and more")
     assert world.taker.recorder.transport.peer_address == address
@@ -116,13 +119,17 @@ async def test_the_taker_goes_on_from_the_first_byte_and_the_giver_is_out(
 
 async def test_a_connection_that_nobody_takes_stays_with_the_giver(world: World) -> None:
     given = await world.connect(TcpNetwork(), "127.0.0.1")
-    with pytest.raises(FileNotFoundError):
-        world.giver.give(given, b"", (world.folder, 3))
+    killed = Path(world.folder, "killed.place")
+    with pytest.raises(FileNotFoundError):  # as on another machine
+        world.giver.give(given, b"", os.fsencode(killed))
     with socket.socket(UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(Path(world.folder, "3.sock")))
-    with pytest.raises(ConnectionRefusedError):  # that process was killed
-        world.giver.give(given, b"", (world.folder, 3))
-    Passing((world.folder, 3), lambda sock, _: sock.close()).close()  # it replaces what is left
+        sock.bind(str(killed))
+    with pytest.raises(ConnectionRefusedError):
+        world.giver.give(given, b"", os.fsencode(killed))
+    for seconds, remains in ((0, True), (20, False)):
+        os.utime(killed, (0, time.time() - seconds))
+        Passing(world.folder, lambda sock, _: sock.close()).close()
+        assert (killed in Path(world.folder).iterdir()) == remains  # noqa: ASYNC240  takes no time
     given.resume_reading()
     world.dialer.transport.write(b" and more")
     await until(lambda: world.accepted.data == b"first and more")
@@ -134,11 +141,11 @@ async def test_a_process_that_is_too_busy_can_be_given_a_connection_later(world:
         sender.setblocking(False)
         with suppress(BlockingIOError):
             while True:
-                sender.sendto(b"no connection", str(Path(world.folder, "2.sock")))
-    assert not world.giver.give(given, b"first", world.taker.address)
+                sender.sendto(b"no connection", world.taker.path)
+    assert not world.giver.give(given, b"first", world.taker.path)
     assert not world.accepted.lost
     await asyncio.sleep(0.01)
-    assert world.giver.give(given, b"first", world.taker.address)
+    assert world.giver.give(given, b"first", world.taker.path)
     await until(lambda: world.taker.recorder.data == b"first")
     assert world.taker.came == [b"first"]
 
@@ -154,7 +161,7 @@ async def test_what_cannot_be_given_away_is_not(world: World, lack: str) -> None
         while not given.waiting:
             given.write(bytes(1_000_000))
     with pytest.raises(OSError, match=r"not supported|reset|wait in this process"):
-        world.giver.give(given, b"", world.taker.address)
+        world.giver.give(given, b"", world.taker.path)
     await asyncio.sleep(0.01)
     assert world.taker.came == []
 
@@ -162,7 +169,7 @@ async def test_what_cannot_be_given_away_is_not(world: World, lack: str) -> None
 async def test_a_connection_on_its_way_to_a_process_that_ends_is_ended(world: World) -> None:
     given = await world.connect(TcpNetwork(), "127.0.0.1")
     asyncio.get_running_loop().remove_reader(world.taker.place.descriptors()[0])
-    assert world.giver.give(given, b"", world.taker.address)
+    assert world.giver.give(given, b"", world.taker.path)
     await world.accepted.until_lost()
     assert not world.dialer.lost
     world.taker.place.close()
@@ -174,7 +181,7 @@ async def test_descriptors_that_do_not_belong_are_closed(world: World) -> None:
     with socket.socket(UNIX, socket.SOCK_DGRAM) as sender:
         for numbers in ([], [writer], [writer] * 3, [sender.fileno()]):
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", numbers))
-            sender.sendmsg([b"x"], [rights], 0, str(Path(world.folder, "2.sock")))
+            sender.sendmsg([b"x"], [rights], 0, world.taker.path)
     os.close(writer)
     assert await asyncio.to_thread(os.read, reader, 1) == b""  # nobody has the other end any more
     os.close(reader)
@@ -206,7 +213,7 @@ async def test_an_adoption_that_is_cancelled_leaves_nothing_open(turns: int) -> 
 @needs_fork
 async def test_a_forked_child_takes_no_connection_of_its_parent(world: World) -> None:
     given = await world.connect(TcpNetwork(), "127.0.0.1")
-    assert world.giver.give(given, b"first", world.taker.address)
+    assert world.giver.give(given, b"first", world.taker.path)
 
     def take() -> Any:
         return world.taker.place._sock.recvmsg(100)

@@ -104,11 +104,14 @@ def share(node: STTNode, folder: str, number: int) -> None:
             f"workers cannot share an address of {type(network).__name__}: use --workers 1"
         )
     network.reuse_port = True
-    if getattr(node, "cluster", None) is None:
+    cluster = getattr(node, "cluster", None)
+    if cluster is None:
         try:
             node.cluster = Cluster(f"unix://{folder}", name=f"worker-{number}")
         except ValueError as error:
             raise Misuse(f"{error}: set TMPDIR to a folder with a shorter path") from error
+    elif isinstance(cluster, Cluster) and cluster.folder is None:
+        cluster.folder = folder
 
 
 async def _serve(

@@ -70,6 +70,12 @@ class Cluster(ClusterBase):
             the NATS server, and a free port; with a list, the first of its addresses that is this
             machine's and that nothing else uses.
 
+    Attributes:
+        folder: A folder of this machine, which only hubs may enter: those on this machine that have
+            the same pass connections on to each other as sockets (on Linux), and need not relay
+            them. None: only hubs that meet in a folder do so, there. You may set it before the node
+            starts.
+
     Raises:
         TypeError: ``where`` is neither text, nor a bus, nor a list of texts, or ``name`` is no
             text.
@@ -113,6 +119,7 @@ class Cluster(ClusterBase):
         if not grace > 0:
             raise ValueError(f"grace must be a number of seconds above 0, not {grace!r}")
         self._grace = grace
+        self.folder: str | None = None
         self._hub: Hub | None = None
 
     def __repr__(self) -> str:
@@ -189,7 +196,7 @@ class Cluster(ClusterBase):
         """See `ClusterBase`."""
         if self._hub is not None and self._hub.runtime.running:
             raise RuntimeError("a Cluster serves one node: make another one for another node")
-        self._hub = Hub(life, keys, self._name, self._grace, self._meet)
+        self._hub = Hub(life, keys, self._name, self._grace, self._make_meeting)
 
     async def end(self) -> None:
         """See `ClusterBase`."""
@@ -218,6 +225,12 @@ class Cluster(ClusterBase):
             self._hub.order(_ORDERS[order], endpoint_id)
 
     # -- the meeting --------------------------------------------------------------------------
+
+    def _make_meeting(self, key: bytes) -> Meeting:
+        meeting = self._meet(key)
+        if self.folder is not None:
+            meeting.folder = self.folder
+        return meeting
 
     def _meeting_on(
         self, bus: Bus, direct: bool, own: Address | None

@@ -166,7 +166,9 @@ class Hub:
         other = self.others[session_id] = Other(link, Deliveries(self, link))
         session.taker = partial(self._take, other)
         self.routes.add(link)
-        link.post(pack_name(self.name, self.runtime.incarnation, self._membership.address))
+        membership = self._membership
+        place = b"" if membership.landings is None else membership.landings.place
+        link.post(pack_name(self.name, self.runtime.incarnation, membership.address, place))
         for message in self._all_routes():
             link.post(message)
         for banned in self.life.access.banned:
@@ -284,7 +286,7 @@ class Hub:
             case Kind.UNFIT:
                 self.lanes.unfit(link, *unpack_numbers(Kind.UNFIT, data))
             case Kind.NAME if not link.name:
-                link.name, link.incarnation, link.address = unpack_name(data)
+                link.name, link.incarnation, link.address, link.place = unpack_name(data)
                 logger.info("hub %r has joined", link.name)
                 self._tell(partial(self.runtime.emit, "hub_joined", hub=link.name))
             case Kind.BROADCAST:
@@ -425,8 +427,7 @@ class Hub:
                 if not link.is_up or landings is None or meeting is None:
                     return Landing.LATER
                 to = meeting.landing_of(link.address)
-                place = meeting.place_of(link.address)
-                passed_on = landings.pass_on(transport, message, to, place)
+                passed_on = landings.pass_on(transport, message, to, link.place)
                 return Landing.PASSED_ON if passed_on else Landing.LATER
         if self._membership.expects_links():
             return Landing.LATER

@@ -19,6 +19,7 @@ by repeating what a hub has said of another connection.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from contextlib import suppress
 from functools import partial
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from ..transports.base import Address, Network, Receiver
 
 __all__ = ["Landings", "LandingsOwner"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 _LENGTHS = Struct("!HH")
 _LONGEST_PART = 4096
@@ -98,14 +101,22 @@ class Landings:
         owner: See `LandingsOwner`.
         network: What carries the connections between hubs.
         key: 32 bytes that only hubs of the cluster know.
+        folder: Where hubs of this machine take the sockets of connections; None if nowhere.
 
     """
 
-    def __init__(self, owner: LandingsOwner, network: Network, key: bytes) -> None:
+    def __init__(
+        self, owner: LandingsOwner, network: Network, key: bytes, folder: str | None = None
+    ) -> None:
         self.owner: LandingsOwner = owner
         self._network = network
         self._cipher = ChaCha20Poly1305(key)
         self._passing: Passing | None = None
+        if folder is not None:
+            try:
+                self._passing = Passing(folder, self._take)
+            except OSError as error:
+                logger.info("connections will be relayed: no socket can be passed: %s", error)
         self._relays: set[_Relay] = set()
         self.arrivals: set[_Arrival] = set()  # whose preface has not arrived
         self.admission: Admission[_Arrival] = Admission(_LIMITS)
@@ -113,26 +124,19 @@ class Landings:
     def __len__(self) -> int:
         return len(self._relays)
 
-    def take_sockets_at(self, place: Address | None) -> None:
-        """Take sockets there until `end`, and give others away; not without a place.
+    @property
+    def place(self) -> bytes:
+        """Where this hub takes the sockets of connections; empty if it cannot."""
+        return b"" if self._passing is None else self._passing.path
 
-        Raises:
-            OSError: The place cannot be opened.
-
-        """
-        if place is not None:
-            self._passing = Passing(place, self._take)
-
-    def pass_on(
-        self, transport: Transport, message: bytes, to: Address, place: Address | None = None
-    ) -> bool:
+    def pass_on(self, transport: Transport, message: bytes, to: Address, place: bytes) -> bool:
         """Pass a connection on, with the message that it brought; return False if too many are.
 
         Args:
             transport: The connection, which is taken over.
             message: The dialer's first message.
             to: Where the owner accepts such connections.
-            place: Where it takes sockets; None if it cannot.
+            place: Where it takes sockets, on whatever machine that is; empty if it cannot.
 
         """
         if len(self._relays) >= self.owner.most_relays:
@@ -144,7 +148,7 @@ class Landings:
         self._relays.add(relay)
         first = _LENGTHS.pack(len(preface), len(message)) + preface + message
         give = None
-        if self._passing is not None and place is not None:
+        if self._passing is not None and place:
             give = partial(self._passing.give, transport, first, place)
         task = self.owner.own(relay.begin(give, self._network, to, first))
         task.add_done_callback(relay.has_begun)

@@ -38,6 +38,7 @@ class Link:
         name: The hub's name; "" until the hub has said who it is.
         incarnation: That of its node.
         address: Where it listens for links.
+        place: Where it takes the sockets of connections; empty if it cannot.
         wants_ids: Whether the hub wants to know the whole ids of endpoints that join this one.
 
     """
@@ -50,6 +51,7 @@ class Link:
         "address",
         "incarnation",
         "name",
+        "place",
         "session",
         "wants_ids",
     )
@@ -63,6 +65,7 @@ class Link:
         self.name: str = ""
         self.incarnation: bytes = b""
         self.address: Address = ("", 0)
+        self.place: bytes = b""
         self.wants_ids: bool = False
         self._keep = keep
         self._backlog: deque[bytes] = deque()

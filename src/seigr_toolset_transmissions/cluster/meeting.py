@@ -47,11 +47,6 @@ _LANDING_PORT = 2
 _LANDING_FOLDER = "landing"
 """Where hubs of one machine take such connections: a folder beside their sockets."""
 
-_PASSING_FOLDER = "passing"
-"""Where they take the sockets themselves."""
-
-_INNER_FOLDERS = (_LANDING_FOLDER, _PASSING_FOLDER)
-
 _FORGET_SECONDS = 10.0
 """A hub that has not announced itself for this long is no longer listed."""
 
@@ -76,6 +71,9 @@ class Meeting(ABC):
     sees_hubs: bool = True
     """Whether it lists a hub because it was seen there, and not only because it may be there."""
 
+    folder: str | None = None
+    """Where hubs of one machine pass sockets to each other; None if they may have no such place."""
+
     refusal_is_final: bool
     """Whether a hub that refuses a connection has ended, and cannot merely be out of reach."""
 
@@ -96,13 +94,6 @@ class Meeting(ABC):
 
         """
         return secrets.token_bytes(32)
-
-    def place_of(self, _address: Address) -> Address | None:
-        """Return where the hub that listens there takes the sockets of connections.
-
-        None if it may be on another machine.
-        """
-        return None
 
     @abstractmethod
     def announce(self, address: Address) -> None:
@@ -257,11 +248,11 @@ class FolderMeeting(Meeting):
             OSError: Its path is too long for that, or this system has no Unix sockets.
 
         """
-        for inner in _INNER_FOLDERS:
-            check_folder(str(Path(folder, inner)))
+        check_folder(str(Path(folder, _LANDING_FOLDER)))
 
     def __init__(self, folder: str) -> None:
         self.network: Network = UnixNetwork()
+        self.folder = str(Path(folder, _LANDING_FOLDER))
         self._folder = folder
 
     @property
@@ -272,10 +263,6 @@ class FolderMeeting(Meeting):
     def landing_of(self, address: Address) -> Address:
         """See `Meeting`."""
         return str(Path(address[0], _LANDING_FOLDER)), address[1]
-
-    def place_of(self, address: Address) -> Address | None:
-        """See `Meeting`."""
-        return str(Path(address[0], _PASSING_FOLDER)), address[1]
 
     def announce(self, address: Address) -> None:
         """Do nothing: the others see the socket."""
@@ -292,15 +279,13 @@ class FolderMeeting(Meeting):
         path = Path(folder, f"{port}.sock")
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                for inner in _INNER_FOLDERS:
-                    Path(folder, inner, path.name).unlink(missing_ok=True)
+                Path(folder, _LANDING_FOLDER, path.name).unlink(missing_ok=True)
                 path.unlink()  # last: a new hub takes the number once this is gone
 
     async def __aenter__(self) -> Self:
         folder = Path(self._folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240  takes no time
-        for inner in _INNER_FOLDERS:
-            (folder / inner).mkdir(mode=0o700, exist_ok=True)
+        (folder / _LANDING_FOLDER).mkdir(mode=0o700, exist_ok=True)
         return self
 
     async def __aexit__(

@@ -75,8 +75,8 @@ class Membership:
     Attributes:
         node: The node of the links; None before it has started, and after its end.
         meeting: Where the hubs meet; None while this hub is not a member.
-        landings: The connections that are passed on; None before this hub is a member, and once it
-            has left.
+        landings: The connections that are passed on; None before this hub joins, and once it has
+            left.
         address: Where this hub listens for links, once it does.
 
     """
@@ -143,18 +143,17 @@ class Membership:
         meeting = self._meet(await self._keys.secret_for(_MEETING))
         try:
             await self._opened.enter_async_context(meeting)
+            self.landings = Landings(self._owner, meeting.network, landing_key, meeting.folder)
             self.node = self._make_node(secret, meeting)
             await self.node.start(server_mode=True)
             assert self.node.address is not None  # noqa: S101  it listens
             self.address = self.node.address
-            landings = Landings(self._owner, meeting.network, landing_key)
             landing = meeting.landing_of(self.address)
-            self._listener = await meeting.network.listen(landings.accept, *landing)
-            landings.take_sockets_at(meeting.place_of(self.address))
+            self._listener = await meeting.network.listen(self.landings.accept, *landing)
         except BaseException:
             await self._leave()
             raise
-        self.landings, self.meeting = landings, meeting
+        self.meeting = meeting
         self._seeking = Seeking(self._owner, meeting, self.node, self.address)
         self._since = self._loop.time()
         meeting.found = self._found

@@ -231,13 +231,27 @@ def unpack_ids(data: bytes) -> list[bytes]:
     return [data[at : at + NODE_ID_BYTES] for at in range(0, len(data), NODE_ID_BYTES)]
 
 
-def pack_name(name: str, incarnation: bytes, address: Address) -> bytes:
-    """Return what a hub says of itself: its name, its node's incarnation, where it listens."""
-    told = {"version": _VERSION, "name": name, "incarnation": incarnation, "address": address}
+def pack_name(name: str, incarnation: bytes, address: Address, place: bytes) -> bytes:
+    """Return what a hub says of itself.
+
+    Args:
+        name: Its name.
+        incarnation: That of its node.
+        address: Where it listens for links.
+        place: Where it takes the sockets of connections; empty if it cannot.
+
+    """
+    told = {
+        "version": _VERSION,
+        "name": name,
+        "incarnation": incarnation,
+        "address": address,
+        "place": place,
+    }
     return bytes((Kind.NAME,)) + pack_json(told)
 
 
-def unpack_name(data: bytes) -> tuple[str, bytes, Address]:
+def unpack_name(data: bytes) -> tuple[str, bytes, Address, bytes]:
     """Return what `pack_name` was given."""
     told = unpack_json(data[1:])
     match told:
@@ -246,7 +260,8 @@ def unpack_name(data: bytes) -> tuple[str, bytes, Address]:
             "incarnation": bytes(mark),
             "address": [str(host), int(port)],
         } if _is_name(name):
-            return name, mark, (host, port)
+            place = told.get("place")  # hubs of older releases say nothing of that
+            return name, mark, (host, port), place if isinstance(place, bytes) else b""
     raise BadMessageError("a hub that does not say who it is")
 
 

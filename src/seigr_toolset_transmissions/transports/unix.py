@@ -30,7 +30,6 @@ __all__ = [
     "UnixTransport",
     "check_folder",
     "listen_privately",
-    "path_of",
 ]
 
 LONGEST_PATH: int = 103
@@ -96,7 +95,7 @@ class UnixNetwork(SocketNetwork):
         ``connection_lost`` follows.
 
         """
-        path = path_of((host, port))
+        path = _path_of((host, port))
         try:
             return await self.connect(
                 receiver,
@@ -118,11 +117,11 @@ class UnixNetwork(SocketNetwork):
         If cancelled, nothing is left open.
 
         """
-        path = path_of((host, port))
+        path = _path_of((host, port))
         if port and _is_abandoned(path):
             _remove(path)
         sock, bound = _bind(host, [port] if port else FREE_PORTS)
-        listener = _UnixListener(accept, sock, (host, bound), path_of((host, bound)))
+        listener = _UnixListener(accept, sock, (host, bound), _path_of((host, bound)))
         await listener.start()
         return listener
 
@@ -153,10 +152,10 @@ def check_folder(folder: str) -> None:
         OSError: Its path is too long for that, or this system has no Unix sockets.
 
     """
-    path_of((folder, FREE_PORTS[-1]))
+    _path_of((folder, FREE_PORTS[-1]))
 
 
-def path_of(address: Address) -> Path:
+def _path_of(address: Address) -> Path:
     """Return the path of a socket; raise OSError if it cannot be one."""
     folder, port = address
     path = Path(folder, f"{port}.sock")
@@ -182,7 +181,7 @@ def _bind(folder: str, ports: Iterable[int]) -> tuple[ListeningSocket, int]:
         taken = OSError(errno.EADDRINUSE, f"all sockets in {folder} are taken")
         for port in ports:
             try:
-                sock.bind(str(path_of((folder, port))))
+                sock.bind(str(_path_of((folder, port))))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
