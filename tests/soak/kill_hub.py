@@ -41,9 +41,6 @@ GRACE = 3.0
 """Seconds that a link, or an endpoint, has to come back."""
 MESSAGE = bytes(56)
 """What follows the number in each message."""
-BATCH = 50
-PAUSE = 0.001
-"""A sender sends so many messages to its peer, and then pauses for so many seconds."""
 PATIENCE = 60.0
 """Seconds for anything that this program waits for."""
 
@@ -54,8 +51,17 @@ def make_cluster(where: str, name: str) -> Cluster:
     return Cluster(listed if where.startswith("tcp:") else where, name=name, grace=GRACE)
 
 
-async def serve(where: str, name: str) -> None:
-    """Run as a hub until killed; print the port once the origin is there."""
+def meeting_place(at: str, around: ExitStack, hub_count: int) -> str:
+    """Return where so many hubs and the origin can meet until the stack is closed."""
+    if at == "nats":
+        return around.enter_context(NatsServer()).url
+    if at == "list":
+        return ",".join(f"tcp://{HOST}:{free_port()}" for _ in range(hub_count + 1))
+    return f"unix://{Path(around.enter_context(tempfile.TemporaryDirectory())) / 'hubs'}"
+
+
+async def start_hub(where: str, name: str) -> STTNode:
+    """Start a hub, print its port once the origin is there, and return it."""
     node = STTNode(
         HUB_SEED,
         SHARED_SEED,
@@ -70,7 +76,14 @@ async def serve(where: str, name: str) -> None:
     cluster = node.cluster
     await until(lambda: any(hub.name == "origin" for hub in cluster.hubs), PATIENCE)
     print(address[1], flush=True)
+    return node
+
+
+async def serve(where: str, name: str) -> None:
+    """Run as a hub until killed."""
+    node = await start_hub(where, name)
     await asyncio.Event().wait()
+    del node  # it must live until then
 
 
 class Account:
@@ -121,9 +134,23 @@ class Account:
 
 
 class Load:
-    """The origin, its peers, and an account for each of them."""
+    """The origin, its peers, and an account for each of them.
 
-    def __init__(self, where: str, hubs: Hubs, count: int, chance: random.Random) -> None:
+    A sender sends ``batch`` messages to its peer, and then pauses for ``pause`` seconds.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        hubs: Hubs,
+        count: int,
+        chance: random.Random,
+        *,
+        batch: int,
+        pause: float,
+    ) -> None:
+        self.batch = batch
+        self.pause = pause
         self.origin = STTNode(
             HUB_SEED, SHARED_SEED, config=CONFIG, cluster=make_cluster(where, "origin")
         )
@@ -163,13 +190,13 @@ class Load:
         account = self.accounts[peer.node_id]
         while not self._over:
             try:
-                for _ in range(BATCH):
+                for _ in range(self.batch):
                     message = account.accepted.to_bytes(8) + MESSAGE
                     await self.origin.endpoints.send_to_endpoint(peer.node_id, message)
                     account.accepted += 1
             except STTEndpointError:
                 await asyncio.sleep(0.01)  # it is connected to no hub
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(self.pause)
 
     async def receive(self, peer: STTNode) -> None:
         """Note what a peer receives, until it stops."""
@@ -195,15 +222,9 @@ async def soak(hub_count: int, peer_count: int, kills: int, seed: int, at: str) 
     chance = random.Random(seed)  # noqa: S311 - no secret
     began = time.monotonic()
     with ExitStack() as around:
-        if at == "nats":
-            where = around.enter_context(NatsServer()).url
-        elif at == "list":
-            where = ",".join(f"tcp://{HOST}:{free_port()}" for _ in range(hub_count + 1))
-        else:
-            folder = around.enter_context(tempfile.TemporaryDirectory())
-            where = f"unix://{Path(folder) / 'hubs'}"
+        where = meeting_place(at, around, hub_count)
         hubs = Hubs(__file__, hub_count, where)
-        load = Load(where, hubs, peer_count, chance)
+        load = Load(where, hubs, peer_count, chance, batch=50, pause=0.001)
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(load.origin)
