@@ -89,7 +89,7 @@ def _paragraphs(text: str) -> Iterator[str]:
             yield ".PP"
         if paragraph.startswith("\b\n"):  # as click has it: keep the lines
             yield ".nf"
-            yield from map(_literal, paragraph.splitlines()[1:])
+            yield from map(_line, map(_literal, paragraph.splitlines()[1:]))
             yield ".fi"
         else:
             yield _text(" ".join(paragraph.split()))
@@ -100,12 +100,16 @@ def _text(text: str) -> str:
     parts = text.split("`")
     parts[::2] = (re.sub(r"(?<=\w)\\-(?=\w)", "-", _literal(part)) for part in parts[::2])
     parts[1::2] = (rf"\fB{_literal(part)}\fR" for part in parts[1::2])
-    return "".join(parts)
+    return _line("".join(parts))
 
 
 def _literal(text: str) -> str:
     """Return text as it stands, with every `-` a minus, for options and examples."""
-    escaped = "".join(_SPECIAL.get(character, character) for character in text)
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def _line(escaped: str) -> str:
+    """Return a line of which roff takes no dot at the beginning for a request."""
     return rf"\&{escaped}" if escaped.startswith(".") else escaped
 
 

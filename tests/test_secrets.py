@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import seigr_toolset_transmissions
 from helpers.independent import Keys
@@ -33,6 +34,7 @@ from seigr_toolset_transmissions.discovery import Announcement, Discovery
 from seigr_toolset_transmissions.discovery.sealing import ANNOUNCEMENT_PURPOSE
 from seigr_toolset_transmissions.errors import STTSeedError
 from seigr_toolset_transmissions.identity import Identity, derive_group_secret, derive_psk
+from seigr_toolset_transmissions.protocol import noise
 from seigr_toolset_transmissions.protocol.noise import CipherState, Handshake
 from seigr_toolset_transmissions.seeds import decode_seed, load_seed
 
@@ -71,9 +73,13 @@ def writings(secret: bytes) -> Iterator[str]:
         yield base64.b64encode(secret[start:])[:10].decode()
 
 
+def any_of(secrets: list[bytes]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(w) for s in secrets for w in {*writings(s)}))
+
+
 @cache
 def any_secret() -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(w) for s in secrets_of_all() for w in {*writings(s)}))
+    return any_of(secrets_of_all())
 
 
 def assert_no_secret(text: str) -> None:
@@ -114,9 +120,18 @@ def library_objects() -> list[object]:
 
 
 @in_virtual_time
-async def test_a_conversation_shows_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_conversation_shows_no_secret(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cut, a stranger, a failing handler, a kick; with what asyncio logs in its debug mode."""
     caplog.set_level(logging.DEBUG)
+    keys: list[bytes] = []  # of handshakes and connections
+
+    def recorded(key: bytes) -> AESGCM:
+        keys.append(bytes(key))
+        return AESGCM(key)
+
+    monkeypatch.setattr(noise, "AESGCM", recorded)
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = 0.0
@@ -159,6 +174,8 @@ async def test_a_conversation_shows_no_secret(caplog: pytest.LogCaptureFixture) 
     for log in logs:
         assert_no_secret(repr(log.entries))
     assert any("handler" in record.message for record in caplog.records)
+    assert len({*keys}) > 10
+    assert any_of([key[:PIECE] for key in keys]).search(caplog.text) is None
     assert_no_secret(caplog.text)
     for record in caplog.records:
         assert_no_secret(repr(vars(record)))

@@ -90,7 +90,7 @@ def test_hubs_endpoints_and_their_places_are_shown(
             ("hub-1", True, 0),
             ("hub-\x1b[2", True, 1),
         }
-        assert all(0 < each["rtt_ms"] < 1000 for each in hubs)
+        assert all(0 < each["rtt"] < 1 for each in hubs)
         assert hubs[0].keys() == documented_keys("cluster hubs")
 
         found = f"{peer_id.hex()}  hub-\\x1b[2\n"

@@ -97,7 +97,7 @@ def cluster(context: click.Context) -> int:
 def cluster_hubs(meeting: Meeting, as_json: bool) -> int:
     """List the hubs that meet at WHERE, and how many endpoints each has.
 
-    With --json: an array of objects with `name`, `connected`, `rtt_ms` and `endpoints`.
+    With --json: an array of objects with `name`, `connected`, `rtt` (in seconds) and `endpoints`.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from ..discovery import Discovery
 from .addresses import format_address
 from .failures import OK, Failure, Misuse
 from .notes import note
-from .options import seconds, shared_option, verbosity_options
+from .options import json_option, seconds, shared_option, verbosity_options
 from .running import run_until_done
 from .seeds import find_seeds
 
@@ -59,7 +59,7 @@ def parse_interface(text: str) -> str:
     metavar="SECONDS",
     help=f"How long to look [default: {DEFAULT_WAIT:g} seconds].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @shared_option
 @verbosity_options
 def discover(interfaces: tuple[str, ...], wait: float, as_json: bool, shared: Path | None) -> int:

@@ -143,7 +143,7 @@ async def list_hubs(meeting: Meeting, *, as_json: bool) -> None:
             {
                 "name": hub.name,
                 "connected": hub.connected,
-                "rtt_ms": None if hub.rtt is None else round(hub.rtt * 1000, 3),
+                "rtt": hub.rtt,
                 "endpoints": hub.endpoints,
             }
             for hub in hubs
