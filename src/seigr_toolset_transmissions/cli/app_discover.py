@@ -66,8 +66,8 @@ def discover(interfaces: tuple[str, ...], wait: float, as_json: bool, shared: Pa
     """Print the node id and the address of each node of the group that is announced.
 
     A node is announced by `stt listen --announce`, `stt receive --announce`, or a program that has
-    an `Announcement`. Each is printed as soon as it is found. Fails if there is none. To others
-    than members of the group, announcements say only that something is there.
+    an `Announcement`. Each is printed as soon as it is found. Fails if there is none. Anyone
+    outside the group learns from announcements only that something is there.
 
     A node that was killed stays announced for up to 20 minutes. With --expect, the other commands
     make sure who answers.

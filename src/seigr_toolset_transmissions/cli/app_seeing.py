@@ -25,13 +25,13 @@ __all__ = ["status", "top"]
 def status(path: Path, as_json: bool) -> int:
     """Print one page about the node that shows itself at PATH.
 
-    `stt listen --monitor PATH` does, and so does `stt serve --monitor PATH`; a program of your own
-    does it with `serve_monitor` (docs/monitoring.md). The command watches the node for a second, to
+    `stt listen --monitor PATH` and `stt serve --monitor PATH` show their nodes; a program of your
+    own calls `serve_monitor` (docs/monitoring.md). The command watches the node for a second, to
     see what it sends and receives. The ten busiest endpoints are listed.
 
     With --json, one object is printed: `node_id`, `time`, `uptime`, `address`, `stats`, `hub`,
-    `hubs`, `endpoints`, all of them, each with its rates; `rates`, which are per second; and `rtt`
-    and `rtt_high`, the median round trip in seconds and the one that an endpoint in twenty exceeds.
+    `hubs`, `endpoints` (all of them, each with its rates), `rates` (per second), and `rtt` and
+    `rtt_high`, the median and the 95th percentile of the round trips, in seconds.
 
     \b
     Examples:
