@@ -1,13 +1,15 @@
-"""What it costs to watch a node in a browser: ``python -m benchmarks.seeing``.
+"""What it costs to watch a node: ``python -m benchmarks.seeing``.
 
 A hub listens over TCP. A crowd in another process connects to it; its members come and go, and some
-of them send. The hub's program emits events. In turns, the hub serves no console, serves one that
-nobody looks at, and serves one with a page open in Chromium. For each turn this prints what share
-of a processor the hub needs. The difference is what a hub that is busy all the time cannot do
-otherwise while it is watched; it does not depend on what else the machine does, the browser
-included. Then one page stays open, and the memory of the hub and of the page is shown minute by
-minute. Exits with code 1 if watching takes 5 % of a processor, or a task of the page 100 ms of
-processor time. How long a task really takes depends on what else the machine does.
+of them send. The hub's program emits events. In turns, the hub shows nothing, makes a monitor
+socket that nobody reads, is watched by ``stt top``, serves a console that nobody looks at, and
+serves one with a page open in Chromium. For each turn this prints what share of a processor the hub
+needs. The difference is what a hub that is busy all the time cannot do otherwise while it is
+watched; it does not depend on what else the machine does, the browser included. Then one page stays
+open, and the memory of the hub and of the page is shown minute by minute. Exits with code 1 if a
+page takes 5 % of the hub's processor, or a task of the page 100 ms of processor time. How long a
+task really takes depends on what else the machine does. ``--only top`` needs no Chromium, emits no
+events beyond those of the crowd, and exits with code 1 if ``stt top`` takes 5 %.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import random
 import resource
 import secrets
@@ -33,11 +36,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks.processes import Child, Link
+from benchmarks.processes import Child, Failure, Link
 from helpers.browser import Browser, Page, find_browser
 from seigr_toolset_transmissions import NodeConfig, STTNode
 from seigr_toolset_transmissions.identity import Identity
-from seigr_toolset_transmissions.seeing import serve_console
+from seigr_toolset_transmissions.seeing import serve_console, serve_monitor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,6 +55,8 @@ _CHANGES = 20.0
 _SETTLING = 2.0
 """Seconds from the opening of a page to the measuring."""
 _LEAST_DESCRIPTORS = 8192
+_STARTING = 4.0
+"""Seconds after which `stt top` shows the node."""
 MOST_TAKEN = 0.05
 MOST_BUSY = 100.0
 """Milliseconds."""
@@ -185,17 +190,49 @@ class _Pages:
                 self.longest = max(self.longest, event.get("tdur", 0) / 1000)
 
 
-async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -> float:
-    """Print what the hub needs, watched or not; return the share that watching takes."""
+@asynccontextmanager
+async def _watched_by_top(path: Path) -> AsyncIterator[None]:
+    """Let ``stt top`` watch the node, at a terminal of its own."""
+    command = [sys.executable, "-m", "seigr_toolset_transmissions.cli", "top", str(path)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", f"import pty; pty.spawn({command!r})"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+    )
+    try:
+        await asyncio.sleep(_STARTING)
+        if process.returncode is not None:
+            raise Failure("stt top has ended")
+        yield
+    finally:
+        process.terminate()  # and with it the terminal, which ends the command
+        await process.wait()
+
+
+async def _in_turns(
+    node: STTNode, pages: _Pages | None, folder: Path, rounds: int, seconds: float
+) -> float:
+    """Print what the hub needs, watched or not; return the share that a page takes, or stt top."""
+    path = folder / "monitor"
 
     async def alone() -> float:
         return await _share(seconds)
+
+    async def shown() -> float:
+        async with serve_monitor(node, path):
+            return await _share(seconds)
+
+    async def topped() -> float:
+        async with serve_monitor(node, path), _watched_by_top(path):
+            return await _share(seconds)
 
     async def served() -> float:
         async with serve_console(node):
             return await _share(seconds)
 
     async def watched() -> float:
+        assert pages is not None
         async with serve_console(node) as console:
             page = await pages.open(console.url)
             await asyncio.sleep(_SETTLING)
@@ -205,17 +242,19 @@ async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -
             return found
 
     ways: dict[str, Callable[[], Awaitable[float]]] = {
-        "no console": alone,
-        "a console that nobody looks at": served,
-        "a page is open": watched,
+        "nothing": alone,
+        "a monitor socket that nobody reads": shown,
+        "stt top": topped,
     }
+    if pages is not None:
+        ways |= {"a console that nobody looks at": served, "a page is open": watched}
     found: dict[str, list[float]] = defaultdict(list)
     for turn in range(rounds):
         for name, way in list(ways.items())[:: 1 if turn % 2 else -1]:
             found[name].append(await way())
             print(f"  {name}: {found[name][-1]:.1%}", flush=True)
     # Compared round by round: the machine may be slower in one round than in another.
-    first = found["no console"]
+    first = found["nothing"]
     taken = {
         name: statistics.median(one - other for one, other in zip(values, first, strict=True))
         for name, values in found.items()
@@ -223,7 +262,7 @@ async def _in_turns(node: STTNode, pages: _Pages, rounds: int, seconds: float) -
     print("shares of a processor that the hub needs, medians:")
     for name, values in found.items():
         print(f"  {name}: {statistics.median(values):.1%} ({taken[name]:+.1%})", flush=True)
-    return taken["a page is open"]
+    return taken["stt top" if pages is None else "a page is open"]
 
 
 async def _stay(node: STTNode, pages: _Pages, seconds: float) -> None:
@@ -256,18 +295,20 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
-async def measure(endpoints: int, events: int, rounds: int, turn: float, stay: float) -> bool:
-    """Run everything; return whether the limits were met."""
-    program = find_browser()
-    if program is None:
-        raise SystemExit("there is no Chromium: install it")
+async def measure(
+    endpoints: int, events: int, rounds: int, turn: float, stay: float, *, browser: bool = True
+) -> bool:
+    """Run everything, or all but the console; return whether the limits were met."""
+    program = find_browser() if browser else None
+    if browser and program is None:
+        raise SystemExit("there is no Chromium: install it, or measure with --only top")
     _allow_descriptors()
     shared_seed = secrets.token_bytes(32)
     node = STTNode(
         secrets.token_bytes(32), shared_seed, config=NodeConfig(max_sessions=2 * endpoints + 100)
     )
     folder = Path(tempfile.mkdtemp(prefix="browser-"))
-    limit = 600 + stay + rounds * 3 * (turn + 30)
+    limit = 600 + stay + rounds * 5 * (turn + 30)
     async with AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         await stack.enter_async_context(node.listening())
@@ -281,11 +322,15 @@ async def measure(endpoints: int, events: int, rounds: int, turn: float, stay: f
             f"{endpoints:,} endpoints, of which {_CHANGES:g} leave and {_CHANGES:g} come each "
             f"second; {events:,} events and {_MESSAGES:,.0f} messages a second"
         )
-        pages = _Pages(await stack.enter_async_context(Browser(program, folder)))
-        taken = await _in_turns(node, pages, rounds, turn)
-        if stay:
+        pages = None
+        if program is not None:
+            pages = _Pages(await stack.enter_async_context(Browser(program, folder)))
+        taken = await _in_turns(node, pages, folder, rounds, turn)
+        if stay and pages is not None:
             await _stay(node, pages, stay)
         child.link.tell("done")
+    if pages is None:
+        return taken < MOST_TAKEN
     print(
         f"the longest task of the page: {pages.longest:.0f} ms of processor time; tasks that took "
         f"over 50 ms: {len(pages.busy)}, the longest {max(pages.busy, default=0.0):.0f} ms"
@@ -297,17 +342,19 @@ def main() -> int:
     """Read the options, and measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seeing", description=__doc__)
     parser.add_argument("--endpoints", type=int, default=2000, help="[default: 2000]")
-    parser.add_argument("--events", type=int, default=5000, help="a second [default: 5000]")
+    parser.add_argument("--events", type=int, help="a second [default: 5000; of --only top: 0]")
     parser.add_argument("--rounds", type=int, default=7, help="[default: 7]")
     parser.add_argument("--turn", type=float, default=6.0, help="seconds [default: 6]")
     parser.add_argument(
         "--stay", type=float, default=600.0, help="seconds of one page; 0: none [default: 600]"
     )
+    parser.add_argument("--only", choices=["top"], help="measure nothing but stt top")
     chosen = parser.parse_args()
-    good = asyncio.run(
-        measure(chosen.endpoints, chosen.events, chosen.rounds, chosen.turn, chosen.stay)
-    )
-    return 0 if good else 1
+    events = chosen.events
+    if events is None:
+        events = 5000 if chosen.only is None else 0
+    sizes = (chosen.endpoints, events, chosen.rounds, chosen.turn, chosen.stay)
+    return 0 if asyncio.run(measure(*sizes, browser=chosen.only is None)) else 1
 
 
 if __name__ == "__main__":

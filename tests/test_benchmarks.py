@@ -202,7 +202,14 @@ def test_what_watching_costs_is_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seeing, "_SETTLING", 0.1)
+    monkeypatch.setattr(seeing, "_STARTING", 0.5)
     asyncio.run(seeing.measure(endpoints=5, events=100, rounds=1, turn=0.3, stay=0.5))
     printed = capsys.readouterr().out
-    for text in ("a page is open: ", "a console that nobody looks at: ", "of a processor", " ms\n"):
+    for text in (
+        "stt top: ",
+        "a page is open: ",
+        "a console that nobody looks at: ",
+        "of a processor",
+        " ms\n",
+    ):
         assert text in printed

@@ -179,7 +179,21 @@ async def test_a_path_that_cannot_be_used_is_refused_with_the_remedy(
     assert path.with_name("file").read_text() == "precious"
 
 
-async def test_a_reader_that_does_not_keep_up_misses_lines_and_holds_up_nobody(path: Path) -> None:
+async def test_of_a_burst_of_events_the_last_hundred_are_shown(path: Path) -> None:
+    async with memory_nodes() as nodes:
+        node = await nodes.start()
+        async with serve_monitor(node, path), reading(path) as lines:
+            await lines.next("snapshot")
+            for number in range(300):
+                await node.events.emit("hub_lost", hub=str(number))
+            first = await lines.next("event")
+            assert (first["number"], first["facts"]) == (201, {"hub": "200"})
+
+
+async def test_a_reader_that_does_not_keep_up_misses_lines_and_holds_up_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_socket, "_MOST_EVENTS", 1000)
     loop = asyncio.get_running_loop()
     async with memory_nodes() as nodes:
         node = await nodes.start()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HELLO", "Remark", "event_line", "line", "parse", "snapshot_line"]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _SNAPSHOT = b'{"type":"snapshot",'
 
 
@@ -28,7 +29,7 @@ class Remark(NamedTuple):
 
 def line(kind: str, **facts: object) -> bytes:
     """Return a line of this type."""
-    return json.dumps({"type": kind} | facts, separators=(",", ":")).encode() + b"\n"
+    return _encode({"type": kind, **facts}).encode() + b"\n"
 
 
 HELLO: bytes = line("monitor", version=1)
@@ -37,7 +38,7 @@ HELLO: bytes = line("monitor", version=1)
 
 def snapshot_line(shot: NodeSnapshot, rates: Rates | None) -> bytes:
     """Return the line of a snapshot, and of the node's rates since the one before, if known."""
-    shown = json.dumps(None if rates is None else rates._asdict(), separators=(",", ":"))
+    shown = _encode(None if rates is None else rates._asdict())
     return b'%s"rates":%s,%s\n' % (_SNAPSHOT, shown.encode(), shot.to_json()[1:].encode())
 
 

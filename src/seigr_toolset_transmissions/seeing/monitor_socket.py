@@ -30,8 +30,11 @@ _MOST_READERS = 8
 _MOST_WAITING_BYTES = 256 * 1024
 """A reader for which more waits misses events. It misses snapshots if anything waits for it."""
 
-_PAUSE = 0.1
+_PAUSE = 0.25
 """Seconds from one look at what is new to the next, so that a burst of events is one write."""
+
+_MOST_EVENTS = 100
+"""Events that one such write has at most: the latest ones."""
 
 _SHARE = 20
 """A pause lasts at least this many times as long as the writing before it took."""
@@ -216,7 +219,7 @@ class _Server:
                 reader.write(data)
 
     def _write_events(self, news: News) -> None:
-        data = b"".join(map(event_line, news.events))
+        data = b"".join(map(event_line, news.events[-_MOST_EVENTS:]))
         for reader in self._readers:
             reader.write_events(data)
 
