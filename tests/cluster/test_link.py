@@ -1,4 +1,4 @@
-"""The link to another hub, which may stop reading."""
+"""The link to another hub, which may stop reading, or be killed."""
 
 from __future__ import annotations
 
@@ -39,3 +39,21 @@ async def test_a_hub_that_stops_reading_is_cut_off_at_a_limit() -> None:
         await log.until("hub_lost")
         await log.until("hub_joined")
         await until(lambda: len(it.hubs[1].cluster.hubs) == 1)
+
+
+@in_virtual_time
+async def test_a_hub_on_a_bus_that_is_killed_under_load_is_noticed_within_a_second() -> None:
+    async with cluster() as it:
+        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+        log = EventLog(hub, "hub_suspended")
+
+        async def send() -> None:
+            while True:
+                await hub.endpoints.send_to_endpoint(alice.node_id, bytes(1000))
+                await asyncio.sleep(0.01)
+
+        sending = asyncio.create_task(send())
+        await asyncio.sleep(5)
+        await it.kill(1)
+        await log.until("hub_suspended", seconds=1.1)
+        sending.cancel()

@@ -89,6 +89,10 @@ _MOST_PIPES = 8192
 _ASK_SECONDS = 2.0
 """A pipe asks when its bytes stay unconfirmed for this long."""
 
+_BUSY_ASK_SECONDS = 0.5
+_BUSY_BYTES = 1024
+"""A pipe that has sent this much since it last looked asks sooner: there is more to lose."""
+
 _OPEN_SECONDS = 10.0
 """How long a dial or a listener waits for the bus, and then for an answer."""
 
@@ -112,6 +116,7 @@ class _Pipe(QueueTransport):
         "_asking_timer",
         "_begun",
         "_broken",
+        "_busy",
         "_confirmed",
         "_end_sent",
         "_ended",
@@ -152,6 +157,7 @@ class _Pipe(QueueTransport):
         self._seq_out = 0
         self._end_sent = False
         self._asking_timer: asyncio.TimerHandle | None = None
+        self._busy = False
         # Reading
         self._window = window
         self._kept = bytearray()  # arrived, and not handed over yet
@@ -266,13 +272,16 @@ class _Pipe(QueueTransport):
         unconfirmed = self._sent > self._confirmed or self._end_sent
         if unconfirmed and self._asking_timer is None and not self._broken:
             self._asking_timer = self._loop.call_later(
-                _ASK_SECONDS, self._ask_if_unconfirmed, self._confirmed
+                _BUSY_ASK_SECONDS if self._busy else _ASK_SECONDS,
+                self._ask_if_unconfirmed,
+                self._confirmed,
             )
 
     def _ask_if_unconfirmed(self, before: int) -> None:
         self._asking_timer = None
         if self._confirmed == before:
             self._send(_Kind.TAKEN, reply=self._inbox.subject_of(self._name))
+        self._busy = self._sent - before >= _BUSY_BYTES
         self._expect_confirmation()
 
     # Reading.
