@@ -14,12 +14,13 @@ from helpers.nodes import memory_nodes, until
 from seigr_toolset_transmissions.seeing import (
     Monitor,
     RemoteMonitor,
+    SeenEvent,
     monitor,
     monitor_socket,
     remote,
     serve_monitor,
 )
-from seigr_toolset_transmissions.seeing.lines import HELLO
+from seigr_toolset_transmissions.seeing.lines import HELLO, Remark, parse
 from seigr_toolset_transmissions.transports.sockets import UNIX
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ async def test_it_ends_when_the_node_stops_and_says_so(path: Path) -> None:
     [
         (b"", "it has ended without a word"),
         (b"nonsense\n", "this is no line of a monitor"),
+        (b'["a list"]\n', "this is no line of a monitor"),
+        (b'{"type":"event","name":"x"}\n', "this is no line of a monitor"),
         (b'{"type":"snapshot","rates":null}\n', "this is no snapshot of a node"),
     ],
 )
@@ -93,6 +96,14 @@ async def test_a_broken_connection_is_an_error_that_says_why(
         with pytest.raises(ConnectionError, match=expected):
             async for _ in watched.news():
                 pass
+
+
+def test_what_a_later_version_adds_is_ignored() -> None:
+    line = b'{"type":"event","more":1,"number":7,"time":1.5,"name":"hub_lost","facts":{"hub":"a"}}'
+    assert parse(line) == SeenEvent(7, 1.5, "hub_lost", {"hub": "a"})
+    assert parse(b'{"type":"weather","more":1}') == Remark(
+        "weather", {"type": "weather", "more": 1}
+    )
 
 
 async def test_a_path_without_a_node_is_refused_with_the_reason(

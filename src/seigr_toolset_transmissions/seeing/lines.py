@@ -58,7 +58,9 @@ def parse(data: bytes) -> NodeSnapshot | SeenEvent | Remark:
         return NodeSnapshot.from_json(data)
     try:
         facts = json.loads(data)
-        kind = facts.pop("type")
-        return SeenEvent(**facts) if kind == "event" else Remark(kind, facts)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if facts["type"] == "event":  # further keys may come with later versions
+            number, time = int(facts["number"]), float(facts["time"])
+            return SeenEvent(number, time, str(facts["name"]), dict(facts["facts"]))
+        return Remark(facts["type"], facts)
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"this is no line of a monitor: {error!r}") from error

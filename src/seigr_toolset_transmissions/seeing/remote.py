@@ -154,5 +154,5 @@ class RemoteMonitor(View):
 
     def _heed(self, remark: Remark) -> None:
         if remark.kind == "end":
-            self._ended = str(remark.facts["reason"])
+            self._ended = str(remark.facts.get("reason", "it does not say why"))
             self._end()
