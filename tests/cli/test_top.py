@@ -17,6 +17,7 @@ from seigr_toolset_transmissions.cli import top_app, top_table
 from seigr_toolset_transmissions.cli.columns import fitted
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.main import run
+from seigr_toolset_transmissions.cli.printable import printable_line
 from seigr_toolset_transmissions.cli.top import watch_live
 from seigr_toolset_transmissions.cli.top_app import TopApp
 from seigr_toolset_transmissions.cli.top_events import EventList, event_text
@@ -156,6 +157,7 @@ async def test_names_are_shown_as_text(path: Path) -> None:
         assert "[red]hall[/]" in seen
         assert "cellar\\x1b[31m" in seen
         assert "\x1b" not in seen
+    assert printable_line("half a \ud800 pair\t") == "half a \\ud800 pair\\t"  # JSON may hold it
     shown = event_text(
         SeenEvent(7, 0.0, "error", {"error_type": "x", "peer_node_id": "ab", "reason": "a\nb\x07"}),
         {"ab": "attic"},
