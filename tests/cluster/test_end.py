@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from helpers.cluster import Broken, cluster, hub_of
-from helpers.nodes import cancel_all_others, in_virtual_time, live, memory_nodes
+from helpers.cluster import Broken, cluster, hub_of, receive
+from helpers.nodes import address_of, cancel_all_others, in_virtual_time, live, memory_nodes
 from seigr_toolset_transmissions import NodeConfig
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.transports.memory_bus import MemoryBus
@@ -86,6 +86,22 @@ async def test_a_stop_reports_all_that_is_lost_though_all_tasks_are_cancelled(tu
         (error,) = report
         assert error.peer_node_id == alice.node_id
         assert {*error.unsent, *error.unknown} == {b"%d" % number for number in range(10)}
+
+
+@in_virtual_time
+async def test_a_stop_waits_for_what_an_older_session_of_an_endpoint_was_given() -> None:
+    async with cluster() as it:
+        alice, hub = await it.peer("alice", it.hubs[1]), it.hubs[0]
+        broken = Broken(alice, it.hubs[1])
+        await hub.endpoints.send_to_endpoint(alice.node_id, b"over the older session")
+        await asyncio.sleep(1)
+        stop = asyncio.create_task(hub.stop(drain=60))
+        await asyncio.sleep(1)
+        await alice.connect(*address_of(it.hubs[1]))  # the lane goes on over this session
+        await asyncio.sleep(1)
+        broken.mend()
+        assert await stop == ()
+        assert await receive(alice, hub.node_id, 1) == [b"over the older session"]
 
 
 @in_virtual_time

@@ -57,7 +57,8 @@ class Cluster(ClusterBase):
             Or a list of the addresses of all hubs, such as ``["tcp://10.0.0.5:7000",
             "tcp://10.0.0.6:7000"]``, the same at each: they need no place to meet.
         name: The name of this hub, in events and at the other hubs, in 1 to 255 bytes of UTF-8;
-            host name and process id if None.
+            host name and process id if None. Give each hub its own: nothing else tells them apart
+            there.
         grace: How many seconds a link may be without a connection before the hub counts as lost,
             and how long messages for an endpoint that has left wait for it to turn up again.
         direct: Whether hubs that meet on a bus reach each other over TCP, and use the bus for

@@ -262,9 +262,11 @@ class Inquiries:
         link = self._owner.routes.hub_of(endpoint_id)
         if info is not None or link is None:
             return info
-        reply = await _ask(link, bytes((Ask.INFO,)) + endpoint_id, timeout)
-        if reply is None:
-            raise STTTimeoutError(f"no answer from hub {link.name!r} within {timeout:g} s")
+        question = bytes((Ask.INFO,)) + endpoint_id
+        try:
+            reply = await link.session.request(question, timeout=timeout)
+        except STTRequestError as error:
+            raise STTTimeoutError(f"no answer from hub {link.name!r}: {error}") from error
         return cast("EndpointInfo | None", _unpack(link, unpack_info, reply))
 
     # -- requests ----------------------------------------------------------------------------
@@ -364,14 +366,6 @@ def _unpack(link: Link, unpack: Callable[[bytes], T], reply: bytes) -> T:
     except BadMessageError as error:
         link.session.abort(str(error))
         raise STTRequestLostError(f"hub {link.name!r} replied nonsense: {error}") from None
-
-
-async def _ask(link: Link, question: bytes, timeout: float) -> bytes | None:
-    """Ask another hub; return None if it did not answer in time."""
-    try:
-        return await link.session.request(question, timeout=timeout)
-    except STTRequestError:
-        return None
 
 
 def _pack(answer: Answer, text: str) -> bytes:

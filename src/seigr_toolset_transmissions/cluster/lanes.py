@@ -147,7 +147,12 @@ class Lane:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is under way or waits."""
-        return not (self._sent or self._unsent or self._waiting)
+        return not (self.holds_messages or self._waiting)
+
+    @property
+    def holds_messages(self) -> bool:
+        """Whether it has accepted messages that the endpoint has not acknowledged."""
+        return bool(self._sent or self._unsent)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -418,7 +423,7 @@ class Lane:
 
     async def drained(self) -> None:
         """Wait until the endpoint has acknowledged everything, or nothing more can be sent."""
-        while self._sent or self._unsent:
+        while self.holds_messages:
             await self._change()
 
     async def _change(self) -> None:

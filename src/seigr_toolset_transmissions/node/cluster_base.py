@@ -119,7 +119,7 @@ class ClusterBase(ABC):
         a copy, with what JSON can carry, and bytes.
 
         Raises:
-            STTTimeoutError: Its hub did not answer in time.
+            STTTimeoutError: Its hub did not answer in time, or is lost.
             RuntimeError: The node is not running.
 
         """
