@@ -165,6 +165,13 @@ async def test_names_are_shown_as_text(path: Path) -> None:
     assert shown.endswith("error  x  attic  (a\\nb\\x07)")
 
 
+async def test_a_narrow_terminal_loses_the_ends_of_lines_and_not_whole_lines(path: Path) -> None:
+    async with a_house(path), watching(path, 4) as (app, pilot):
+        await pilot.resize_terminal(40, 24)
+        await until(lambda: "…" in text_of(app, "#node"))
+        assert text_of(app, "#node").splitlines()[3].startswith("out ")
+
+
 async def test_events_appear_and_a_gap_is_mentioned(path: Path) -> None:
     async with a_house(path) as node, watching(path, 4) as (app, pilot):
         await node.events.emit("hub_lost", hub="one")

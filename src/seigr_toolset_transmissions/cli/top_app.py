@@ -49,6 +49,7 @@ class TopApp(App[int]):
     ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
     CSS: ClassVar[str] = """
     #gone { height: auto; text-style: bold reverse; display: none; }
+    #node, #hubs { text-wrap: nowrap; text-overflow: ellipsis; }
     #node { height: 4; }
     #hubs { height: auto; display: none; }
     #filter { height: 1; display: none; }
