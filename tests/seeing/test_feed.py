@@ -131,6 +131,23 @@ async def test_pages_are_told_of_the_end_of_the_node_and_of_the_console() -> Non
 
 
 @in_virtual_time
+async def test_a_page_that_is_stuck_while_the_node_starts_again_is_told_of_the_end() -> None:
+    async with memory_nodes() as nodes:
+        node = await nodes.start()
+        feed = Feed(node, control=False)
+        async with aclosing(feed.messages()) as stuck, aclosing(feed.messages()) as other:
+            assert (await heard(stuck))[0] == "begin"
+            assert (await heard(stuck))[0] == "sample"
+            await node.stop()
+            await asyncio.sleep(0)
+            await node.start()
+            assert (await heard(other))[0] == "begin"
+            assert (await heard(other))[0] == "sample"
+            assert await heard(stuck) == ("end", "node")
+        await feed.close()
+
+
+@in_virtual_time
 async def test_the_rows_are_those_of_the_latest_sample() -> None:
     async with memory_nodes() as nodes:
         pair = await nodes.pair()

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from helpers.nodes import memory_nodes, until
+from helpers.nodes import in_virtual_time, memory_nodes, until
+from helpers.recorder import Recorder
 from seigr_toolset_transmissions.errors import STTListenError
 from seigr_toolset_transmissions.seeing import RemoteMonitor, monitor, monitor_socket, serve_monitor
 from seigr_toolset_transmissions.stats import NodeSnapshot
+from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 from seigr_toolset_transmissions.transports.sockets import UNIX
 
 if TYPE_CHECKING:
@@ -220,6 +222,32 @@ async def test_a_reader_that_does_not_keep_up_misses_lines_and_holds_up_nobody(
             kinds = Counter(line["type"] for line in lines)
             assert kinds["snapshot"] < len(fast.history) / 2
             assert kinds["event"] < lines[-1]["number"] == 12 * 900 + 1
+
+
+@in_virtual_time
+async def test_a_reader_that_comes_between_snapshots_gets_none_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "_INTERVAL", 1.0)
+    monkeypatch.setattr(monitor_socket, "_PAUSE", 0.25)
+
+    network = MemoryNetwork()
+    async with memory_nodes() as nodes:
+        node = await nodes.start()
+        server = monitor_socket._Server(node)
+        listener = await network.listen(server.accept, "here", 1)
+        await network.dial(Recorder(), "here", 1)
+        await asyncio.sleep(0.9)
+        await node.events.emit("hub_lost", hub="x")  # it is written, and a pause begins
+        await asyncio.sleep(0.15)  # and a snapshot is taken in that pause
+        await network.dial(late := Recorder(), "here", 1)
+        await asyncio.sleep(1)
+        lines = map(json.loads, late.data.splitlines())
+        uptimes = [line["uptime"] for line in lines if line["type"] == "snapshot"]
+        assert len(uptimes) > 1
+        assert uptimes == sorted(set(uptimes))
+        await listener.close()
+        await server.end()
 
 
 async def test_there_are_eight_readers_at_most(path: Path) -> None:

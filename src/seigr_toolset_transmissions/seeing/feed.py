@@ -54,18 +54,19 @@ class Feed:
     async def messages(self) -> AsyncGenerator[bytes]:
         """Iterate over server-sent events: ``begin``, a ``sample`` a second, and then ``end``.
 
-        A slow reader misses samples. The data of ``end`` is ``"node"`` if the node does not run,
-        and ``"console"`` if the console closes.
+        A slow reader misses samples. The data of ``end`` is ``"node"`` if the node does not run, or
+        has started again, and ``"console"`` if the console closes.
         """
         if not await self._begin():
             yield _event("end", "console" if self._closed else "node")
             return
+        watching = self._watching
         self.pages += 1
         try:
             yield _event("begin", self._beginning())
-            while self._watching is not None:
+            while self._watching is watching:
                 await self._news.wait()
-                if self._watching is not None:
+                if self._watching is watching:
                     yield self._message
             yield _event("end", "console" if self._closed else "node")
         finally:

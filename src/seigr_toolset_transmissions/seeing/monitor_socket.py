@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..node import STTNode
+    from ..stats import NodeSnapshot
     from ..transports.base import Receiver, Transport
     from .view import News, Rates
 
@@ -155,6 +156,7 @@ class _Server:
     def __init__(self, node: STTNode) -> None:
         self._node = node
         self._monitor: Monitor | None = None
+        self._written: NodeSnapshot  # the last one; the monitor may have a newer one
         self._task: asyncio.Task[None] | None = None
         self._readers: set[_Reader] = set()
         self._leaving: set[_Reader] = set()  # they have their last line
@@ -174,7 +176,7 @@ class _Server:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._show())
         elif self._monitor is not None:
-            reader.write(snapshot_line(self._monitor.snapshot, None))
+            reader.write(snapshot_line(self._written, None))
 
     def _dismiss(self, reader: _Reader, reason: str) -> None:
         self._readers.discard(reader)
@@ -213,8 +215,9 @@ class _Server:
             self._dismiss(reader, reason)
 
     def _write_sample(self, monitor: Monitor, rates: Rates | None = None) -> None:
+        self._written = monitor.snapshot
         if ready := [reader for reader in self._readers if reader.keeps_up]:
-            data = snapshot_line(monitor.snapshot, rates)
+            data = snapshot_line(self._written, rates)
             for reader in ready:
                 reader.write(data)
 
