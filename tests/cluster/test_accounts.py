@@ -28,6 +28,10 @@ STEPS = st.lists(
                 "cut link",
                 "lose link",
                 "kill hub",
+                "kick",
+                "restart hub",
+                "restart alice",
+                "second session",
                 "move",
                 "slow",
                 "mend",
@@ -78,6 +82,30 @@ class Account:
         self.broken.clear()
         await self.it.kill(self.at)
         await self.move()
+
+    async def kick(self) -> None:
+        """End Alice's sessions, at all hubs, and let her come back."""
+        await self.it.hubs[0].kick(self.alice.node_id)
+        await asyncio.sleep(0.5)
+        await self.alice.connect(*address_of(self.it.hubs[self.at]))
+
+    async def restart_hub(self) -> None:
+        """Stop Alice's hub, which delivers what it can; she goes to the other one."""
+        self.mend()
+        hub = self.it.hubs[self.at]
+        await hub.stop(drain=2)
+        await self.alice.connect(*address_of(self.it.hubs[3 - self.at]))
+        await hub.start(server_mode=True)
+        self.at = 3 - self.at
+
+    async def restart_alice(self) -> None:
+        self.broken.clear()
+        await self.alice.stop(drain=1)
+        await self.alice.start()
+        await self.alice.connect(*address_of(self.it.hubs[self.at]))
+
+    async def begin_second_session(self) -> None:
+        await self.alice.connect(*address_of(self.it.hubs[self.at]))
 
     def cut_session(self) -> None:
         for session in self.it.hubs[self.at].sessions:
@@ -139,6 +167,14 @@ async def play(steps: Sequence[tuple[str, int]]) -> None:
                     account.mend()
                 case "kill hub":
                     await account.kill_hub()
+                case "kick":
+                    await account.kick()
+                case "restart hub":
+                    await account.restart_hub()
+                case "restart alice":
+                    await account.restart_alice()
+                case "second session":
+                    await account.begin_second_session()
                 case "move":
                     await account.move()
                 case "cancel":
