@@ -59,6 +59,17 @@ async def test_a_hub_ends_whose_bus_hangs(opens: bool) -> None:
         assert bus.left == opens
 
 
+@in_virtual_time
+async def test_a_hub_ends_at_once_whose_bus_is_down_while_it_joins() -> None:
+    bus = MemoryBus()
+    bus.take_down()
+    async with memory_nodes() as nodes:
+        hub = await nodes.listen("bob", cluster=Cluster(bus, name="hub"))
+        await asyncio.sleep(1)
+        async with asyncio.timeout(1):
+            await hub.stop(drain=0)
+
+
 async def waiting_for_alice(it: Hubs) -> STTNode:
     """Let hub-0 send ten messages to Alice, who never acknowledges them; return her node."""
     alice = await it.peer("alice", it.hubs[1], config=NodeConfig(send_window_messages=5))

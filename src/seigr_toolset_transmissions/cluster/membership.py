@@ -98,6 +98,7 @@ class Membership:
         self._seeking: Seeking | None = None  # while this hub is a member
         self._wake = asyncio.Event()
         self._look_timer: asyncio.TimerHandle | None = None
+        self._joined = False  # and not quite left
         self._leaving = False
         self._left: asyncio.Future[None] = self._loop.create_future()
         self._duty = Duty(owner.runtime, self._work)
@@ -153,6 +154,7 @@ class Membership:
         except BaseException:
             await self._leave()
             raise
+        self._joined = True
         self.meeting = meeting
         self._seeking = Seeking(self._owner, meeting, self.node, self.address)
         self._since = self._loop.time()
@@ -209,6 +211,7 @@ class Membership:
             self.node = None
         await self._opened.aclose()
         self.landings = None
+        self._joined = False
 
     # -- the others ---------------------------------------------------------------------------
 
@@ -252,6 +255,6 @@ class Membership:
         """Leave, and return once that is done. May be called again, if cancelled."""
         self._leaving = True
         self._wake.set()
-        if self.landings is not None:
+        if self._joined:
             await asyncio.wait((self._left,), timeout=4 * self._close_seconds)
         self._duty.end()  # and what is not done: opening the bus, or closing it
