@@ -171,10 +171,12 @@ async def test_events_of_a_program_with_the_names_of_a_node_do_no_harm() -> None
             await events.emit("error", "text", details=[1])
             await events.emit("error", error_type=object(), details={"reason": "x" * 1000})
             await events.emit("error", details={"address": ("a host", 9000), "count": 3})
+            await events.emit("error", details={"count": 10**5000})  # too long for JSON
             assert [event.facts for event in watched.events] == [
                 {},
                 {"error_type": "object", "reason": "x" * 200},
                 {"address": "a host port 9000", "count": 3},
+                {"count": "int"},
             ]
 
 

@@ -285,6 +285,21 @@ async def test_readers_learn_that_the_node_has_stopped(path: Path) -> None:
                 await RemoteMonitor(path).__aenter__()
 
 
+async def test_a_program_that_cancels_all_its_tasks_shows_the_node_to_the_next_reader(
+    path: Path,
+) -> None:
+    async with memory_nodes() as nodes, serve_monitor(await nodes.start(), path):
+        before = asyncio.all_tasks()
+        async with reading(path) as lines:
+            await lines.next("snapshot")
+            for task in asyncio.all_tasks() - before:
+                task.cancel()
+            reason = (await lines.rest())[-1]["reason"]
+            assert reason == "its program has cancelled what shows it"
+        async with reading(path) as lines:
+            await lines.next("snapshot")
+
+
 async def test_readers_learn_that_the_node_has_stopped_even_if_the_block_ends_with_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

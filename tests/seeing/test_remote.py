@@ -106,6 +106,21 @@ def test_what_a_later_version_adds_is_ignored() -> None:
     )
 
 
+async def test_a_program_that_cancels_all_its_tasks_learns_that_it_watches_no_longer(
+    path: Path,
+) -> None:
+    async with memory_nodes() as nodes:
+        node = await nodes.start()
+        async with serve_monitor(node, path):
+            before = asyncio.all_tasks()
+            async with RemoteMonitor(path) as watched:
+                for task in asyncio.all_tasks() - before:
+                    task.cancel()
+                with pytest.raises(ConnectionError, match="this program has cancelled the task"):
+                    async for _ in watched.news():
+                        pass
+
+
 async def test_a_path_without_a_node_is_refused_with_the_reason(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

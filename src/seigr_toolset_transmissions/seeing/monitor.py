@@ -159,8 +159,8 @@ def _facts(arguments: dict[str, Any]) -> dict[str, str | int]:
 
 def _plain(value: object) -> str | int:
     if isinstance(value, bytes):
-        return value.hex()[:_MOST_LETTERS]
-    if isinstance(value, int):
+        return value[: _MOST_LETTERS // 2].hex()
+    if isinstance(value, int) and value.bit_length() < 64:
         return value
     if isinstance(value, tuple) and len(value) == 2:  # an address
         return f"{value[0]} port {value[1]}"[:_MOST_LETTERS]

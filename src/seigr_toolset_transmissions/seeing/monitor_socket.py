@@ -157,7 +157,7 @@ class _Server:
         self._node = node
         self._monitor: Monitor | None = None
         self._written: NodeSnapshot  # the last one; the monitor may have a newer one
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[str] | None = None
         self._readers: set[_Reader] = set()
         self._leaving: set[_Reader] = set()  # they have their last line
         self._empty = asyncio.Event()
@@ -175,6 +175,7 @@ class _Server:
         self._readers.add(reader)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._show())
+            self._task.add_done_callback(self._showing_ended)
         elif self._monitor is not None:
             reader.write(snapshot_line(self._written, None))
 
@@ -193,24 +194,31 @@ class _Server:
         if not self._leaving:
             self._empty.set()
 
-    async def _show(self) -> None:
-        """Show the node for as long as it runs; cancelled when nobody reads any more."""
-        reason = "the node has stopped"
+    async def _show(self) -> str:
+        """Show the node for as long as it runs; return why that has ended.
+
+        It is cancelled when nobody reads any more.
+        """
         async with AsyncExitStack() as stack:
             try:
                 monitor = await stack.enter_async_context(Monitor(self._node))
             except RuntimeError as error:
-                reason = str(error).partition(":")[0]  # the rest is for its program
-            else:
-                self._monitor = monitor
-                self._write_sample(monitor)
-                async for news in monitor.news():
-                    began = thread_time()
-                    self._write_events(news)
-                    if news.sample is not None:
-                        self._write_sample(monitor, news.sample.rates)
-                    await asyncio.sleep(max(_PAUSE, _SHARE * (thread_time() - began)))
+                return str(error).partition(":")[0]  # the rest is for its program
+            self._monitor = monitor
+            self._write_sample(monitor)
+            async for news in monitor.news():
+                began = thread_time()
+                self._write_events(news)
+                if news.sample is not None:
+                    self._write_sample(monitor, news.sample.rates)
+                await asyncio.sleep(max(_PAUSE, _SHARE * (thread_time() - began)))
+        return "the node has stopped"
+
+    def _showing_ended(self, task: asyncio.Task[str]) -> None:
+        if task is not self._task:
+            return  # this side has cancelled it
         self._task = self._monitor = None
+        reason = "its program has cancelled what shows it" if task.cancelled() else task.result()
         for reader in list(self._readers):
             self._dismiss(reader, reason)
 

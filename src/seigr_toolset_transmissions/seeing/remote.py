@@ -75,6 +75,7 @@ class RemoteMonitor(View):
                 raise ConnectionError(self._remedy(error)) from error
             raise
         self._task = asyncio.get_running_loop().create_task(self._read(reader))
+        self._task.add_done_callback(self._reading_ended)
         return self
 
     async def __aexit__(
@@ -140,6 +141,10 @@ class RemoteMonitor(View):
         except OSError as error:
             why = reason_of(error)
         self._end(ConnectionError(f"the node's program is gone: {why}"))
+
+    def _reading_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # by other code, if this still watches
+            self._end(ConnectionError("this program has cancelled the task that watches the node"))
 
     def _take(self, data: bytes) -> None:
         found = parse(data)
