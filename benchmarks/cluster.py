@@ -1,10 +1,14 @@
-"""What a message costs through two hubs: ``python -m benchmarks.cluster``.
+"""What messages cost in a cluster: ``python -m benchmarks.cluster``.
 
 Two hubs of a cluster meet at a nats-server on loopback. One of them, the origin, sends messages of
 64 bytes to a peer of its own, and then to a peer of the other hub, the owner. In the same round,
 one program publishes as many such messages with nats-py, one at a time, and another receives them.
 Hubs, peers, and the users of nats-py are processes of their own, and every message is compared when
-it arrives. Prints the medians of the rounds, and whether the goals are met.
+it arrives.
+
+Then members exchange messages with workers that share a port, and open and close sessions: with one
+worker, with two, and with two nodes that know nothing of each other. Prints the medians of the
+rounds, and whether the goals are met.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from .material import Material
 from .peers.nats_broker import run_broker
 from .processes import Child
 from .roles import run
+from .workers import SETTINGS, measure_beside
 
 if TYPE_CHECKING:
     from .processes import Link
@@ -43,6 +48,8 @@ GOAL_CPU = 2.5
 """Microseconds of processor time at origin and owner together, beyond a local send."""
 GOAL_RATE = 2.0
 """Times the rate of nats-py."""
+GOAL_WORKERS = 1.1
+"""Times what two nodes take that know nothing of each other."""
 
 _MESSAGES = [number.to_bytes(8) + secrets.token_bytes(_BYTES - 8) for number in range(512)]
 
@@ -260,7 +267,7 @@ def main() -> int:
         )
     beyond = median(each.beyond for each in rounds)
     ratio = median(each.cluster.per_second / each.nats.per_second for each in rounds)
-    good = beyond <= GOAL_CPU, ratio >= GOAL_RATE
+    good = [beyond <= GOAL_CPU, ratio >= GOAL_RATE]
     print(
         f"beyond a local send, at both hubs: {beyond:.2f} us (goal: {GOAL_CPU} at most): "
         f"{'met' if good[0] else 'MISSED'}"
@@ -269,6 +276,20 @@ def main() -> int:
         f"rate, compared with nats-py: {ratio:.1f} (goal: {GOAL_RATE:.0f} at least): "
         f"{'met' if good[1] else 'MISSED'}"
     )
+    found = measure_beside(options.messages // 16, 20, 8, options.rounds)
+    for name, cost in found.items():
+        print(
+            f"{name}: {cost.message:.2f} us of processor time to send a message back, "
+            f"{cost.session:,.0f} us to open and close a session"
+        )
+    _, together, apart = (found[name] for name in SETTINGS)
+    for what in ("message", "session"):
+        dearer = getattr(together, what) / getattr(apart, what)
+        good.append(dearer <= GOAL_WORKERS)
+        print(
+            f"two workers, compared with two nodes apart, a {what}: {dearer:.2f} "
+            f"(goal: {GOAL_WORKERS} at most): {'met' if good[-1] else 'MISSED'}"
+        )
     return 0 if all(good) else 1
 
 

@@ -9,9 +9,14 @@ for how much of that the process waited for a processor (on Linux; other program
 processor time and the bytes that a hub spends. Where each hub has a machine of its own, its work
 goes on beside that of the others; here one core does the work of all.
 
+With ``--members``, sessions are real instead: ``--each`` of them has so many, at workers that share
+a port. Prints what they take while they do nothing. A member is a node, which takes some 20 us of
+processor time a second: with very many sessions, let each have many.
+
 Exits with code 1 if routes are not equal 2 seconds after the split has healed, or if an endpoint
-still has two routes 30 seconds after that. The 2 seconds are how long a hub needs: what elapsed,
-less the time for which the process waited for a processor or worked for the other hubs.
+still has two routes 30 seconds after that. The 2 seconds are how long a hub with a core of its own
+needs: what elapsed, less the time for which the process waited for a processor or worked for the
+other hubs; but never less than the hub's own work, and the time until it is met.
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import mmap
 import secrets
 import sys
 import time
@@ -33,6 +37,9 @@ from seigr_toolset_transmissions.sessions.public import SessionState
 from seigr_toolset_transmissions.transports.bus import Bus
 from seigr_toolset_transmissions.transports.memory import MemoryNetwork
 
+from .roles import resident_bytes
+from .workers import measure_idle
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,6 +51,8 @@ __all__ = ["scale"]
 
 _GRACE = 3.0
 _PATIENCE = 600.0
+_MEETING_SECONDS = 1.1
+"""A hub says once a second where it is, and is dialed a tenth of a second after it was heard."""
 _AT_ONCE = 50_000
 """Endpoints that join before the storm do so in portions."""
 MOST_HEALING = 2.0
@@ -187,8 +196,7 @@ class _Costs:
     def report(self, what: str, seconds: float) -> float:
         """Print a step, and begin the next one; return how long it takes with a core for each hub.
 
-        That is what elapsed, less the time for which the process waited for a processor or worked
-        for other hubs than one.
+        See the module.
         """
         spent = time.process_time() - self._cpu
         cpu, waited = spent / self._hubs, _waited() - self._waited
@@ -199,7 +207,7 @@ class _Costs:
             flush=True,
         )
         self.begin()
-        return max(cpu, seconds - waited - spent + cpu)
+        return max(_MEETING_SECONDS, seconds - waited - spent) + cpu
 
 
 def _waited() -> float:
@@ -208,14 +216,6 @@ def _waited() -> float:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except OSError:
         return 0.0
-
-
-def _held() -> int:
-    """Return how many bytes of memory this process has; 0 where none tells."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-    except OSError:
-        return 0
 
 
 async def scale(hub_count: int, endpoints: int, storm: int) -> bool:
@@ -251,12 +251,13 @@ async def _fill(hubs: list[_Hub], endpoints: int, costs: _Costs) -> None:
     weight, took = 0, 0.0
     for at in range(0, endpoints, _AT_ONCE):
         _join(hubs, (secrets.token_bytes(32) for _ in range(min(_AT_ONCE, endpoints - at))))
-        before = _held()
+        before = resident_bytes()
         took += await _until_equal(hubs)
-        weight += _held() - before
+        weight += resident_bytes() - before
     costs.report("endpoints have joined", took)
     each = weight / (endpoints * (len(hubs) - 1))
-    print(f"a route takes {each:.0f} bytes at each of the other hubs; the process {_held():,}")
+    whole = resident_bytes() / 1e6
+    print(f"a route takes {each:.0f} bytes at each of the other hubs; the process {whole:,.0f} MB")
 
 
 def _join(hubs: list[_Hub], ids: Iterator[bytes]) -> None:
@@ -312,13 +313,36 @@ def _exact(hubs: list[_Hub]) -> bool:
     return not wrong
 
 
+def _report_idle(members: int, each: int, workers: int, seconds: float) -> int:
+    """Measure and print what real sessions take; return the exit code."""
+    found = measure_idle(members, each, workers, seconds)
+    sessions = members * each
+    print(
+        f"{sessions:,} sessions of {members:,} members at {workers} workers: open after "
+        f"{found.seconds:,.0f} s, {found.opening_cpu * 1e6:,.0f} us of processor time each at "
+        f"their worker; the workers have {min(found.spread):,} to {max(found.spread):,}\n"
+        f"memory of a session: {found.worker_bytes:,.0f} bytes at its worker, "
+        f"{found.member_bytes:,.0f} at its member, without the system's buffers\n"
+        f"idle for {seconds:,.0f} s: all workers took {found.worker_share:.1%} of a processor, "
+        f"{found.worker_share / sessions * 1e6:.1f} us a second for each session; "
+        f"all members {found.member_share:.1%}"
+    )
+    return 0
+
+
 def main() -> int:
     """Run as a program; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hubs", type=int, default=20, help="how many (default: %(default)s)")
     parser.add_argument("--endpoints", type=int, default=200_000, help="of all (%(default)s)")
     parser.add_argument("--storm", type=int, default=20_000, help="more (default: %(default)s)")
+    parser.add_argument("--members", type=int, default=0, help="real and idle, instead")
+    parser.add_argument("--each", type=int, default=1, help="sessions of a member (%(default)s)")
+    parser.add_argument("--workers", type=int, default=6, help="that have them (%(default)s)")
+    parser.add_argument("--idle", type=float, default=60.0, help="for so many s (%(default)s)")
     options = parser.parse_args()
+    if options.members:
+        return _report_idle(options.members, options.each, options.workers, options.idle)
     logging.disable()
     return 0 if asyncio.run(scale(options.hubs, options.endpoints, options.storm)) else 1
 

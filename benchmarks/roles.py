@@ -35,6 +35,7 @@ __all__ = [
     "echo",
     "hub",
     "requester",
+    "resident_bytes",
     "responder",
     "sink",
     "source",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import cluster, cluster_scale, roles, seeing
+from benchmarks import cluster, cluster_scale, roles, seeing, workers
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.material import Material
 from benchmarks.measures import crowds, one_way, requests, round_trip
@@ -188,6 +188,23 @@ def test_messages_through_two_hubs_are_measured() -> None:
     for cost in found:
         assert cost.per_second > 0
         assert cost.cpu > 0
+
+
+def test_real_sessions_that_do_nothing_are_weighed() -> None:
+    found = workers.measure_idle(members=2, each=3, workers=1, seconds=0.1)
+    assert found.opening_cpu > 0
+    assert found.spread == [6]
+
+
+def test_members_exchange_messages_with_workers_and_come_and_go() -> None:
+    with ExitStack() as stack:
+        stage = workers._Stage(stack, 2, [3])
+        stage.do("connect", 1)
+        for order in ("exchange", "come and go"):
+            assert workers._cost(stage, order, 2) > 0
+        (state,) = stage.do("look")
+        assert state.sessions == 3
+        stage.end()
 
 
 @in_virtual_time
