@@ -67,8 +67,8 @@ def load_seed(path: str | os.PathLike[str]) -> bytes:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             error.errno,
-            "there is no such seed file: make one with `stt keygen` or save_seed(), or copy the "
-            "one that your group shares",
+            "no such seed file (make one with `stt keygen` or save_seed(), or copy the one that "
+            "your group shares)",
             str(path),
         ) from None
     with file:

@@ -184,3 +184,24 @@ def test_a_peer_that_hangs_fails_the_demo_and_is_killed(
     assert code == 1
     assert "step 1 of 7 ends: not within " in shown
     assert descendants(os.getpid()) == []
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_commands_at_the_end_begin_with_the_environment_if_the_shell_does_not_find_stt(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    found: bool,
+) -> None:
+    programs = tmp_path / "my env" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").touch()
+    (programs / "stt").touch(0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(programs.parent))
+    monkeypatch.setenv("PATH", str(programs) if found else "")
+    monkeypatch.setattr(demo._Show, "steps", ())
+    code, shown = play(capsys)
+    assert code == 0
+    commands = [line.strip() for line in shown.rpartition("your own:\n")[2].splitlines()]
+    assert commands[0].startswith("stt keygen" if found else ". 'my env/bin/activate' ")

@@ -43,7 +43,7 @@ def test_what_is_announced_is_found_by_members_alone(
         for stt in (lines, raw, files):
             match = stt.until(r"listening on (\S+) as (\w+)")
             announced.add((match[2], match[1]))
-            assert "find this node with `stt discover`" in stt.stderr
+            assert "on this machine find this node with `stt discover`" in stt.stderr
         # Each is printed as soon as it is found.
         found = set[tuple[str, ...]]()
         while not announced <= found:  # other tests on this machine may announce nodes too

@@ -205,7 +205,7 @@ def test_each_worker_shows_its_node_at_a_path_of_its_own(
         assert run(["status", f"{path}.2"]) == 0
         assert "worker-2, other hubs " in capsys.readouterr().out
         assert run(["status", str(path)]) == 1
-        assert f"(there is {path}.1, {path}.2: a worker each)" in capsys.readouterr().err
+        assert f"(workers show theirs at {path}.1 and {path}.2)" in capsys.readouterr().err
         stt.signal(signal.SIGTERM)
         assert stt.end() == 143
     assert not list(folder.glob("monitor*"))

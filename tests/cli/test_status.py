@@ -104,11 +104,14 @@ def test_a_path_without_a_node_is_a_failure_that_says_why(
     )
 
 
-def test_listen_shows_its_node_and_refuses_a_path_that_is_in_use(folder: Path) -> None:
+def test_listen_shows_its_node_and_refuses_a_path_that_is_in_use(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = str(folder / "monitor")
     with Stt("listen", "0", "--monitor", path) as listening:
         listening.address()
         assert run(["status", path]) == 0
+        assert "round trip  not measured yet\n" in capsys.readouterr().out
         with Stt("listen", "0", "--monitor", path) as second:
             assert second.end() == 1
             assert f"the node cannot be shown at {path}: a program shows a node" in second.stderr

@@ -127,6 +127,7 @@ def test_the_version_is_the_librarys(option: str, capsys: pytest.CaptureFixture[
     [
         (["nonsense"], "No such command 'nonsense'; see `stt --help`"),
         (["connect"], "Missing argument 'HOST:PORT'; see `stt connect --help`"),
+        (["completion"], "'SHELL'. Choose from: bash, zsh, fish; see `stt completion --help`"),
         (["send", "localhost:1"], "see `stt send --help`"),
         (["receive", "9000"], "see `stt receive --help`"),
         (["ping", "localhost:1", "-c", "x"], "'x' is not a valid number of pings"),

@@ -52,6 +52,6 @@ def guarded(command: click.Command, arguments: Sequence[str]) -> int:
 def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = "stt" if context is None else context.command_path
-    message = error.format_message().rstrip(".").strip()
+    message = " ".join(error.format_message().split()).removesuffix(".")
     see = " See" if message.endswith("?") else "; see"
     return f"{message}{see} `{path} --help`"

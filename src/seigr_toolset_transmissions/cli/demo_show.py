@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
+import shutil
+import sys
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -79,9 +84,16 @@ def _print_verdict(
     console.print(
         f"[bold green]All {stage.passed} checks passed[/] in {stage.elapsed:.1f} s. {outlook}:"
     )
-    for command, where in commands:
+    for command, where in (*_activation(), *commands):
         comment = "" if stage.narrow else f"[dim]# {where}[/]"
         console.print(f"  {command:<50}{comment}".rstrip(), highlight=False, soft_wrap=True)
+
+
+def _activation() -> Iterable[tuple[str, str]]:
+    """Return the command after which the shell finds `stt`, if it does not find it yet."""
+    script = Path(sys.prefix, "bin", "activate")
+    if shutil.which("stt") is None and script.exists():
+        yield f". {shlex.quote(os.path.relpath(script))}", "in each terminal"
 
 
 class Show(ABC):

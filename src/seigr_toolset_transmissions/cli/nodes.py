@@ -103,7 +103,9 @@ async def _announce(node: STTNode, block: AsyncExitStack) -> None:
         raise Misuse(f"--announce: {error}") from error
     except OSError as error:
         raise Failure(f"--announce: {error.strerror or error}") from error
-    note("members of the group on the local network find this node with `stt discover`")
+    assert node.address is not None  # noqa: S101  it listens
+    where = "this machine" if node.address[0] == LOOPBACK else "the local network"
+    note(f"members of the group on {where} find this node with `stt discover`")
 
 
 async def leave(session: Session) -> None:

@@ -87,11 +87,14 @@ def _facts(shot: NodeSnapshot, sample: Sample) -> Iterator[str]:
         f"{bytes_text(stats.buffered_bytes)} for the program",
         f"{bytes_text(stats.unacknowledged_bytes)} not acknowledged",
     )
-    yield _fact(
-        "round trip",
-        f"median {rtt_text(sample.rtt)}",
-        f"one endpoint in twenty above {rtt_text(sample.rtt_high)}",
-    )
+    if sample.rtt is None:
+        yield _fact("round trip", "not measured yet")
+    else:
+        yield _fact(
+            "round trip",
+            f"median {rtt_text(sample.rtt)}",
+            f"one endpoint in twenty above {rtt_text(sample.rtt_high)}",
+        )
     yield _fact(
         "so far",
         f"sessions opened {stats.sessions_opened:,}",

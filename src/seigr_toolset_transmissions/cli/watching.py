@@ -50,7 +50,7 @@ async def watched(path: Path) -> AsyncIterator[RemoteMonitor]:
 def _others(path: Path) -> str:
     """Say at which paths near by there may be workers of `stt serve`."""
     found = sorted(path.parent.glob(f"{path.name}.[0-9]*"))
-    return f" (there is {', '.join(map(str, found))}: a worker each)" if found else ""
+    return f" (workers show theirs at {' and '.join(map(str, found))})" if found else ""
 
 
 def figures_of(monitor: RemoteMonitor) -> dict[str, Any]:
