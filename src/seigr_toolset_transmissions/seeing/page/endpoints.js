@@ -26,6 +26,7 @@ export class Endpoints {
     this.selected = "";
     this.matching = 0;
     this.asked = 0;
+    this.unask = () => {}; // a button that waits for a second press waits no longer
     const section = document.getElementById("endpoints");
     this.body = section.querySelector("tbody");
     this.range = document.getElementById("range");
@@ -70,6 +71,7 @@ export class Endpoints {
   // Opens the details of an endpoint.
   select(id) {
     this.selected = id;
+    this.unask();
     put(this.dialog.querySelector("#details-title"), shortId(id));
     put(this.dialog.querySelector("#details-id"), id);
     put(this.dialog.querySelector("#outcome"), "");
@@ -157,21 +159,29 @@ export class Endpoints {
 
   async #press(button) {
     const verb = button.dataset.do;
-    if (ASK_FIRST.has(verb) && !button.dataset.sure) {
-      const label = button.textContent;
-      button.dataset.sure = "yes";
-      button.textContent = `Really ${verb}?`;
-      setTimeout(() => {
-        delete button.dataset.sure;
-        button.textContent = label;
-      }, PATIENCE);
-      return;
-    }
+    const sure = button.dataset.sure || !ASK_FIRST.has(verb);
+    this.unask();
+    if (!sure) return this.#askFirst(button, verb);
+    const { selected } = this;
     const text = document.getElementById("send-text").value;
     const outcome = this.dialog.querySelector("#outcome");
     put(outcome, "…");
-    put(outcome, await this.act({ do: verb, endpoint: this.selected, text }));
-    if (this.selected) await this.refresh();
+    const done = await this.act({ do: verb, endpoint: selected, text });
+    if (this.selected !== selected) return; // another endpoint is shown now, or none
+    put(outcome, done);
+    await this.refresh();
+  }
+
+  #askFirst(button, verb) {
+    const label = button.textContent;
+    button.dataset.sure = "yes";
+    button.textContent = `Really ${verb}?`;
+    const timer = setTimeout(() => this.unask(), PATIENCE);
+    this.unask = () => {
+      clearTimeout(timer);
+      delete button.dataset.sure;
+      button.textContent = label;
+    };
   }
 }
 

@@ -41,6 +41,7 @@ export class Events {
     this.kept = [];
     this.last = 0;
     this.skipped = 0;
+    this.log.replaceChildren(); // its lines are known by their numbers
   }
 
   // Adds those that are new. A gap in their numbers shows how many the page was not told.
