@@ -44,7 +44,7 @@ _AT_ONCE = 100
 
 _SPARE_SESSIONS = 100
 _MOST_PER_MEMBER = 1000
-_PROMISED_BYTES = 80 * 1024
+_PROMISED_BYTES = 128 * 1024
 """What a node may have to hold for each session: it refuses those for which it has no room."""
 _LEAST_BUFFERED = 512 * 1024 * 1024
 _LIMIT = 1800.0
