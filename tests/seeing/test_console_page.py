@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager
+from time import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from helpers.nodes import Nodes, until
 pytest.importorskip("aiohttp")
 
 from helpers.browser import Browser, Page, find_browser
+from seigr_toolset_transmissions.node import figures
 from seigr_toolset_transmissions.seeing import monitor, serve_console
 
 if TYPE_CHECKING:
@@ -232,6 +234,28 @@ async def test_a_plot_can_be_read_with_the_keyboard(browser: Browser) -> None:
         assert "all 0, suspended 0" in await text_of(page, "#sessions [aria-live]")
         label = await page.run("document.querySelector('#throughput svg').ariaLabel")
         assert label.startswith("Throughput: in 0 B/s, out 0 B/s")
+
+
+async def test_the_page_goes_by_the_clock_of_the_node_even_if_that_is_set_back(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "document.querySelector('#sessions .line').getAttribute('d')"
+    count = f"{line}.match(/[ML]/g).length"
+    monkeypatch.setattr(figures, "time", lambda: time() + 7200)
+    async with Nodes() as nodes:
+        pair = await nodes.pair()
+        await pair.far.send(b"a message")
+        async with shown(browser, pair.listener) as page:
+            await page.until("document.querySelector('#endpoints td:last-child')")
+            assert await text_of(page, "#endpoints td:last-child") == "2 h 0 min ago"
+            await page.until(f"{count} > 10")
+            monkeypatch.setattr(figures, "time", time)
+            await page.until(f"{count} < 5")
+            await page.until(f"{count} > 5")
+            await page.go(await page.run("location.href"))  # the console has points of both times
+            await page.until(f"{count} > 5")
+            first = f"{line}.match(/M([-0-9.]+)/)[1]"
+            assert await page.run(f"{first} < document.querySelector('#sessions svg').clientWidth")
 
 
 async def test_a_console_with_control_sends_and_kicks(browser: Browser) -> None:

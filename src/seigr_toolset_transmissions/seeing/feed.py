@@ -73,11 +73,12 @@ class Feed:
             self.pages -= 1
 
     def rows(self, query: Query, selected: bytes | None) -> dict[str, Any]:
-        """Return a part of the table of endpoints, and the selected one, if it is there."""
+        """Return a part of the table of endpoints, the selected one if there, and the time."""
         monitor = self._monitor
         shot = monitor.snapshot if monitor.watching else self._node.snapshot()
         rates = monitor.endpoint_rates if monitor.watching else _no_rates
-        return rows_of(shot.endpoints, rates, query, selected, self._node.banned)
+        found = rows_of(shot.endpoints, rates, query, selected, self._node.banned)
+        return {"time": shot.time} | found
 
     async def close(self) -> None:
         """Stop watching, and end all iterations."""

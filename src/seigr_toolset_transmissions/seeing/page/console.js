@@ -98,7 +98,8 @@ function follow() {
 function begin(told) {
   if (told.watch !== watch) events.clear(); // their numbers begin again
   ({ node, watch } = told);
-  points = told.points;
+  points = [];
+  for (const point of told.points) keep(points, point);
   events.add(told.events);
   latest = told;
   put(at("node-id"), shortId(node));

@@ -63,9 +63,8 @@ export class Endpoints {
       this.query.offset = Math.max(0, PAGE * Math.floor((found.matching - 1) / PAGE));
       return this.refresh();
     }
-    const now = Date.now() / 1000;
-    this.#show(found.rows, now);
-    if (this.selected) this.#detail(found.selected, now);
+    this.#show(found.rows, found.time); // by the node's clock: this one may differ
+    if (this.selected) this.#detail(found.selected, found.time);
   }
 
   // Opens the details of an endpoint.

@@ -149,8 +149,9 @@ export class Plot {
   }
 }
 
-// Adds a point, and drops those that are too old to be shown.
+// Adds a point, and drops those that are too old to be shown, or all if the clock was set back.
 export function keep(points, point) {
+  if (points.length && point[0] < points[points.length - 1][0]) points.length = 0;
   points.push(point);
   while (point[0] - points[0][0] > LONGEST) points.shift();
 }
