@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import pickle
 from typing import TYPE_CHECKING, Any, cast
 
@@ -122,8 +123,9 @@ async def test_a_session_whose_connection_breaks_before_the_stop_loses_nothing(s
 @pytest.mark.parametrize("owed", [(), (b"unsent",)], ids=["nothing owed", "a message owed"])
 @in_virtual_time
 async def test_a_stop_waits_as_long_as_it_may_for_a_peer_that_stays_away(
-    drain: float, owed: tuple[bytes, ...]
+    drain: float, owed: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     network = FaultNetwork(MemoryNetwork())
     async with Nodes(network) as nodes:
         pair = await nodes.pair()
@@ -134,6 +136,7 @@ async def test_a_stop_waits_as_long_as_it_may_for_a_peer_that_stays_away(
         send_nowait(pair.far, owed)
         before = asyncio.get_running_loop().time()
         report = await pair.listener.stop(drain)
+        assert ("waits up to 7 s for peers without a connection: 1" in caplog.text) == (drain == 7)
         assert drain <= asyncio.get_running_loop().time() - before < drain + 1
         assert [error.unsent for error in report] == [owed] * len(owed)
         [(_, details)] = log.errors

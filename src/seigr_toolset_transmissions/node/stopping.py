@@ -76,6 +76,9 @@ async def end_sessions(registry: Registry, drain: float) -> None:
 
     for session in open_ones():
         session.start_closing()
+    absent = sum(not session.connected for session in open_ones())
+    if absent and drain > 0:
+        logger.info("the node waits up to %g s for peers without a connection: %d", drain, absent)
     await registry.runtime.until_none(lambda: registry.unconfirmed or registry.sessions, drain)
     for session in open_ones():
         if session.connected:
