@@ -194,6 +194,20 @@ async def test_an_error_says_what_cannot_be_used(monkeypatch: pytest.MonkeyPatch
     assert caught.value.errno == errno.EADDRINUSE
 
 
+async def test_an_announcement_that_zeroconf_refuses_is_an_error_and_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Nodes() as nodes:
+        announced = Announcement(await nodes.listen(shared=GROUP))
+
+        async def refuse(*_: object, **_options: object) -> Never:
+            raise announced._zeroconf.NonUniqueNameException
+
+        monkeypatch.setattr(announced._asyncio.AsyncZeroconf, "async_register_service", refuse)
+        with pytest.raises(OSError, match="multicast DNS"):
+            await announced.__aenter__()
+
+
 async def test_a_block_that_is_cancelled_at_its_end_leaves_nothing_open() -> None:
     async with Nodes() as nodes:  # which checks that no task is left
         node = await nodes.listen(shared=GROUP)

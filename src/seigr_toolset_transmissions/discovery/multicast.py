@@ -116,12 +116,12 @@ class Multicast(ABC, Generic[W]):
                 service = self._asyncio.AsyncZeroconf(interfaces=list(scene.interfaces))
                 opened.push_async_callback(service.async_close)
                 await service.zeroconf.async_wait_for_start()
+                await self._begin(service, scene.what, opened)
             except (OSError, RuntimeError, self._zeroconf.Error) as error:
                 number = getattr(error, "errno", errno.ENETDOWN)  # else an interface has gone
                 raise OSError(
                     number, f"multicast DNS (UDP port 5353) cannot be used: {error}"
                 ) from error
-            await self._begin(service, scene.what, opened)
             self._opened = opened.pop_all()
         self._scene = scene
 
