@@ -363,7 +363,9 @@ async def test_a_console_that_cannot_be_served_says_why(monkeypatch: pytest.Monk
     async with Nodes() as nodes:
         node = await nodes.start()
         async with served(node) as visitor:
-            with pytest.raises(STTListenError, match=f":{visitor.port}: Address already in use"):
+            with pytest.raises(
+                STTListenError, match=f":{visitor.port}: Address already in use; choose"
+            ):
                 await serve_console(node, port=visitor.port).__aenter__()
         with pytest.raises(TypeError, match="several names"):
             await serve_console(node, allowed_hosts="stt.example.org").__aenter__()

@@ -20,7 +20,8 @@ _SHELLS = ("bash", "zsh", "fish")
 def completion(context: click.Context, shell: str) -> int:
     """Print a script that makes SHELL (bash, zsh or fish) complete the arguments of stt.
 
-    Put it where your shell looks for completions, and open a new shell.
+    Put it where your shell looks for completions, and open a new shell. If that folder does not
+    exist, make it first.
 
     \b
     bash with its package bash-completion, version 4.4 or later:

@@ -172,7 +172,8 @@ class _Server:
         except OSError as error:
             where = f"{in_url(host)}:{port}"
             raise STTListenError(
-                f"the console cannot listen on {where}: {reason_of(error)}"
+                f"the console cannot listen on {where}: {reason_of(error)}; "
+                "choose another port, or port 0 for a free one"
             ) from error
         bound = self._listener.sockets[0].getsockname()[1]
         self._guard = Guard(host, bound, allowed_hosts)
