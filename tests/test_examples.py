@@ -331,7 +331,7 @@ def test_files_are_dropped_into_a_folder_and_go_on_where_they_stopped(tmp_path: 
         (["peer.py", "localhost", "x", "00"], "argument port: invalid int value: 'x'"),
         (
             ["peer.py", "localhost", "9400", "00" * 32],
-            "copy the one that your group shares: 'peer.seed'",
+            "copy the one that your group shares): 'peer.seed'",
         ),
         *(
             ([*call, "localhost", "9400", cut, "x"][:length], "as `stt id` prints")
@@ -343,7 +343,7 @@ def test_files_are_dropped_into_a_folder_and_go_on_where_they_stopped(tmp_path: 
             )
         ),
         (["hub.py", "localhost", "x"], "argument port: invalid int value: 'x'"),
-        (["hub.py"], "copy the one that your group shares: 'hub.seed'"),
+        (["hub.py"], "copy the one that your group shares): 'hub.seed'"),
     ],
 )
 def test_an_example_that_is_called_wrongly_says_how_to_call_it(

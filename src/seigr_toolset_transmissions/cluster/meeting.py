@@ -252,7 +252,7 @@ class FolderMeeting(Meeting):
 
     def __init__(self, folder: str) -> None:
         self.network: Network = UnixNetwork()
-        self.folder = str(Path(folder, _LANDING_FOLDER))
+        self.folder: str | None = str(Path(folder, _LANDING_FOLDER))
         self._folder = folder
 
     @property
