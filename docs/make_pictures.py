@@ -25,8 +25,8 @@ if __name__ == "__main__":
 
 from helpers.browser import Browser, find_browser
 from seigr_toolset_transmissions import STTNode, generate_seed
-from seigr_toolset_transmissions.cli.demo import run_demo
-from seigr_toolset_transmissions.cli.top_app import TopApp
+from seigr_toolset_transmissions.cli.demo.single import run_demo
+from seigr_toolset_transmissions.cli.top.app import TopApp
 from seigr_toolset_transmissions.seeing import serve_console, serve_monitor
 
 if TYPE_CHECKING:

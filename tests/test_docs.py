@@ -98,7 +98,7 @@ def test_the_picture_of_the_demo_is_up_to_date() -> None:
     """If this fails, run `python docs/make_pictures.py demo`."""
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", read("docs/demo.svg"))
     shown = " ".join(html.unescape(text).replace("\xa0", " ") for text in texts)
-    source = (PACKAGE / "cli" / "demo.py").read_text(encoding="utf-8")
+    source = (PACKAGE / "cli" / "demo" / "single.py").read_text(encoding="utf-8")
     for text in ("The cable is pulled", "it is the same session, resumed", "the cable is back"):
         assert text in source
         assert text in shown
@@ -163,7 +163,7 @@ def test_the_architecture_names_each_room_and_file_and_only_those() -> None:
     text = read("docs/architecture.md")
     listed = {names(row[0]).pop(): names(row[1]) for row in rows(section(text, "The files"))}
     present = {
-        f"{room.name}/": {path.stem for path in room.glob("*.py")} - {"__init__", "__main__"}
+        f"{room.name}/": {path.stem for path in room.rglob("*.py")} - {"__init__", "__main__"}
         for room in PACKAGE.iterdir()
         if (room / "__init__.py").exists()
     }
@@ -370,7 +370,7 @@ async def test_the_recipe_for_a_file_leaves_no_half_file_under_its_name(tmp_path
 
 
 def library_sources() -> Iterator[ast.Module]:
-    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/*"))):
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/**/*.py"))):
         yield ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -484,7 +484,7 @@ def test_the_table_of_events_is_that_of_the_source() -> None:
 
 def loggers_in_the_source() -> set[str]:
     found = set()
-    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/*"))):
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/**/*.py"))):
         module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
         meant = {"__name__": module, "__package__": module.rpartition(".")[0]}
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

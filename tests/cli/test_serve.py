@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cli.demo.test_demo import alive
 from cli.processes import PATIENCE, Stt, descendants, run_stt
-from cli.test_demo import alive
 from seigr_toolset_transmissions import STTNode, generate_seed
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.main import run

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seigr_toolset_transmissions.cli.demo_numbers import Tally, number_of, numbered
+from seigr_toolset_transmissions.cli.demo.numbers import Tally, number_of, numbered
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.ping import figures_of, summary
 from seigr_toolset_transmissions.cli.printable import printable

@@ -19,9 +19,11 @@ from .app_seeing import status, top
 from .bench import run_bench
 from .boundary import guarded
 from .chat import connect_lines, listen_lines
-from .demo import run_demo
-from .demo_cluster import run_cluster_demo
+from .demo.cluster import run_cluster_demo
+from .demo.single import run_demo
 from .failures import OK, Misuse, need_python
+from .files.receive import receive_files
+from .files.transfer import send_files
 from .notes import set_verbosity
 from .options import (
     DIRECTORY,
@@ -43,12 +45,10 @@ from .options import (
 )
 from .ping import ping_peer
 from .pipe import connect_raw, listen_raw
-from .receive import receive_files
 from .request import request_reply
 from .running import run_until_done
 from .seeds import find_seeds, node_seed, write_seed_file
 from .serving import Answer, CommandAnswer, echo, parse_command
-from .transfer import send_files
 from .workers import Target, parse_target
 from .workers import serve as serve_workers
 

@@ -10,7 +10,7 @@ from .failures import OK, Misuse
 from .options import FILE, json_option, verbosity_options
 from .running import run_until_done
 from .status import show_status
-from .top import look_once, watch_live
+from .top.live import look_once, watch_live
 
 if TYPE_CHECKING:
     from pathlib import Path

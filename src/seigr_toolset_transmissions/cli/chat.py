@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .addresses import format_address, short_id
 from .converse import Ends, Output, converse, is_terminal, withdraw
-from .dialogue import is_greeting
+from .files.dialogue import is_greeting
 from .nodes import connect_to, note_listening, running
 from .notes import complain, note
 from .printable import printable

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .failures import INTERRUPTED, Failure
-from .status import node_page
-from .watching import connected, figures_of, watched
+from ..failures import INTERRUPTED, Failure
+from ..status import node_page
+from ..watching import connected, figures_of, watched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ async def watch_live(path: Path) -> int:
         )
     async with connected(path):
         pass  # what is wrong with the path is said before the terminal is taken
-    from .top_app import TopApp  # noqa: PLC0415 - importing Textual takes longer than a command
+    from .app import TopApp  # noqa: PLC0415 - importing Textual takes longer than a command
 
     app = TopApp(path)
     code = await app.run_async()

@@ -12,13 +12,13 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Footer, Input, Static
 
-from ..seeing import RemoteMonitor
-from .columns import rows_of
-from .failures import INTERRUPTED, OK
-from .printable import printable_line
-from .top_events import EventList
-from .top_table import EndpointTable
-from .top_texts import endpoint_lines, hub_lines, node_lines
+from ...seeing import RemoteMonitor
+from ..columns import rows_of
+from ..failures import INTERRUPTED, OK
+from ..printable import printable_line
+from .events import EventList
+from .table import EndpointTable
+from .texts import endpoint_lines, hub_lines, node_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from ..seeing import News
+    from ...seeing import News
 
 __all__ = ["TopApp"]
 

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from .streams import CHUNK_BYTES
+from ..streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

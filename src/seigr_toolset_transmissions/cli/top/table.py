@@ -12,7 +12,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from .columns import COLUMNS, GAP, Row, by_traffic, fitted, fitting
+from ..columns import COLUMNS, GAP, Row, by_traffic, fitted, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.reactive import Reactive
 
-    from .columns import Column
+    from ..columns import Column
 
 __all__ = ["EndpointTable"]
 

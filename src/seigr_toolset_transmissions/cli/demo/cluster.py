@@ -22,19 +22,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .. import NodeConfig, Session, STTNode, generate_seed
-from .demo_cable import Balancer
-from .demo_cast import Actor, Role, python_module
-from .demo_numbers import Tally, number_of
-from .demo_show import HOST, Show, make_table, perform
+from ... import NodeConfig, Session, STTNode, generate_seed
+from .cable import Balancer
+from .cast import Actor, Role, python_module
+from .numbers import Tally, number_of
+from .show import HOST, Show, make_table, perform
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from rich.console import Console
 
-    from .demo_cast import Cast
-    from .demo_stage import Stage
+    from .cast import Cast
+    from .stage import Stage
 
 __all__ = ["run_cluster_demo"]
 
@@ -297,7 +297,7 @@ class _ClusterShow(Show):
                 return
 
     async def _start_hub(self, name: str) -> None:
-        actor = await self._cast.run(Role(name, "hub", ""), *python_module("demo_hub"))
+        actor = await self._cast.run(Role(name, "hub", ""), *python_module("hub"))
         actor.order(
             name=name,
             seed=self._node_seed.hex(),

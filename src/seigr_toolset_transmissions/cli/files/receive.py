@@ -12,29 +12,29 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import Session, SessionState
-from ..errors import STTSessionClosedError
-from .addresses import short_id
+from ... import Session, SessionState
+from ...errors import STTSessionClosedError
+from ..addresses import short_id
+from ..converse import Ends
+from ..failures import Failure, Misuse
+from ..keyboard import unechoed
+from ..nodes import leave, note_listening, running
+from ..notes import complain, note
+from ..printable import printable_line
+from ..rates import describe
+from ..streams import Worker
 from .arriving import PartialFile, digest_of, fault_in
-from .converse import Ends
 from .dialogue import VERSION, Dialogue, GarbledError, Message, PeerLeftError
-from .failures import Failure, Misuse
-from .keyboard import unechoed
-from .nodes import leave, note_listening, running
-from .notes import complain, note
 from .outcomes import Outcomes
-from .printable import printable_line
 from .progress import file_progress
-from .rates import describe
-from .streams import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.progress import TaskID
 
-    from .. import NodeConfig, STTNode
-    from .seeds import Seeds
+    from ... import NodeConfig, STTNode
+    from ..seeds import Seeds
 
 __all__ = ["Receiver", "receive_files"]
 

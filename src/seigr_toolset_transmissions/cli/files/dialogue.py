@@ -10,10 +10,10 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from .failures import Failure
+from ..failures import Failure
 
 if TYPE_CHECKING:
-    from .. import Session
+    from ... import Session
 
 __all__ = ["VERSION", "Dialogue", "GarbledError", "Message", "PeerLeftError", "is_greeting"]
 

@@ -13,16 +13,17 @@ import pytest
 
 from cli.processes import CTRL_C, Stt
 from helpers.nodes import memory_nodes, until
-from seigr_toolset_transmissions.cli import top_app, top_table
 from seigr_toolset_transmissions.cli.columns import fitted
 from seigr_toolset_transmissions.cli.failures import Failure
 from seigr_toolset_transmissions.cli.main import run
 from seigr_toolset_transmissions.cli.printable import printable_line
-from seigr_toolset_transmissions.cli.top import watch_live
-from seigr_toolset_transmissions.cli.top_app import TopApp
-from seigr_toolset_transmissions.cli.top_events import EventList, event_text
-from seigr_toolset_transmissions.cli.top_table import EndpointTable
-from seigr_toolset_transmissions.cli.top_texts import hub_lines
+from seigr_toolset_transmissions.cli.top import app as top_app
+from seigr_toolset_transmissions.cli.top import table as top_table
+from seigr_toolset_transmissions.cli.top.app import TopApp
+from seigr_toolset_transmissions.cli.top.events import EventList, event_text
+from seigr_toolset_transmissions.cli.top.live import watch_live
+from seigr_toolset_transmissions.cli.top.table import EndpointTable
+from seigr_toolset_transmissions.cli.top.texts import hub_lines
 from seigr_toolset_transmissions.seeing import SeenEvent, monitor, monitor_socket, serve_monitor
 from seigr_toolset_transmissions.stats import HubInfo
 from seigr_toolset_transmissions.transports.sockets import UNIX

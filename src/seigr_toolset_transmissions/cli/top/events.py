@@ -13,14 +13,14 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from .printable import printable_line
+from ..printable import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from textual.reactive import Reactive
 
-    from ..seeing import SeenEvent
+    from ...seeing import SeenEvent
 
 __all__ = ["EventList", "event_text"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from seigr_toolset_transmissions.cli.demo_cable import Cable
+from seigr_toolset_transmissions.cli.demo.cable import Cable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

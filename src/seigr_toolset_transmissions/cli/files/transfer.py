@@ -11,20 +11,20 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from .. import NodeConfig, Session, SessionState
-from ..errors import STTSessionClosedError
-from .addresses import format_address
-from .converse import Ends
+from ... import NodeConfig, Session, SessionState
+from ...errors import STTSessionClosedError
+from ..addresses import format_address
+from ..converse import Ends
+from ..failures import Failure, Misuse
+from ..keyboard import unechoed
+from ..nodes import connect_to, leave, running
+from ..notes import complain, note
+from ..printable import printable_line
+from ..rates import describe
+from ..streams import CHUNK_BYTES, Worker
 from .dialogue import VERSION, Dialogue, GarbledError, Message, PeerLeftError
-from .failures import Failure, Misuse
-from .keyboard import unechoed
-from .nodes import connect_to, leave, running
-from .notes import complain, note
 from .outcomes import Outcomes
-from .printable import printable_line
 from .progress import file_progress
-from .rates import describe
-from .streams import CHUNK_BYTES, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from .seeds import Seeds
+    from ..seeds import Seeds
 
 __all__ = ["send_files"]
 

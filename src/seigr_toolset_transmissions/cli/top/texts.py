@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .addresses import format_address
-from .amounts import bytes_text, count_text, rtt_text, span_text
-from .printable import printable_line
-from .tables import hub_table
+from ..addresses import format_address
+from ..amounts import bytes_text, count_text, rtt_text, span_text
+from ..printable import printable_line
+from ..tables import hub_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .. import HubInfo
-    from ..seeing import RemoteMonitor
-    from .columns import Row
+    from ... import HubInfo
+    from ...seeing import RemoteMonitor
+    from ..columns import Row
 
 __all__ = ["endpoint_lines", "hub_lines", "node_lines"]
 

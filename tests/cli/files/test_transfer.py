@@ -21,14 +21,14 @@ from cli.processes import CTRL_C, PATIENCE, SHARED_SEED, Stt, cable_to, run_stt
 from helpers.nodes import live, until
 from helpers.relay import Direction, Fault, Kind
 from seigr_toolset_transmissions import NodeConfig, STTNode
-from seigr_toolset_transmissions.cli import transfer
-from seigr_toolset_transmissions.cli.arriving import SUFFIX, PartialFile, fault_in
 from seigr_toolset_transmissions.cli.failures import Failure
+from seigr_toolset_transmissions.cli.files import transfer
+from seigr_toolset_transmissions.cli.files.arriving import SUFFIX, PartialFile, fault_in
+from seigr_toolset_transmissions.cli.files.receive import Receiver
+from seigr_toolset_transmissions.cli.files.transfer import send_files
 from seigr_toolset_transmissions.cli.main import run
 from seigr_toolset_transmissions.cli.nodes import running
-from seigr_toolset_transmissions.cli.receive import Receiver
 from seigr_toolset_transmissions.cli.seeds import Seeds
-from seigr_toolset_transmissions.cli.transfer import send_files
 from seigr_toolset_transmissions.errors import STTSessionClosedError
 
 if TYPE_CHECKING:

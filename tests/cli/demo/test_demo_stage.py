@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seigr_toolset_transmissions.cli.demo_stage import Stage
+from seigr_toolset_transmissions.cli.demo.stage import Stage
 
 
 class AsciiOutput(io.StringIO):

@@ -12,7 +12,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from .notes import console
+from ..notes import console
 
 __all__ = ["file_progress"]
 

@@ -16,11 +16,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from .. import STTError, __version__
-from .demo_cast import ActorGoneError, Cast
-from .demo_stage import Stage
-from .failures import FAILED, OK
-from .keyboard import unechoed
+from ... import STTError, __version__
+from ..failures import FAILED, OK
+from ..keyboard import unechoed
+from .cast import ActorGoneError, Cast
+from .stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -1,7 +1,7 @@
 """`stt demo`: a hub and its peers, each a process of its own, show what the library does.
 
-Everything that is shown is checked. `demo_stage` draws, `demo_cast` runs the processes, `demo_peer`
-is what they run, and `demo_cable` is the cable that is pulled.
+Everything that is shown is checked. `stage` draws, `cast` runs the processes, `peer` is what they
+run, and `cable` is the cable that is pulled.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .. import NodeConfig, SendOutcome, STTNode, generate_seed
-from .demo_cable import Cable
-from .demo_cast import Actor, Role
-from .demo_numbers import Tally, number_of, numbered
-from .demo_show import HOST, Show, make_table, perform
+from ... import NodeConfig, SendOutcome, STTNode, generate_seed
+from .cable import Cable
+from .cast import Actor, Role
+from .numbers import Tally, number_of, numbered
+from .show import HOST, Show, make_table, perform
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from rich.console import Console
 
-    from .demo_cast import Cast
-    from .demo_stage import Stage
+    from .cast import Cast
+    from .stage import Stage
 
 __all__ = ["run_demo"]
 

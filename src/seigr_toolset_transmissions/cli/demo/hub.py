@@ -1,4 +1,4 @@
-"""One hub of the demo of a cluster, a process of its own; see `demo_puppet`.
+"""One hub of the demo of a cluster, a process of its own; see `puppet`.
 
 It listens, meets the other hubs, and sends to endpoints wherever they are. It says who is connected
 to it, what happens, and which of the messages that it has accepted may be lost.
@@ -11,10 +11,10 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from .. import STTError, STTNode
-from ..cluster import Cluster
-from .demo_numbers import number_of, numbered
-from .demo_puppet import report, take_part
+from ... import STTError, STTNode
+from ...cluster import Cluster
+from .numbers import number_of, numbered
+from .puppet import report, take_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,10 +12,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from cli.demo.test_demo import alive, read_until
 from cli.processes import PATIENCE, Stt, descendants
-from cli.test_demo import alive, read_until
 from helpers.nats_server import needs_nats
-from seigr_toolset_transmissions.cli import demo_cluster, demo_show
+from seigr_toolset_transmissions.cli.demo import cluster, show
 from seigr_toolset_transmissions.cli.running import run_until_done
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def test_a_whole_run_at_a_nats_server_on_a_terminal_of_80_columns() -> None:
 
 def play(monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """Play the demo in this process, without a NATS server; return its exit code and output."""
-    monkeypatch.setattr(demo_cluster, "find_server", lambda: None)
+    monkeypatch.setattr(cluster, "find_server", lambda: None)
     output = io.StringIO()
     console = Console(file=output, width=100)
-    return run_until_done(demo_cluster.run_cluster_demo(console, fast=True)), output.getvalue()
+    return run_until_done(cluster.run_cluster_demo(console, fast=True)), output.getvalue()
 
 
 def test_a_whole_run_over_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +76,11 @@ def test_a_whole_run_over_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_does_not_start_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_show, "STEP_SECONDS", 0.2)
-    monkeypatch.setattr(demo_cluster, "find_server", lambda: "false")
+    monkeypatch.setattr(show, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "find_server", lambda: "false")
     output = io.StringIO()
     console = Console(file=output, width=100)
-    assert run_until_done(demo_cluster.run_cluster_demo(console, fast=True)) == 1
+    assert run_until_done(cluster.run_cluster_demo(console, fast=True)) == 1
     assert "step 1 of 6 ends: " in output.getvalue()
 
 

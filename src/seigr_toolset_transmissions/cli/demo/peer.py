@@ -1,4 +1,4 @@
-"""One peer of the demo, a process of its own; see `demo_puppet`."""
+"""One peer of the demo, a process of its own; see `puppet`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from .. import NodeConfig, Session, STTError, STTNode
-from .demo_numbers import Tally, number_of, numbered
-from .demo_puppet import report, take_part
+from ... import NodeConfig, Session, STTError, STTNode
+from .numbers import Tally, number_of, numbered
+from .puppet import report, take_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cli.processes import PATIENCE, Stt, descendants
-from seigr_toolset_transmissions.cli import demo, demo_cast, demo_show
+from seigr_toolset_transmissions.cli.demo import cast, show, single
 from seigr_toolset_transmissions.cli.running import run_until_done
 
 pytestmark = pytest.mark.once
@@ -126,7 +126,7 @@ def test_peers_of_a_demo_that_is_killed_end_by_themselves() -> None:
 
 def test_a_peer_without_a_part_to_play_exits_at_once() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "seigr_toolset_transmissions.cli.demo_peer"],
+        [sys.executable, "-m", "seigr_toolset_transmissions.cli.demo.peer"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PATIENCE,
@@ -146,7 +146,7 @@ def test_when_nobody_reads_the_output_it_ends_in_silence() -> None:
 def play(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Play the demo in this process; return its exit code and what it has shown."""
     output = io.StringIO()
-    code = run_until_done(demo.run_demo(Console(file=output, width=100), fast=True))
+    code = run_until_done(single.run_demo(Console(file=output, width=100), fast=True))
     assert capsys.readouterr() == ("", "")
     return code, output.getvalue()
 
@@ -155,7 +155,7 @@ def test_a_peer_that_dies_fails_the_demo_with_its_last_words(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dying = [sys.executable, "-c", "import sys; input(); sys.exit('out of order')"]
-    monkeypatch.setattr(demo_cast, "_command", lambda: dying)
+    monkeypatch.setattr(cast, "_command", lambda: dying)
     code, shown = play(capsys)
     assert code == 1
     assert "== 2 of 7" not in shown
@@ -167,7 +167,7 @@ def test_a_peer_that_dies_fails_the_demo_with_its_last_words(
 def test_a_peer_that_cannot_be_started_fails_the_demo(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_cast, "_command", lambda: ["/nowhere/python"])
+    monkeypatch.setattr(cast, "_command", lambda: ["/nowhere/python"])
     code, shown = play(capsys)
     assert code == 1
     assert "cannot start a process for ada: [Errno 2] No such file or directory" in shown
@@ -176,10 +176,10 @@ def test_a_peer_that_cannot_be_started_fails_the_demo(
 def test_a_peer_that_hangs_fails_the_demo_and_is_killed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_show, "STEP_SECONDS", 0.2)
-    monkeypatch.setattr(demo_cast, "_END_SECONDS", 0.1)
+    monkeypatch.setattr(show, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(cast, "_END_SECONDS", 0.1)
     hanging = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
-    monkeypatch.setattr(demo_cast, "_command", lambda: hanging)
+    monkeypatch.setattr(cast, "_command", lambda: hanging)
     code, shown = play(capsys)
     assert code == 1
     assert "step 1 of 7 ends: not within " in shown
@@ -200,7 +200,7 @@ def test_the_commands_at_the_end_begin_with_the_environment_if_the_shell_does_no
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "prefix", str(programs.parent))
     monkeypatch.setenv("PATH", str(programs) if found else "")
-    monkeypatch.setattr(demo._Show, "steps", ())
+    monkeypatch.setattr(single._Show, "steps", ())
     code, shown = play(capsys)
     assert code == 0
     commands = [line.strip() for line in shown.rpartition("your own:\n")[2].splitlines()]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from .. import generate_seed
+from ... import generate_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ class Actor:
         return self._process.pid
 
     def order(self, **order: Any) -> None:
-        """Tell it what to do; `demo_peer` knows what can be said."""
+        """Tell it what to do; `peer` knows what can be said."""
         assert self._process.stdin is not None  # noqa: S101  started with a pipe
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
@@ -201,10 +201,10 @@ def python_module(name: str) -> list[str]:
     """Return the command that runs a module of the demo."""
     # Without -P a file json.py in the working directory would be taken for the real one; but a
     # source tree that is not installed is found there only.
-    package_root = Path(__file__).parents[2]
+    package_root = Path(__file__).parents[3]
     in_tree = package_root == Path.cwd()
     return [sys.executable, *([] if in_tree else ["-P"]), "-m", f"{__package__}.{name}"]
 
 
 def _command() -> list[str]:
-    return python_module("demo_peer")
+    return python_module("peer")

@@ -1,0 +1,1 @@
+"""`stt demo`: a hub and its peers, or three hubs and theirs, at work before your eyes."""

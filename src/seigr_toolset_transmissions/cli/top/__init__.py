@@ -1,0 +1,1 @@
+"""`stt top`: a running node, watched in the terminal."""
