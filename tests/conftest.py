@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import resource
@@ -105,6 +106,13 @@ def crowd(request: pytest.FixtureRequest) -> int:
     """How many more handlers there are: a single handler is run in another way than several."""
     count: int = request.param
     return count
+
+
+@pytest.fixture(autouse=True)
+def log_as_ever() -> Iterator[None]:
+    """Undo what a command sets, so that later tests see what the library logs."""
+    yield
+    logging.getLogger("seigr_toolset_transmissions").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

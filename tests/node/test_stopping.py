@@ -125,7 +125,7 @@ async def test_a_session_whose_connection_breaks_before_the_stop_loses_nothing(s
 async def test_a_stop_waits_as_long_as_it_may_for_a_peer_that_stays_away(
     drain: float, owed: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "seigr_toolset_transmissions")
+    caplog.set_level(logging.INFO)
     network = FaultNetwork(MemoryNetwork())
     async with Nodes(network) as nodes:
         pair = await nodes.pair()
