@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ from .failures import OK, Misuse
 from .options import FILE, json_option, verbosity_options
 from .running import run_until_done
 from .status import show_status
-from .top.live import look_once, watch_live
+from .top.live import watch_live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,8 @@ def top(path: Path, once: bool, as_json: bool) -> int:
       stt top /run/user/1000/app.monitor --once --json | jq ".endpoints[].state"
     """
     if once:
-        run_until_done(look_once(path, as_json=as_json))
+        width = shutil.get_terminal_size().columns
+        run_until_done(show_status(path, as_json=as_json, width=width, most=None))
         return OK
     if as_json:
         raise Misuse("--json needs --once: a live view is for people")

@@ -1,4 +1,4 @@
-"""`stt status`: one page about a node in another process."""
+"""`stt status` and `stt top --once`: one page about a node in another process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from ..seeing import RemoteMonitor, Sample
     from .columns import Row
 
-__all__ = ["node_page", "show_status"]
+__all__ = ["show_status"]
 
 _MOST_ENDPOINTS = 10
 
 
-async def show_status(path: Path, *, as_json: bool) -> None:
+async def show_status(
+    path: Path, *, as_json: bool, width: int = 80, most: int | None = _MOST_ENDPOINTS
+) -> None:
     """Print what the node at a monitor socket does and holds, after watching it for a second.
+
+    Args:
+        path: The path of the socket.
+        as_json: Whether to print all figures as one object.
+        width: How many columns the page may have.
+        most: How many endpoints it lists, the busiest first; None: all.
 
     Raises:
         Failure: There is none, or it has ended.
@@ -38,11 +46,10 @@ async def show_status(path: Path, *, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(figures_of(monitor)))
         else:
-            click.echo("\n".join(node_page(monitor, most=_MOST_ENDPOINTS)))
+            click.echo("\n".join(_node_page(monitor, width, most)))
 
 
-def node_page(monitor: RemoteMonitor, *, width: int = 80, most: int | None = None) -> Iterator[str]:
-    """Return the lines of a page about the node, with the busiest of its endpoints, or all."""
+def _node_page(monitor: RemoteMonitor, width: int, most: int | None) -> Iterator[str]:
     shot, sample = monitor.snapshot, monitor.history[-1]
     yield from _facts(shot, sample)
     if shot.hubs:

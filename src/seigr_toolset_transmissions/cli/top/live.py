@@ -1,38 +1,18 @@
-"""`stt top`: a live view of a node in another process, or one look at it."""
+"""`stt top`: a live view of a node in another process."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from ..failures import INTERRUPTED, Failure
-from ..status import node_page
-from ..watching import connected, figures_of, watched
+from ..watching import connected
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["look_once", "watch_live"]
-
-
-async def look_once(path: Path, *, as_json: bool) -> None:
-    """Print what a node does and holds, with all of its endpoints, after a second.
-
-    Raises:
-        Failure: There is none, or it has ended.
-
-    """
-    async with watched(path) as monitor:
-        if as_json:
-            click.echo(json.dumps(figures_of(monitor)))
-        else:
-            width = shutil.get_terminal_size().columns
-            click.echo("\n".join(node_page(monitor, width=width)))
+__all__ = ["watch_live"]
 
 
 async def watch_live(path: Path) -> int:
