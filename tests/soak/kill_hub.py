@@ -17,9 +17,9 @@ import random
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +30,9 @@ from seigr_toolset_transmissions import NodeConfig, STTNode
 from seigr_toolset_transmissions.cluster import Cluster
 from seigr_toolset_transmissions.errors import STTEndpointError
 from soak.landing_elsewhere import HOST, HUB_SEED, SHARED_SEED, Balanced, Hubs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 CONFIG = NodeConfig(
     reconnect_delay=0.01,
@@ -173,7 +176,7 @@ class Load:
                 account.unsent += [int.from_bytes(data[:8]) for data in details["unsent"]]
                 account.unknown += [int.from_bytes(data[:8]) for data in details["unknown"]]
 
-    async def start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, stack: AsyncExitStack) -> None:
         """Connect the peers."""
         for peer in self.peers:
             await stack.enter_async_context(peer)
@@ -185,7 +188,7 @@ class Load:
         assert self.origin.cluster is not None
         return self.origin.cluster.locate(peer.node_id)
 
-    async def send(self, peer: STTNode) -> None:
+    async def _send(self, peer: STTNode) -> None:
         """Send to a peer until told to stop."""
         account = self.accounts[peer.node_id]
         while not self._over:
@@ -198,15 +201,32 @@ class Load:
                 await asyncio.sleep(0.01)  # it is connected to no hub
             await asyncio.sleep(self.pause)
 
-    async def receive(self, peer: STTNode) -> None:
+    async def _receive(self, peer: STTNode) -> None:
         """Note what a peer receives, until it stops."""
         account = self.accounts[peer.node_id]
         async for data, _ in peer.endpoints.messages():
             account.arrived(int.from_bytes(data[:8]))
 
-    def stop(self) -> None:
-        """Have the senders stop after what they are sending."""
-        self._over = True
+    @asynccontextmanager
+    async def under_way(self, hubs: Hubs) -> AsyncIterator[None]:
+        """Run hubs and peers, and send; in the end, until each message is accounted for."""
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self.origin)
+                await asyncio.gather(*map(hubs.start, hubs.names))
+                await self._start(stack)
+                receiving = [asyncio.create_task(self._receive(peer)) for peer in self.peers]
+                sending = [asyncio.create_task(self._send(peer)) for peer in self.peers]
+                yield
+                self._over = True
+                await asyncio.gather(*sending)
+                accounts = self.accounts.values()
+                with suppress(TimeoutError):
+                    await until(lambda: all(each.is_settled for each in accounts), PATIENCE)
+                await asyncio.sleep(0.5)  # anything that comes twice, or too late, comes now
+            await asyncio.gather(*receiving)
+        finally:
+            await hubs.kill(*hubs.names)
 
     async def heard_from(self, peers: list[STTNode]) -> None:
         """Wait until messages reach these peers again."""
@@ -225,30 +245,16 @@ async def soak(hub_count: int, peer_count: int, kills: int, seed: int, at: str) 
         where = meeting_place(at, around, hub_count)
         hubs = Hubs(__file__, hub_count, where)
         load = Load(where, hubs, peer_count, chance, batch=50, pause=0.001)
-        try:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(load.origin)
-                await asyncio.gather(*map(hubs.start, hubs.names))
-                await load.start(stack)
-                receiving = [asyncio.create_task(load.receive(peer)) for peer in load.peers]
-                sending = [asyncio.create_task(load.send(peer)) for peer in load.peers]
-                for number in range(1, kills + 1):
-                    await asyncio.sleep(chance.uniform(0, 0.3))
-                    name = load.hub_of(chance.choice(load.peers)) or hubs.names[0]
-                    bereft = [peer for peer in load.peers if load.hub_of(peer) == name]
-                    await hubs.kill(name)
-                    await asyncio.gather(load.heard_from(bereft), hubs.start(name))
-                    if number % 10 == 0:
-                        print(f"{number} hubs killed", flush=True)
-                load.stop()
-                await asyncio.gather(*sending)
-                accounts = load.accounts.values()
-                with suppress(TimeoutError):
-                    await until(lambda: all(each.is_settled for each in accounts), PATIENCE)
-                await asyncio.sleep(0.5)  # anything that comes twice, or too late, comes now
-            await asyncio.gather(*receiving)
-        finally:
-            await hubs.kill(*hubs.names)
+        accounts = load.accounts.values()
+        async with load.under_way(hubs):
+            for number in range(1, kills + 1):
+                await asyncio.sleep(chance.uniform(0, 0.3))
+                name = load.hub_of(chance.choice(load.peers)) or hubs.names[0]
+                bereft = [peer for peer in load.peers if load.hub_of(peer) == name]
+                await hubs.kill(name)
+                await asyncio.gather(load.heard_from(bereft), hubs.start(name))
+                if number % 10 == 0:
+                    print(f"{number} hubs killed", flush=True)
     problems = [problem for account in accounts for problem in account.problems()]
     print(*problems[:20], sep="\n", end="\n" if problems else "")
     accepted, delivered, unsent, unknown, both = (

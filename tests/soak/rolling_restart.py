@@ -18,14 +18,13 @@ import random
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers.nodes import until
-from soak.kill_hub import PATIENCE, Load, meeting_place, start_hub
+from soak.kill_hub import Load, meeting_place, start_hub
 from soak.landing_elsewhere import Hubs, Side
 
 PAUSE = 0.05
@@ -50,26 +49,12 @@ async def soak(hub_count: int, peer_count: int, rounds: int, seed: int, at: str)
         hubs = Hubs(__file__, hub_count, where)
         load = Load(where, hubs, peer_count, random.Random(seed), batch=1, pause=PAUSE)  # noqa: S311
         accounts = load.accounts.values()
-        try:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(load.origin)
-                await asyncio.gather(*map(hubs.start, hubs.names))
-                await load.start(stack)
-                receiving = [asyncio.create_task(load.receive(peer)) for peer in load.peers]
-                sending = [asyncio.create_task(load.send(peer)) for peer in load.peers]
-                for name in hubs.names * rounds:
-                    await asyncio.sleep(0.5)
-                    await hubs.stop(name)
-                    await hubs.start(name)
-                    await load.heard_from(load.peers)
-                load.stop()
-                await asyncio.gather(*sending)
-                with suppress(TimeoutError):
-                    await until(lambda: all(each.is_settled for each in accounts), PATIENCE)
-                await asyncio.sleep(0.5)  # anything that comes twice, or too late, comes now
-            await asyncio.gather(*receiving)
-        finally:
-            await hubs.kill(*hubs.names)
+        async with load.under_way(hubs):
+            for name in hubs.names * rounds:
+                await asyncio.sleep(0.5)
+                await hubs.stop(name)
+                await hubs.start(name)
+                await load.heard_from(load.peers)
     problems = [*hubs.seen.failures, *(text for each in accounts for text in each.problems())]
     reported = sum(len(each.unsent) + len(each.unknown) for each in accounts)
     if reported:
